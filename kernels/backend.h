@@ -1,0 +1,196 @@
+// A backend is one table of kernels for one kind of device. Kernels only enqueue on
+// a stream: they never allocate, never fail and never look at a model or a file.
+// All activations are f32; shapes stand beside each field. Every token's result
+// depends on that token's inputs alone (never on its neighbours in the batch, the
+// number of threads or how the work was tiled): docs/numerics.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/packed.h"
+#include "kernels/tensor.h"
+
+namespace qianyi {
+
+struct Stream {
+  void* handle = nullptr;  // a thread pool on the CPU, a cudaStream_t on CUDA
+};
+
+// Activations as int8 in slices of kSliceCols columns, one scale per token and slice.
+// padded_cols = cols rounded up to 64; padding is zero. No ownership.
+inline constexpr int kSliceCols = 512;
+struct QuantizedRows {
+  int8_t* values = nullptr;  // [rows, padded_cols], 64-byte aligned
+  float* scales = nullptr;   // [rows, ceil(cols / kSliceCols)]
+  int32_t* sums = nullptr;   // [rows, padded_cols / 32], sum of each 32 values
+  int64_t rows = 0;
+  int64_t cols = 0;
+
+  int64_t padded_cols() const { return (cols + kTileCols - 1) / kTileCols * kTileCols; }
+  int64_t slices() const { return (cols + kSliceCols - 1) / kSliceCols; }
+};
+
+struct Quantize {
+  Tensor x;  // [tokens, cols]
+  QuantizedRows out;
+};
+
+// out[t, r] = residual_scale * residual[t, r] + (Σ_k x[t, k] W[r, k] + bias[r]).
+// Reduction order: docs/numerics.md. `out` may be the same memory as `residual`.
+struct Linear {
+  Tensor x;                 // [tokens, cols]; used when weight.format is f32, f16, bf16
+  QuantizedRows quantized;  // the same, quantized; used when it is int8 or int4
+  PackedRows weight;        // [rows, cols]
+  const float* bias = nullptr;  // [rows] or null
+  Tensor residual;              // [tokens, rows], or data == null
+  float residual_scale = 1.0f;
+  Tensor out;  // [tokens, rows]
+};
+
+// out[targets[i], :] = row source_rows[i] of the block.
+struct Gather {
+  PackedRows table;            // a row block of an embedding
+  const int32_t* source_rows;  // [count], relative to the block
+  const int32_t* targets;      // [count]
+  int64_t count = 0;
+  Tensor out;  // [tokens, cols]
+};
+
+// x[t, :] += table[ids[t], :]. Negative ids add nothing.
+struct AddRows {
+  Tensor table;        // [n, cols], f32
+  const int32_t* ids;  // [tokens]
+  Tensor x;            // [tokens, cols]
+};
+
+// out[i, :] = x[ids[i], :].
+struct CopyRows {
+  Tensor x;
+  const int32_t* ids;  // [out.rows]
+  Tensor out;
+};
+
+// out = (x - mean) / sqrt(variance + epsilon) * weight + bias. out may be x.
+struct LayerNorm {
+  Tensor x;             // [tokens, cols]
+  const float* weight;  // [cols]
+  const float* bias;    // [cols]
+  float epsilon;
+  Tensor out;
+};
+
+// out = x / sqrt(mean(x²) + epsilon) * weight. out may be x.
+struct RmsNorm {
+  Tensor x;
+  const float* weight;  // [cols]
+  float epsilon;
+  Tensor out;
+};
+
+// Rotates pairs in place: (a, b) -> (a cos - b sin, b cos + a sin).
+enum class RopePairs : uint8_t { kInterleaved, kHalfSplit };
+struct Rope {
+  Tensor x;               // [tokens, heads * head_dim]
+  const float* cos_sin;   // [tokens, rotary_dims]: cos, sin of pair 0, of pair 1, …
+  int64_t heads;
+  int64_t head_dim;
+  int64_t rotary_begin;   // first rotated dimension of each head
+  int64_t rotary_dims;    // how many are rotated (even); pairs lie within them
+  RopePairs pairs;
+};
+
+enum class Activation : uint8_t { kGeluTanh, kGeluErf, kSilu };
+struct Activate {
+  Activation kind;
+  Tensor x;    // [tokens, n]
+  Tensor out;  // [tokens, n]; may be x
+};
+// out = f(gate) * value.
+struct GatedActivate {
+  Activation kind;
+  Tensor gate;   // [tokens, n]
+  Tensor value;  // [tokens, n]
+  Tensor out;    // [tokens, n]; may be gate or value
+};
+
+// One layer of the paged key-value cache. A page holds kPageTokens tokens:
+// K [kPageTokens][key_cols] then V [kPageTokens][value_cols], dtype f32 or f16.
+inline constexpr int kPageTokens = 16;
+struct KvLayer {
+  std::byte* pages = nullptr;  // page p starts at pages + p * page_bytes
+  size_t page_bytes = 0;
+  DType dtype = DType::kF32;
+  int64_t kv_heads = 0;
+  int64_t key_dim = 0;    // per head
+  int64_t value_dim = 0;  // per head
+
+  size_t element_bytes() const { return dtype == DType::kF32 ? 4 : 2; }
+};
+
+// Stores the keys and values of each token at its slot (page * kPageTokens + offset).
+struct KvWrite {
+  Tensor k;              // [tokens, kv_heads * key_dim]
+  Tensor v;              // [tokens, kv_heads * value_dim]
+  const int64_t* slots;  // [tokens]
+  KvLayer layer;
+};
+
+// Softmax attention of each token over the first visible[t] slots of its sequence.
+// Keys are worked through in fixed splits of kAttentionSplit, merged in order
+// (online softmax, Milakov & Gimelshein 2018, arXiv:1805.02867).
+inline constexpr int kAttentionSplit = 256;
+struct Attention {
+  Tensor q;                     // [tokens, heads * key_dim]
+  const int32_t* const* pages;  // [tokens]: page table of the token's sequence
+  const int32_t* visible;       // [tokens]: number of visible slots, >= 1
+  int64_t heads = 0;
+  float scale = 1.0f;  // scores = scale * q·k
+  KvLayer layer;
+  Tensor out;  // [tokens, heads * value_dim]
+};
+
+// All entries are set unless marked optional. Thread-safe: a table is constant; one
+// stream must be used by one thread at a time.
+struct Backend {
+  std::string_view name;
+  std::string_view variant;  // instruction set or chip in use
+
+  void (*quantize)(const Quantize&, Stream) = nullptr;
+  void (*linear)(const Linear&, Stream) = nullptr;
+  void (*gather)(const Gather&, Stream) = nullptr;
+  void (*add_rows)(const AddRows&, Stream) = nullptr;
+  void (*copy_rows)(const CopyRows&, Stream) = nullptr;
+  void (*layer_norm)(const LayerNorm&, Stream) = nullptr;
+  void (*rms_norm)(const RmsNorm&, Stream) = nullptr;
+  void (*rope)(const Rope&, Stream) = nullptr;
+  void (*activate)(const Activate&, Stream) = nullptr;
+  void (*gated_activate)(const GatedActivate&, Stream) = nullptr;
+  void (*kv_write)(const KvWrite&, Stream) = nullptr;
+  void (*attention)(const Attention&, Stream) = nullptr;
+
+  bool (*supports)(PackedFormat) = nullptr;
+
+  // Memory of the device, 2 MiB aligned and zeroed; null when there is no room.
+  void* (*alloc)(size_t bytes) = nullptr;
+  void (*free)(void* data, size_t bytes) = nullptr;
+
+  // A stream of work. On the CPU `threads` workers (the caller is one of them).
+  Stream (*create_stream)(int threads) = nullptr;
+  void (*destroy_stream)(Stream) = nullptr;
+  void (*synchronize)(Stream) = nullptr;
+};
+
+// The best variant this processor and operating system grant; QIANYI_CPU=reference,
+// avx2, avx512 or amx in the environment asks for a lesser one.
+const Backend& Cpu();
+
+// Every variant this machine can run, the scalar float32 reference first.
+struct BackendList {
+  const Backend* items[8];
+  int count;
+};
+const BackendList& CpuVariants();
+
+}  // namespace qianyi

@@ -1,0 +1,55 @@
+// What a model family says about its weights, before any weight is read.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json_fwd.hpp"
+
+namespace qianyi {
+
+enum class TensorUse : uint8_t {
+  kMatrix,     // streamed: out = x Wᵀ
+  kEmbedding,  // rows are gathered; when tied it is also the head's matrix
+  kConstant,   // norm, bias, position table: always in memory, f32
+};
+
+struct TensorSpec {
+  std::string name;            // the checkpoint's own name
+  std::vector<int64_t> shape;  // [rows, cols] or [n]
+  TensorUse use = TensorUse::kMatrix;
+  int unit = 0;        // execution order: attention 0, mlp 0, attention 1, …
+  bool tied = false;   // kEmbedding only: also read by the head
+
+  int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
+  int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
+};
+
+// Bytes of key-value cache are sized from these.
+struct KvSpec {
+  int layers = 0;
+  int64_t heads = 0;
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
+
+  int64_t elements_per_token() const { return layers * heads * (key_dim + value_dim); }
+};
+
+// The part of a model that planning, converting and inventing weights need.
+struct ModelSpec {
+  std::string family;  // as in runtime/models/registry.h: "glm-blocklm", "chatglm2"
+  std::string config_json;
+  std::vector<std::string> units;   // names in execution order: "embedding", "attention 0", …
+  std::vector<TensorSpec> tensors;  // in execution order
+  KvSpec kv;
+  int64_t hidden_size = 0;
+  int64_t widest_row = 0;  // the widest activation of one token in a layer, elements
+  int64_t vocab_size = 0;
+  int64_t max_positions = 0;
+  bool bidirectional = false;  // contexts are atomic: they ride one step whole
+};
+
+}  // namespace qianyi

@@ -1,0 +1,50 @@
+// Reads one weight file. The one door to the disk for weights, so tests put a faulty
+// one in its place.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace qianyi {
+
+struct ReadRequest {
+  uint64_t offset = 0;        // multiple of kPageBytes
+  uint64_t bytes = 0;         // multiple of kPageBytes
+  std::byte* to = nullptr;    // page aligned
+  uint64_t cookie = 0;        // returned with the completion
+};
+
+struct ReadCompletion {
+  uint64_t cookie = 0;
+  uint64_t bytes = 0;   // may be fewer than asked: the caller asks for the rest
+  absl::Status status;  // DataLoss / Unavailable with the file, offset and errno
+};
+
+// Used by one thread at a time. Requests may complete in any order.
+class Reader {
+ public:
+  virtual ~Reader() = default;
+  virtual uint64_t size() const = 0;
+  virtual int depth() const = 0;  // requests that may be under way at once
+  // Starts a read; at most depth() may be under way.
+  virtual absl::Status Submit(const ReadRequest& request) = 0;
+  // Waits for one read that was submitted.
+  virtual ReadCompletion Wait() = 0;
+};
+
+enum class ReaderKind { kAuto, kUring, kPread };
+
+struct ReaderOptions {
+  ReaderKind kind = ReaderKind::kAuto;  // io_uring with O_DIRECT, else pread
+  int depth = 4;
+};
+inline constexpr uint64_t kReadChunkBytes = 1ull << 20;  // docs/performance.md: fastest with depth 4
+
+absl::StatusOr<std::unique_ptr<Reader>> OpenReader(const std::string& path, ReaderOptions options);
+
+}  // namespace qianyi

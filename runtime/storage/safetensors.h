@@ -1,0 +1,55 @@
+// The safetensors container: a JSON header and raw little-endian tensors. Reads any
+// file of the format and trusts none: every size is checked before it is used.
+// https://github.com/huggingface/safetensors#format
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace qianyi {
+
+struct SafetensorsEntry {
+  std::string name;
+  std::string dtype;           // "F32", "F16", "BF16", "I8", "U8", "I32", "I64", …
+  std::vector<int64_t> shape;  // empty for a scalar
+  uint64_t begin = 0;          // absolute offsets in the file
+  uint64_t end = 0;
+
+  int64_t elements() const;
+};
+
+// A file's table of contents. Immutable after Open, so safe to share.
+class Safetensors {
+ public:
+  // Reads and checks the header only. Errors name the file and what is wrong in it:
+  // NotFound, InvalidArgument (not the format), OutOfRange (truncated, overlapping).
+  static absl::StatusOr<Safetensors> Open(const std::string& path);
+  // The same on a header already in memory; `file_bytes` is the whole file's size.
+  static absl::StatusOr<Safetensors> Parse(std::string_view head, uint64_t file_bytes,
+                                           const std::string& path);
+
+  const std::string& path() const { return path_; }
+  const std::vector<SafetensorsEntry>& entries() const { return entries_; }  // by offset
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const SafetensorsEntry* Find(std::string_view name) const;  // null when absent
+
+  // Reads elements [first, first + count) of a float tensor (F32, F16, BF16) as f32, or
+  // of an integer tensor (I32, I64, U8, I8) as int64. Plain buffered reads.
+  absl::Status ReadFloats(const SafetensorsEntry& entry, int64_t first, int64_t count,
+                          float* out) const;
+  absl::StatusOr<std::vector<float>> ReadFloats(std::string_view name) const;
+  absl::StatusOr<std::vector<int64_t>> ReadIntegers(std::string_view name) const;
+
+ private:
+  std::string path_;
+  std::vector<SafetensorsEntry> entries_;
+  std::map<std::string, std::string> metadata_;
+};
+
+}  // namespace qianyi

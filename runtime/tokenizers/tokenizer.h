@@ -1,0 +1,51 @@
+// Text to token ids and back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json_fwd.hpp"
+
+namespace qianyi {
+
+// Immutable after loading; every method is thread-safe.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // `specials`: command words ("[MASK]", "<|endoftext|>") in the text become their ids;
+  // otherwise they are ordinary text. InvalidArgument on invalid UTF-8 (says at which byte).
+  virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                                      bool specials) const = 0;
+  // Ids outside the vocabulary are InvalidArgument. Bytes that are no UTF-8 become U+FFFD.
+  virtual absl::StatusOr<std::string> Decode(std::span<const int32_t> ids) const = 0;
+  // The raw bytes token `id` adds after other tokens, for streaming; may be part of a
+  // character. Empty for control tokens and unknown ids.
+  virtual std::string_view TokenBytes(int32_t id) const = 0;
+
+  virtual int32_t vocab_size() const = 0;
+  // The id of a command by its role: "MASK", "gMASK", "sMASK", "sop", "eop", "eos", "ENC",
+  // "pad"; -1 when the tokenizer has none.
+  virtual int32_t CommandId(std::string_view role) const = 0;
+};
+
+// Opens the tokenizer of a model folder: config.json's "tokenizer" object, or else the
+// files found there. NotFound when the folder has none.
+absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& folder);
+
+// A table of command words as a fixture or config lists it:
+// [{"name": role, "token": word, "id": id, "lstrip": bool}, …]. InvalidArgument if malformed.
+struct CommandToken {
+  std::string role;
+  std::string word;
+  int32_t id = 0;
+  bool strips_left = false;  // removes white space on its left
+};
+absl::StatusOr<std::vector<CommandToken>> ParseCommands(const nlohmann::json& list);
+
+}  // namespace qianyi
