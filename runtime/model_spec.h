@@ -46,7 +46,9 @@ struct ModelSpec {
   std::vector<TensorSpec> tensors;  // in execution order
   KvSpec kv;
   int64_t hidden_size = 0;
-  int64_t widest_row = 0;  // the widest activation of one token in a layer, elements
+  int64_t attention_cols = 0;  // heads * value_dim
+  int64_t widest_row = 0;      // the widest activation of one token in a layer, elements
+  int64_t rotary_dims = 0;     // rotated dimensions of a head, 0 without rotary positions
   int64_t vocab_size = 0;
   int64_t max_positions = 0;
   bool bidirectional = false;  // contexts are atomic: they ride one step whole
