@@ -1,7 +1,6 @@
 #include "runtime/tokenizers/commands.h"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <utility>
 
@@ -83,7 +82,7 @@ absl::StatusOr<std::vector<CommandToken>> ParseCommands(const nlohmann::json& li
   }
   std::vector<CommandToken> commands;
   for (const nlohmann::json& entry : list) {
-    const auto bad = [&](std::string_view field, std::string_view rule) {
+    const auto bad = [&](const char* field, const std::string& rule) {
       return absl::InvalidArgumentError(
           absl::StrCat("command ", commands.size(), ": \"", field, "\" must be ", rule));
     };
@@ -124,8 +123,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CommandTokenizer::Create(
     }
     if (command.id < 0 || command.id > kMaxCommandId) {
       return absl::InvalidArgumentError(absl::StrCat("command ", command.word, " has the id ",
-                                                     command.id, "; ids are 0 to ",
-                                                     kMaxCommandId));
+                                                     command.id, "; ids are 0 to ", kMaxCommandId));
     }
   }
   return std::unique_ptr<Tokenizer>(new CommandTokenizer(std::move(text), std::move(commands)));
@@ -195,8 +193,7 @@ absl::StatusOr<std::vector<int32_t>> CommandTokenizer::Encode(std::string_view t
   }
   if (IsBlank(text)) return ids;
   for (const Piece& piece : Cut(text)) {
-    const CommandToken* command =
-        piece.command != nullptr ? piece.command : FindWord(piece.text);
+    const CommandToken* command = piece.command != nullptr ? piece.command : FindWord(piece.text);
     if (command != nullptr) {
       ids.push_back(command->id);
     } else if (absl::Status status = text_->Encode(piece.text, &ids); !status.ok()) {

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
-#include "runtime/tokenizers/read_file.h"
+#include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/utf8.h"
 #include "runtime/tokenizers/word_scanner.h"
 
@@ -67,9 +67,9 @@ std::string TokenText(std::string_view token) {
 
 absl::StatusOr<std::unique_ptr<Gpt2Bpe>> Gpt2Bpe::Open(const std::string& vocab_path,
                                                        const std::string& merges_path) {
-  absl::StatusOr<std::string> vocab = ReadWholeFile(vocab_path, kMaxTokenizerFileBytes);
+  absl::StatusOr<std::string> vocab = ReadTextFile(vocab_path, kMaxTokenizerFileBytes);
   if (!vocab.ok()) return vocab.status();
-  absl::StatusOr<std::string> merges = ReadWholeFile(merges_path, kMaxTokenizerFileBytes);
+  absl::StatusOr<std::string> merges = ReadTextFile(merges_path, kMaxTokenizerFileBytes);
   if (!merges.ok()) return merges.status();
   return Parse(*vocab, *merges, vocab_path, merges_path);
 }

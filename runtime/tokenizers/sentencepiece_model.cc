@@ -79,7 +79,7 @@ class Fields {
   bool malformed_ = false;
 };
 
-absl::Status Malformed(std::string_view where) {
+absl::Status Malformed(const std::string& where) {
   return absl::InvalidArgumentError(
       absl::StrCat("not a sentencepiece model: ", where, " is not a well-formed message"));
 }
@@ -116,7 +116,8 @@ absl::Status ParsePiece(std::string_view message, SentencePieceModel* model) {
   return absl::OkStatus();
 }
 
-absl::Status ParseTrainer(std::string_view message, SentencePieceModel* model, bool* byte_fallback) {
+absl::Status ParseTrainer(std::string_view message, SentencePieceModel* model,
+                          bool* byte_fallback) {
   constexpr uint64_t kBpe = 2;
   uint64_t model_type = 1;  // unigram, the default of the format
   Fields field(message);
@@ -145,9 +146,9 @@ absl::Status ParseReplacements(std::string_view map, SentencePieceModel* model) 
   if (map.size() >= sizeof trie_bytes) std::memcpy(&trie_bytes, map.data(), sizeof trie_bytes);
   if (map.size() < sizeof trie_bytes || trie_bytes > map.size() - sizeof trie_bytes ||
       trie_bytes % sizeof(uint32_t) != 0 || trie_bytes == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the normalizer's table of ", map.size(),
-                     " bytes cannot hold a trie of ", trie_bytes, " bytes"));
+    return absl::InvalidArgumentError(absl::StrCat("the normalizer's table of ", map.size(),
+                                                   " bytes cannot hold a trie of ", trie_bytes,
+                                                   " bytes"));
   }
   map.remove_prefix(sizeof trie_bytes);
   model->trie.resize(trie_bytes / sizeof(uint32_t));
@@ -213,10 +214,9 @@ absl::Status CheckPieces(bool byte_fallback, SentencePieceModel* model) {
       int byte = 0;
       while (byte < 256 && piece.text != absl::StrFormat("<0x%02X>", byte)) ++byte;
       if (byte == 256 || !byte_fallback) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("piece ", i, " is of the type byte but ",
-                         byte == 256 ? "its name is not <0x00> to <0xFF>"
-                                     : "byte_fallback is off"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "piece ", i, " is of the type byte but ",
+            byte == 256 ? "its name is not <0x00> to <0xFF>" : "byte_fallback is off"));
       }
       model->byte_ids[byte] = static_cast<int32_t>(i);
     }

@@ -6,8 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
-#include "runtime/tokenizers/read_file.h"
+#include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/utf8.h"
 
 namespace qianyi {
@@ -17,11 +16,23 @@ using Type = SentencePieceModel::Type;
 
 constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
 
+std::string WithSpaces(std::string_view piece) {
+  std::string text;
+  while (!piece.empty()) {
+    const size_t mark = piece.find(kSpaceMark);
+    text += piece.substr(0, mark);
+    if (mark == std::string_view::npos) break;
+    text += ' ';
+    piece.remove_prefix(mark + kSpaceMark.size());
+  }
+  return text;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::Open(
     const std::string& path) {
-  absl::StatusOr<std::string> file = ReadWholeFile(path, kMaxTokenizerFileBytes);
+  absl::StatusOr<std::string> file = ReadTextFile(path, kMaxTokenizerFileBytes);
   if (!file.ok()) return file.status();
   return Parse(*file, path);
 }
@@ -50,7 +61,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceModel model)
         bytes_.emplace_back();  // filled in below
         break;
       default:
-        bytes_.push_back(absl::StrReplaceAll(piece.text, {{kSpaceMark, " "}}));
+        bytes_.push_back(WithSpaces(piece.text));
     }
   }
   for (int byte = 0; byte < 256 && model_.has_bytes(); ++byte) {
@@ -194,9 +205,9 @@ absl::Status SentencePieceTokenizer::Encode(std::string_view text, Output out) c
   constexpr size_t kLimit = std::numeric_limits<int32_t>::max();
   const std::string normalized = text.size() < kLimit ? normalizer_.Normalize(text) : "";
   if (text.size() >= kLimit || normalized.size() >= kLimit) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the text has ", text.size(), " bytes, ", normalized.size(),
-                     " when normalized; at most ", kLimit - 1, " can be encoded"));
+    return absl::InvalidArgumentError(absl::StrCat("the text has ", text.size(), " bytes, ",
+                                                   normalized.size(), " when normalized; at most ",
+                                                   kLimit - 1, " can be encoded"));
   }
   Merger(*this, normalized).Run(out);
   return absl::OkStatus();

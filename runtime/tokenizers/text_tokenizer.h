@@ -9,6 +9,8 @@
 
 namespace qianyi {
 
+inline constexpr uint64_t kMaxTokenizerFileBytes = 64ull << 20;  // of a vocabulary or a config
+
 // Immutable after loading; every method is thread-safe.
 class TextTokenizer {
  public:

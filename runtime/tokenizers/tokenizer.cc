@@ -6,10 +6,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/commands.h"
 #include "runtime/tokenizers/gpt2_bpe.h"
-#include "runtime/tokenizers/read_file.h"
+#include "runtime/tokenizers/locate_file.h"
 #include "runtime/tokenizers/sentencepiece_tokenizer.h"
 
 namespace qianyi {
@@ -29,38 +31,24 @@ absl::Status Named(const fs::path& config, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(config.string(), ": ", status.message()));
 }
 
-// A file named in a configuration: relative to the folder, or to its parent.
 absl::StatusOr<std::string> Locate(const fs::path& folder, const json& tokenizer,
                                    const char* field) {
   const auto at = tokenizer.find(field);
-  if (at == tokenizer.end() || !at->is_string() || at->get<std::string>().empty()) {
+  if (at == tokenizer.end() || !at->is_string()) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"tokenizer\": \"", field, "\" must name a file"));
   }
-  const fs::path name = at->get<std::string>();
-  bool leaves = name.is_absolute();
-  for (const fs::path& part : name) leaves = leaves || part == "..";
-  if (leaves) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"tokenizer\": \"", field, "\" is ", name.string(),
-                     "; it must be relative and without \"..\""));
-  }
-  // "x/." has the parent "x": name the folder without its trailing slash first.
-  const fs::path base = fs::absolute(folder / "").lexically_normal().parent_path();
-  for (const fs::path& root : {base, base.parent_path()}) {
-    if (Exists(root / name)) return (root / name).string();
-  }
-  return absl::NotFoundError(absl::StrCat("\"tokenizer\": \"", field, "\": there is no ",
-                                          name.string(), " in ", base.string(),
-                                          " or the folder above"));
+  absl::StatusOr<std::string> path = LocateFile(folder.string(), at->get<std::string>());
+  if (path.ok()) return path;
+  return absl::Status(path.status().code(),
+                      absl::StrCat("\"tokenizer\": \"", field, "\": ", path.status().message()));
 }
 
 absl::StatusOr<std::vector<CommandToken>> ConfiguredCommands(const json& tokenizer,
                                                              std::string_view standard) {
   const auto at = tokenizer.find("commands");
   if (at != tokenizer.end() && !at->is_string()) return ParseCommands(*at);
-  const std::string name =
-      at == tokenizer.end() ? std::string(standard) : at->get<std::string>();
+  const std::string name = at == tokenizer.end() ? std::string(standard) : at->get<std::string>();
   if (const std::vector<CommandToken>* commands = StandardCommands(name)) return *commands;
   return absl::InvalidArgumentError(
       absl::StrCat("\"tokenizer\": \"commands\" names no known table: ", name));
@@ -84,9 +72,10 @@ TokenizerOr WrapStandard(const fs::path& file,
     if (!(*text)->Contains(command.id) || (*text)->Bytes(command.id, &run_start) == command.word) {
       continue;
     }
-    return absl::InvalidArgumentError(absl::StrCat(
-        file.string(), ": token ", command.id, " is not the command ", command.word, " of ", table,
-        "; name this model's command table in config.json, \"tokenizer\": {\"commands\": ...}"));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: token %d is not the command %s of %s; name this model's command table in config.json, "
+        "\"tokenizer\": {\"commands\": ...}",
+        file.string(), command.id, command.word, table));
   }
   return CommandTokenizer::Create(*std::move(text), commands);
 }
@@ -108,11 +97,10 @@ TokenizerOr OpenConfigured(const fs::path& folder, const json& tokenizer) {
   if (kind == "sentencepiece") {
     const absl::StatusOr<std::string> model = Locate(folder, tokenizer, "model_file");
     if (!model.ok()) return model.status();
-    return Wrap(SentencePieceTokenizer::Open(*model),
-                ConfiguredCommands(tokenizer, "glm-chinese"));
+    return Wrap(SentencePieceTokenizer::Open(*model), ConfiguredCommands(tokenizer, "glm-chinese"));
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "\"tokenizer\": \"kind\" is \"", kind, "\"; it must be gpt2-bpe or sentencepiece"));
+  return absl::InvalidArgumentError(absl::StrCat("\"tokenizer\": \"kind\" is \"", kind,
+                                                 "\"; it must be gpt2-bpe or sentencepiece"));
 }
 
 TokenizerOr OpenFound(const fs::path& folder, const json& config) {
@@ -122,8 +110,8 @@ TokenizerOr OpenFound(const fs::path& folder, const json& config) {
     return WrapStandard(vocab, Gpt2Bpe::Open(vocab.string(), merges.string()), "glm-english");
   }
   // tokenizer.model is also what ChatGLM2 and later call a file of another vocabulary.
-  const bool is_glm = config.is_object() && config.contains("model_type") &&
-                      config["model_type"] == "glm";
+  const bool is_glm =
+      config.is_object() && config.contains("model_type") && config["model_type"] == "glm";
   for (const char* name : {"cog-pretrain.model", "tokenizer.model"}) {
     const fs::path model = folder / name;
     if (!Exists(model) || (name == std::string_view("tokenizer.model") && !is_glm)) continue;
@@ -141,12 +129,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& fold
   json config;
   if (Exists(config_path)) {
     const absl::StatusOr<std::string> text =
-        ReadWholeFile(config_path.string(), kMaxTokenizerFileBytes);
+        ReadTextFile(config_path.string(), kMaxTokenizerFileBytes);
     if (!text.ok()) return text.status();
     config = json::parse(*text, nullptr, /*allow_exceptions=*/false);
     if (!config.is_object()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(config_path.string(), ": not a JSON object"));
+      return absl::InvalidArgumentError(absl::StrCat(config_path.string(), ": not a JSON object"));
     }
     if (const auto tokenizer = config.find("tokenizer"); tokenizer != config.end()) {
       TokenizerOr opened = OpenConfigured(folder, *tokenizer);

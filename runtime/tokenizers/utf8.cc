@@ -91,8 +91,8 @@ bool IsPythonSpace(char32_t character) {
   if (character <= 0x20) return character >= 0x1C || (character >= 0x09 && character <= 0x0D);
   if (character < 0x1680) return character == 0x85 || character == 0xA0;
   return character == 0x1680 || (character >= 0x2000 && character <= 0x200A) ||
-         character == 0x2028 || character == 0x2029 || character == 0x202F ||
-         character == 0x205F || character == 0x3000;
+         character == 0x2028 || character == 0x2029 || character == 0x202F || character == 0x205F ||
+         character == 0x3000;
 }
 
 std::string_view StripRight(std::string_view text) {
