@@ -34,22 +34,20 @@ int32_t PromptShare(const Sequence& sequence, int64_t room) {
 
 }  // namespace
 
-void ScheduleStep(std::span<Sequence* const> sequences, const SchedulerLimits& limits,
-                  Step* step) {
+void ScheduleStep(std::span<Sequence* const> sequences, std::span<const int> order,
+                  const SchedulerLimits& limits, Step* step) {
   step->Clear();
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    if (sequences[i] != nullptr && sequences[i]->pending() == 1) {
-      AddTokens(*sequences[i], static_cast<int32_t>(i), 1, step);
-    }
+  for (const int index : order) {
+    if (sequences[index]->pending() == 1) AddTokens(*sequences[index], index, 1, step);
   }
   int64_t room = limits.prompt_tokens;
-  for (size_t i = 0; i < sequences.size() && room > 0; ++i) {
-    Sequence* sequence = sequences[i];
-    // One pending token here means the first loop has not seen it: pending() is 0 by now.
-    if (sequence == nullptr || sequence->pending() == 0) continue;
-    const int32_t share = PromptShare(*sequence, room);
+  for (const int index : order) {
+    Sequence& sequence = *sequences[index];
+    if (room == 0) break;
+    if (sequence.pending() == 0) continue;  // chosen above
+    const int32_t share = PromptShare(sequence, room);
     if (share == 0) break;
-    AddTokens(*sequence, static_cast<int32_t>(i), share, step);
+    AddTokens(sequence, index, share, step);
     room -= share;
   }
 }

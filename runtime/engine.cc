@@ -1,0 +1,269 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+
+namespace qianyi {
+
+// One request on its way through the engine.
+struct Engine::Call {
+  uint64_t id = 0;
+  GenerateRequest request;
+  std::shared_ptr<Sink> sink;
+  Sequence sequence;
+  int32_t blank = 0;
+  int32_t blank_fed = 0;        // tokens of this blank that were fed or are pending
+  int32_t blank_generated = 0;  // tokens of this blank that were sampled
+  uint64_t sampled = 0;         // of the whole request: the index of its next random number
+
+  // Cache slots it can ever need: every sampled token may be fed, and each start token.
+  int64_t MaxTokens() const {
+    return static_cast<int64_t>(request.prompt.tokens.size()) +
+           static_cast<int64_t>(request.prompt.blanks.size()) * (int64_t{request.max_tokens} + 1);
+  }
+  // Feeds a token at the blank's next position.
+  void Feed(int32_t token) {
+    const Blank& at = request.prompt.blanks[blank];
+    sequence.Append(token, at.position[0] + blank_fed * at.stride[0],
+                    at.position[1] + blank_fed * at.stride[1]);
+    ++blank_fed;
+  }
+  void BeginBlank() {
+    blank_fed = 0;
+    blank_generated = 0;
+    const int32_t start = request.prompt.blanks[blank].start_token;
+    if (start >= 0) Feed(start);
+  }
+};
+
+Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue)
+    : loaded_(std::move(model)),
+      use_(loaded_->plan().models[0].use),
+      queue_limit_(queue),
+      running_(use_.batch),
+      sequences_(use_.batch, nullptr),
+      limits_{.prompt_tokens = StepTokens(use_) - use_.batch},
+      step_(StepTokens(use_)),
+      sampler_(loaded_->model().spec().vocab_size) {
+  order_.reserve(use_.batch);
+  thread_ = std::thread([this] { Loop(); });
+}
+
+Engine::~Engine() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+int64_t Engine::MaxEvents(const GenerateRequest& request) {
+  return static_cast<int64_t>(request.prompt.blanks.size()) * (int64_t{request.max_tokens} + 1);
+}
+
+absl::Status Engine::Check(const GenerateRequest& request) const {
+  const ModelSpec& spec = model().spec();
+  if (absl::Status status = Validate(request.sampling, spec.vocab_size); !status.ok()) {
+    return status;
+  }
+  const int64_t prompt = static_cast<int64_t>(request.prompt.tokens.size());
+  const int64_t blanks = static_cast<int64_t>(request.prompt.blanks.size());
+  if (request.max_tokens < 1 || request.max_tokens > spec.max_positions) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "max_tokens is %d; it must be 1..%d", request.max_tokens, spec.max_positions));
+  }
+  const int64_t total = prompt + blanks * (int64_t{request.max_tokens} + 1);
+  if (prompt < 1 || blanks < 1 || total > use_.context_tokens) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the prompt has %d tokens and %d blank(s) of max_tokens %d each need one more to start: "
+        "%d in all, but the context is %d; shorten the prompt, lower max_tokens or raise --context",
+        prompt, blanks, request.max_tokens, total, use_.context_tokens));
+  }
+  for (const Blank& blank : request.prompt.blanks) {
+    for (int row : {0, 1}) {
+      const int64_t last = blank.position[row] + int64_t{blank.stride[row]} * request.max_tokens;
+      if (last > spec.max_positions) {
+        return absl::InvalidArgumentError(absl::StrFormat(
+            "max_tokens %d would reach position %d; the model has positions up to %d; lower it",
+            request.max_tokens, last, spec.max_positions));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr<Sink> sink) {
+  if (absl::Status status = Check(request); !status.ok()) return status;
+  auto call = std::make_unique<Call>();
+  call->request = std::move(request);
+  call->sink = std::move(sink);
+  const Prompt& prompt = call->request.prompt;
+  Sequence& sequence = call->sequence;
+  const int64_t capacity = call->MaxTokens();
+  sequence.tokens.reserve(capacity);
+  sequence.tokens = prompt.tokens;
+  for (int row : {0, 1}) {
+    sequence.positions[row].reserve(capacity);
+    sequence.positions[row] = prompt.positions[row];
+  }
+  sequence.pages.reserve(KvCache::PagesFor(capacity));
+  sequence.bidirectional = prompt.bidirectional;
+  call->BeginBlank();
+  std::lock_guard lock(mutex_);
+  if (queued_ >= queue_limit_) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d requests are waiting, which is the limit; try again later", queued_));
+  }
+  ++queued_;
+  call->id = next_id_++;
+  const uint64_t id = call->id;
+  inbox_.push_back(std::move(call));
+  wake_.notify_one();
+  return id;
+}
+
+void Engine::Cancel(uint64_t id) {
+  std::lock_guard lock(mutex_);
+  cancelled_.push_back(id);
+  wake_.notify_one();
+}
+
+EngineStats Engine::stats() const {
+  return {.steps = steps_.load(std::memory_order_relaxed),
+          .prompt_tokens = prompt_tokens_.load(std::memory_order_relaxed),
+          .generated_tokens = generated_tokens_.load(std::memory_order_relaxed),
+          .step_seconds = step_nanoseconds_.load(std::memory_order_relaxed) * 1e-9};
+}
+
+void Engine::Loop() {
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] {
+        return stop_ || !inbox_.empty() || !cancelled_.empty() || !order_.empty();
+      });
+      if (stop_) break;
+      TakeInbox();
+    }
+    Admit();
+    if (!order_.empty()) RunStep();
+  }
+  for (auto& call : running_) {
+    if (call != nullptr) Finish(call.get(), absl::CancelledError("the engine is shutting down"));
+  }
+  for (auto* list : {&waiting_, &inbox_}) {
+    for (auto& call : *list) call->sink->Close(absl::CancelledError("the engine is shutting down"));
+  }
+}
+
+// With the lock held: new calls move to the waiting line, cancelled ones leave.
+void Engine::TakeInbox() {
+  for (auto& call : inbox_) waiting_.push_back(std::move(call));
+  inbox_.clear();
+  const absl::Status cancelled = absl::CancelledError("the request was cancelled");
+  for (const uint64_t id : cancelled_) {
+    auto is_it = [id](const std::unique_ptr<Call>& call) { return call && call->id == id; };
+    auto waits = std::find_if(waiting_.begin(), waiting_.end(), is_it);
+    if (waits != waiting_.end()) {
+      (*waits)->sink->Close(cancelled);
+      waiting_.erase(waits);
+      --queued_;
+    }
+    auto runs = std::find_if(running_.begin(), running_.end(), is_it);
+    if (runs != running_.end()) Finish(runs->get(), cancelled);
+  }
+  cancelled_.clear();
+}
+
+// First come, first served: a call gets a place and all the cache it can need at once, so that
+// nothing that runs is ever thrown out for another.
+void Engine::Admit() {
+  while (!waiting_.empty()) {
+    auto place = std::find(running_.begin(), running_.end(), nullptr);
+    Call* call = waiting_.front().get();
+    if (place == running_.end() ||
+        !loaded_->kv().Reserve(call->MaxTokens(), &call->sequence.pages)) {
+      return;
+    }
+    const int index = static_cast<int>(place - running_.begin());
+    *place = std::move(waiting_.front());
+    waiting_.pop_front();
+    sequences_[index] = &call->sequence;
+    order_.push_back(index);
+    std::lock_guard lock(mutex_);
+    --queued_;
+  }
+}
+
+void Engine::RunStep() {
+  const auto start = std::chrono::steady_clock::now();
+  ScheduleStep(sequences_, order_, limits_, &step_);
+  const absl::Status status = loaded_->Run(step_);
+  if (!status.ok()) {
+    for (auto& call : running_) {
+      if (call != nullptr) Finish(call.get(), status);
+    }
+    return;
+  }
+  const Tensor logits = loaded_->pass().logits();
+  for (int64_t row = 0; row < logits.rows; ++row) {
+    Call* call = running_[step_.sequences[step_.logit_tokens[row]]].get();
+    TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)});
+  }
+  steps_.fetch_add(1, std::memory_order_relaxed);
+  generated_tokens_.fetch_add(logits.rows, std::memory_order_relaxed);
+  prompt_tokens_.fetch_add(step_.size() - logits.rows, std::memory_order_relaxed);
+  step_nanoseconds_.fetch_add((std::chrono::steady_clock::now() - start).count(),
+                              std::memory_order_relaxed);
+}
+
+void Engine::TakeToken(Call* call, std::span<float> logits) {
+  const GenerateRequest& request = call->request;
+  TokenEvent& event = call->sink->Next();
+  sampler_.Sample(request.sampling, logits, call->sequence.tokens, call->sampled++, &event.token);
+  const int32_t token = event.token.token;
+  if (std::find(request.end_tokens.begin(), request.end_tokens.end(), token) !=
+      request.end_tokens.end()) {
+    NextBlank(call, FinishReason::kStop);
+    return;
+  }
+  event.blank = call->blank;
+  event.finish = FinishReason::kNone;
+  call->sink->Publish();
+  ++call->blank_generated;
+  if (call->blank_generated == request.max_tokens) {
+    NextBlank(call, FinishReason::kLength);
+  } else {
+    call->Feed(token);
+  }
+}
+
+// The end token is neither kept nor fed; nor is the last token of a blank that ran full.
+void Engine::NextBlank(Call* call, FinishReason why) {
+  TokenEvent& event = call->sink->Next();
+  event.blank = call->blank;
+  event.finish = why;
+  call->sink->Publish();
+  if (++call->blank < static_cast<int32_t>(call->request.prompt.blanks.size())) {
+    call->BeginBlank();
+  } else {
+    Finish(call, absl::OkStatus());
+  }
+}
+
+void Engine::Finish(Call* call, absl::Status status) {
+  auto place = std::find_if(running_.begin(), running_.end(),
+                            [call](const auto& running) { return running.get() == call; });
+  const int index = static_cast<int>(place - running_.begin());
+  loaded_->kv().Release(&call->sequence.pages);
+  sequences_[index] = nullptr;
+  order_.erase(std::find(order_.begin(), order_.end(), index));
+  call->sink->Close(std::move(status));
+  place->reset();
+}
+
+}  // namespace qianyi
