@@ -40,9 +40,9 @@ struct Quantize {
 // out[t, r] = residual_scale * residual[t, r] + (Σ_k x[t, k] W[r, k] + bias[r]).
 // Reduction order: docs/numerics.md. `out` may be the same memory as `residual`.
 struct Linear {
-  Tensor x;                 // [tokens, cols]; used when weight.format is f32, f16, bf16
-  QuantizedRows quantized;  // the same, quantized; used when it is int8 or int4
-  PackedRows weight;        // [rows, cols]
+  Tensor x;                     // [tokens, cols]; used when weight.format is f32, f16, bf16
+  QuantizedRows quantized;      // the same, quantized; used when it is int8 or int4
+  PackedRows weight;            // [rows, cols]
   const float* bias = nullptr;  // [rows] or null
   Tensor residual;              // [tokens, rows], or data == null
   float residual_scale = 1.0f;
@@ -92,12 +92,12 @@ struct RmsNorm {
 // Rotates pairs in place: (a, b) -> (a cos - b sin, b cos + a sin).
 enum class RopePairs : uint8_t { kInterleaved, kHalfSplit };
 struct Rope {
-  Tensor x;               // [tokens, heads * head_dim]
-  const float* cos_sin;   // [tokens, rotary_dims]: cos, sin of pair 0, of pair 1, …
+  Tensor x;              // [tokens, heads * head_dim]
+  const float* cos_sin;  // [tokens, rotary_dims]: cos, sin of pair 0, of pair 1, …
   int64_t heads;
   int64_t head_dim;
-  int64_t rotary_begin;   // first rotated dimension of each head
-  int64_t rotary_dims;    // how many are rotated (even); pairs lie within them
+  int64_t rotary_begin;  // first rotated dimension of each head
+  int64_t rotary_dims;   // how many are rotated (even); pairs lie within them
   RopePairs pairs;
 };
 

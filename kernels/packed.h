@@ -49,6 +49,8 @@ size_t PackedBytes(PackedFormat format, int64_t rows, int64_t cols);
 // Byte offset, inside a panel, of the group scales (int4 with groups) and of the tiles.
 size_t GroupScaleOffset(PackedFormat format);
 size_t TileOffset(PackedFormat format, int64_t cols);
+// Groups of a row: ceil(cols / group), 0 when there are none.
+int64_t GroupCount(PackedFormat format, int64_t cols);
 
 // A row block: `rows` rows starting at a panel boundary. Does not own `data`,
 // which must be 64-byte aligned for the fast kernels.
@@ -65,8 +67,17 @@ struct PackedRows {
 void PackRows(PackedFormat format, const float* source, int64_t rows, int64_t cols, int64_t stride,
               std::byte* out);
 
+// Packs integers as they are, for checkpoints that are quantized already: values [rows,
+// cols] (row stride `stride`; int8 -127..127, int4 -8..7), row_scale [rows] and, for int4
+// with groups, group_scale [rows, GroupCount()] in -15..16, else null.
+void PackIntegers(PackedFormat format, const int8_t* values, const float* row_scale,
+                  const int8_t* group_scale, int64_t rows, int64_t cols, int64_t stride,
+                  std::byte* out);
+
 // The value of every weight as f32 [rows, cols]: what the kernels multiply by.
 void UnpackRows(const PackedRows& packed, float* out);
+// The same of one row: out [cols].
+void UnpackRow(const PackedRows& packed, int64_t row, float* out);
 
 // IEEE half and bfloat16 conversions, round to nearest even.
 float HalfToFloat(uint16_t value);

@@ -1,0 +1,87 @@
+#include "kernels/backend.h"
+
+#include <cstdlib>
+
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/drivers.h"
+
+namespace qianyi {
+namespace cpu {
+namespace {
+
+ThreadPool& Pool(Stream stream) { return *static_cast<ThreadPool*>(stream.handle); }
+
+// One table per instruction set; the arithmetic is the same in all of them.
+template <const RowKernels& kKernels, LinearFunction kLinear>
+constexpr Backend MakeBackend(std::string_view variant) {
+  Backend b;
+  b.name = "cpu";
+  b.variant = variant;
+  b.quantize = [](const Quantize& a, Stream s) { RunQuantize(a, Pool(s), kKernels); };
+  b.linear = [](const Linear& a, Stream s) { RunLinear(a, Pool(s), kLinear); };
+  b.gather = [](const Gather& a, Stream s) { RunGather(a, Pool(s)); };
+  b.add_rows = [](const AddRows& a, Stream s) { RunAddRows(a, Pool(s), kKernels); };
+  b.copy_rows = [](const CopyRows& a, Stream s) { RunCopyRows(a, Pool(s)); };
+  b.layer_norm = [](const LayerNorm& a, Stream s) { RunLayerNorm(a, Pool(s), kKernels); };
+  b.rms_norm = [](const RmsNorm& a, Stream s) { RunRmsNorm(a, Pool(s), kKernels); };
+  b.rope = [](const Rope& a, Stream s) { RunRope(a, Pool(s), kKernels); };
+  b.activate = [](const Activate& a, Stream s) { RunActivate(a, Pool(s), kKernels); };
+  b.gated_activate = [](const GatedActivate& a, Stream s) {
+    RunGatedActivate(a, Pool(s), kKernels);
+  };
+  b.kv_write = [](const KvWrite& a, Stream s) { RunKvWrite(a, Pool(s), kKernels); };
+  b.attention = [](const Attention& a, Stream s) { RunAttention(a, Pool(s), kKernels); };
+  b.supports = IsValid;
+  b.alloc = Alloc;
+  b.free = Free;
+  b.create_stream = [](int threads) {
+    return Stream{ThreadPool::Create(threads, kLinearScratchBytes).release()};
+  };
+  b.destroy_stream = [](Stream s) { delete static_cast<ThreadPool*>(s.handle); };
+  b.synchronize = [](Stream) {};  // every kernel returns when it is done
+  return b;
+}
+
+constinit const Backend kReference = MakeBackend<kReferenceKernels, LinearReference>("reference");
+
+}  // namespace
+
+const Backend& ChooseVariant(std::string_view name) {
+  const BackendList& list = CpuVariants();
+  constexpr std::string_view kAscending[] = {"reference", "avx2", "avx512", "amx"};
+  bool known = false;
+  const Backend* best = list.items[0];
+  for (std::string_view variant : kAscending) {
+    for (int i = 0; i < list.count; ++i) {
+      if (list.items[i]->variant == variant) best = list.items[i];
+    }
+    if (variant == name) {
+      known = true;
+      break;
+    }
+  }
+  return known ? *best : *list.items[list.count - 1];
+}
+
+const RowKernels& BestRowKernels() { return kReferenceKernels; }
+
+}  // namespace cpu
+
+const BackendList& CpuVariants() {
+  static const BackendList list = [] {
+    BackendList variants{};
+    variants.items[variants.count++] = &cpu::kReference;
+    return variants;
+  }();
+  return list;
+}
+
+const Backend& Cpu() {
+  static const Backend& chosen = []() -> const Backend& {
+    const char* name = std::getenv("QIANYI_CPU");
+    return cpu::ChooseVariant(name == nullptr ? "" : name);
+  }();
+  return chosen;
+}
+
+}  // namespace qianyi

@@ -1,0 +1,58 @@
+#include <algorithm>
+
+#include "kernels/cpu/drivers.h"
+
+namespace qianyi::cpu {
+namespace {
+
+// Panels that one worker takes at a time: about 256 KiB of weights, which is long enough
+// to hide the hand-over and short enough to end together.
+int64_t PanelGrain(int64_t panels, size_t panel_bytes, int threads) {
+  const int64_t by_size = std::max<int64_t>(1, (256 << 10) / static_cast<int64_t>(panel_bytes));
+  const int64_t fair = std::max<int64_t>(1, panels / (8 * threads));
+  return std::min(by_size, fair);
+}
+
+}  // namespace
+
+void RunLinear(const Linear& args, ThreadPool& pool, LinearFunction linear) {
+  const PackedRows& weight = args.weight;
+  const PackedFormat format = weight.format;
+  LinearBlock whole{};
+  if (format.integer()) {
+    whole.values = args.quantized.values;
+    whole.scales = args.quantized.scales;
+    whole.sums = args.quantized.sums;
+    whole.padded_cols = args.quantized.padded_cols();
+    whole.slices = args.quantized.slices();
+    whole.tokens = args.quantized.rows;
+  } else {
+    whole.x = args.x.f32();
+    whole.x_stride = args.x.stride;
+    whole.tokens = args.x.rows;
+  }
+  whole.panel_bytes = PanelBytes(format, weight.cols);
+  whole.tile_offset = TileOffset(format, weight.cols);
+  whole.dtype = format.dtype;
+  whole.group = format.group;
+  whole.cols = weight.cols;
+  whole.residual_stride = args.residual.stride;
+  whole.residual_scale = args.residual_scale;
+  whole.out_stride = args.out.stride;
+
+  const int64_t panels = (weight.rows + kPanelRows - 1) / kPanelRows;
+  const int64_t grain = PanelGrain(panels, whole.panel_bytes, pool.threads());
+  pool.Run(panels, grain, [&](int64_t begin, int64_t end, int worker) {
+    const int64_t row = begin * kPanelRows;
+    LinearBlock block = whole;
+    block.panels = weight.data + begin * whole.panel_bytes;
+    block.rows = std::min(end * kPanelRows, weight.rows) - row;
+    block.bias = args.bias == nullptr ? nullptr : args.bias + row;
+    block.residual = args.residual.data == nullptr ? nullptr : args.residual.f32() + row;
+    block.out = args.out.f32() + row;
+    block.scratch = pool.scratch(worker);
+    linear(block);
+  });
+}
+
+}  // namespace qianyi::cpu

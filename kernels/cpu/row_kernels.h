@@ -1,0 +1,92 @@
+// What one instruction set provides: kernels over raw rows, without threads. The files
+// that drive them (linear.cc, attention.cc, …) cut the work and are compiled once.
+//
+// This header is included by files compiled for an instruction set. Nothing in it, and
+// nothing those files include, may define an inline function that the linker could pick
+// for code that runs before the processor granted that instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/backend.h"
+
+namespace qianyi::cpu {
+
+// Query rows (token and head) that share the keys of one kv head in one sequence.
+inline constexpr int kAttentionRows = 16;
+struct AttentionBlock {
+  const float* q[kAttentionRows];   // [key_dim]
+  float* out[kAttentionRows];       // [value_dim]
+  int32_t visible[kAttentionRows];  // slots
+  int rows;                         // <= kAttentionRows
+  const int32_t* page_table;
+  const std::byte* keys;  // of slot 0 of page 0 for this kv head
+  const std::byte* values;
+  size_t page_bytes;
+  int64_t key_stride;  // bytes from one slot to the next
+  int64_t value_stride;
+  bool half;  // keys and values are f16, else f32
+  int64_t key_dim;
+  int64_t value_dim;
+  float scale;
+};
+
+// Some panels of a weight for all tokens; fields as in Linear.
+struct LinearBlock {
+  const float* x;        // [tokens, cols] or null
+  int64_t x_stride;      // elements
+  const int8_t* values;  // [tokens, padded_cols] or null
+  const float* scales;   // [tokens, slices]
+  const int32_t* sums;   // [tokens, padded_cols / 32]
+  int64_t padded_cols;
+  int64_t slices;
+  const std::byte* panels;  // the first panel
+  size_t panel_bytes;
+  size_t tile_offset;  // inside a panel
+  DType dtype;
+  int group;
+  int64_t rows;  // of these panels; the last panel may hold fewer than 16
+  int64_t cols;
+  int64_t tokens;
+  const float* bias;      // [rows] or null
+  const float* residual;  // [tokens, rows] or null
+  int64_t residual_stride;
+  float residual_scale;
+  float* out;  // [tokens, rows]
+  int64_t out_stride;
+  std::byte* scratch;  // kLinearScratchBytes, 64-byte aligned
+};
+inline constexpr size_t kLinearScratchBytes = size_t{1} << 20;
+using LinearFunction = void (*)(const LinearBlock&);
+
+struct RowKernels {
+  // One token: values [padded to 64], scales [slices], sums [padded / 32].
+  void (*quantize)(const float* x, int64_t cols, int8_t* values, float* scales, int32_t* sums);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon,
+                     int64_t cols, float* out);
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t cols, float* out);
+  // One head of one token; x points at its first rotated dimension.
+  void (*rope)(float* x, const float* cos_sin, int64_t rotary_dims, RopePairs pairs);
+  void (*activate)(Activation kind, const float* x, int64_t n, float* out);
+  void (*gated_activate)(Activation kind, const float* gate, const float* value, int64_t n,
+                         float* out);
+  void (*add)(const float* row, int64_t n, float* x);
+  void (*to_half)(const float* x, int64_t n, uint16_t* out);
+  void (*attention)(const AttentionBlock& block);
+  // Chooses the integers of one int4 row: values [cols] in -8..7, group_scale
+  // [ceil(cols / group)] in -15..16 (untouched when group is 0).
+  void (*quantize_int4)(const float* x, int64_t cols, int group, float* row_scale,
+                        int8_t* group_scale, int8_t* values);
+};
+
+extern const RowKernels kReferenceKernels;
+extern const RowKernels kAvx2Kernels;
+extern const RowKernels kAvx512Kernels;
+
+void LinearReference(const LinearBlock& block);
+void LinearAvx2(const LinearBlock& block);
+void LinearAvx512(const LinearBlock& block);
+void LinearAmx(const LinearBlock& block);
+
+}  // namespace qianyi::cpu

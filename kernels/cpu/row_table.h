@@ -1,0 +1,27 @@
+// Fills a RowKernels table with the templates instantiated for one Vec.
+#pragma once
+
+#include "kernels/cpu/attention_templates.h"
+#include "kernels/cpu/quantize_templates.h"
+#include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/row_templates.h"
+
+namespace qianyi::cpu {
+namespace {
+
+template <typename V>
+constexpr RowKernels RowTable() {
+  return {.quantize = QuantizeRow<V>,
+          .layer_norm = LayerNormRow<V>,
+          .rms_norm = RmsNormRow<V>,
+          .rope = RopeHead<V>,
+          .activate = ActivateRow<V>,
+          .gated_activate = GatedActivateRow<V>,
+          .add = AddRow<V>,
+          .to_half = ToHalfRow<V>,
+          .attention = AttendRows<V>,
+          .quantize_int4 = QuantizeInt4Row<V>};
+}
+
+}  // namespace
+}  // namespace qianyi::cpu
