@@ -5,14 +5,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
+#include <cstring>
 #include <fstream>
 #include <string>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace qianyi {
@@ -20,23 +18,39 @@ namespace {
 
 constexpr double kMaxSize = 1152921504606846976.0;  // 2^60
 
+std::string_view Trim(std::string_view text) {
+  const size_t first = text.find_first_not_of(" \t\n");
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t\n") - first + 1);
+}
+
+bool EqualsIgnoringCase(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && strncasecmp(a.data(), b.data(), a.size()) == 0;
+}
+
+template <typename Number>
+bool ParseNumber(std::string_view text, Number* value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
 // Splits "1.5 GiB" into number and unit and multiplies; false when either is unknown.
 bool ParseAmount(std::string_view text, double* value) {
   static constexpr std::pair<std::string_view, double> kUnits[] = {
       {"", 1},          {"B", 1},           {"KB", 1e3},          {"MB", 1e6},  {"GB", 1e9},
       {"TB", 1e12},     {"KiB", 1024.0},    {"MiB", 1048576.0},   {"GiB", 1073741824.0},
       {"TiB", 1099511627776.0}};
-  text = absl::StripAsciiWhitespace(text);
+  text = Trim(text);
   size_t digits = 0;
   while (digits < text.size() && (std::isdigit(static_cast<unsigned char>(text[digits])) != 0 ||
                                   text[digits] == '.')) {
     ++digits;
   }
-  const std::string_view unit = absl::StripAsciiWhitespace(text.substr(digits));
+  const std::string_view unit = Trim(text.substr(digits));
   double number = 0;
-  if (digits == 0 || !absl::SimpleAtod(text.substr(0, digits), &number)) return false;
+  if (digits == 0 || !ParseNumber(text.substr(0, digits), &number)) return false;
   for (const auto& [name, factor] : kUnits) {
-    if (absl::EqualsIgnoreCase(unit, name)) {
+    if (EqualsIgnoringCase(unit, name)) {
       *value = number * factor;
       return true;
     }
@@ -49,7 +63,7 @@ uint64_t ReadLimit(const std::string& path, uint64_t none) {
   std::ifstream file(path);
   std::string text;
   uint64_t value = 0;
-  if (!(file >> text) || !absl::SimpleAtoi(text, &value)) return none;
+  if (!(file >> text) || !ParseNumber(text, &value)) return none;
   return value;
 }
 
@@ -69,11 +83,10 @@ uint64_t StatusField(std::string_view field) {
   std::ifstream file("/proc/self/status");
   std::string line;
   while (std::getline(file, line)) {
-    if (!absl::StartsWith(line, field)) continue;
+    if (!line.starts_with(field)) continue;
     uint64_t kib = 0;
-    const std::string_view rest = absl::StripAsciiWhitespace(
-        std::string_view(line).substr(field.size()));
-    if (absl::SimpleAtoi(rest.substr(0, rest.find(' ')), &kib)) return kib * 1024;
+    const std::string_view rest = Trim(std::string_view(line).substr(field.size()));
+    if (ParseNumber(rest.substr(0, rest.find(' ')), &kib)) return kib * 1024;
   }
   return 0;
 }
@@ -83,20 +96,20 @@ uint64_t StatusField(std::string_view field) {
 absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
   double value = 0;
   if (!ParseAmount(text, &value) || value > kMaxSize) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'", text, "' is not a size between 0 and 2^60 bytes; write for example 3GiB, 512MB or 4096"));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "'%s' is not a size between 0 and 2^60 bytes; write for example 3GiB, 512MB or 4096", text));
   }
   return static_cast<uint64_t>(value);
 }
 
 absl::StatusOr<double> ParseRate(std::string_view text) {
-  std::string_view amount = absl::StripAsciiWhitespace(text);
+  std::string_view amount = Trim(text);
   double value = 0;
-  const bool per_second = absl::EndsWith(amount, "/s");
+  const bool per_second = amount.ends_with("/s");
   if (per_second) amount.remove_suffix(2);
   if (!per_second || !ParseAmount(amount, &value) || value <= 0 || value > kMaxSize) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'", text, "' is not a positive rate; write for example 25GB/s or 800MB/s"));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "'%s' is not a positive rate; write for example 25GB/s or 800MB/s", text));
   }
   return value;
 }
@@ -118,11 +131,12 @@ uint64_t AvailableMemoryBytes() {
     const size_t first = line.find(':');
     const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string_view controllers(line.data() + first + 1, second - first - 1);
+    const std::string controllers =
+        absl::StrFormat(",%s,", line.substr(first + 1, second - first - 1));
     const std::string path = line.substr(second + 1);
-    if (controllers.empty()) {
+    if (controllers == ",,") {
       limit = CgroupLimit("/sys/fs/cgroup", path, "memory.max", limit);
-    } else if (absl::StrContains(absl::StrCat(",", controllers, ","), ",memory,")) {
+    } else if (controllers.find(",memory,") != std::string::npos) {
       limit = CgroupLimit("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", limit);
     }
   }

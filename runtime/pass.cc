@@ -83,7 +83,9 @@ absl::Status Pass::Linear(Projection projection, Tensor x, Tensor out, Tensor re
                           float residual_scale) {
   const StoredTensor& tensor = store_.file().tensors[projection.weight];
   if (x.rows == 0) return absl::OkStatus();
-  qianyi::Linear task{.x = x, .residual_scale = residual_scale};
+  qianyi::Linear task;
+  task.x = x;
+  task.residual_scale = residual_scale;
   if (tensor.format.integer()) {
     buffers_.quantized.rows = x.rows;
     buffers_.quantized.cols = x.cols;

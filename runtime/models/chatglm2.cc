@@ -62,7 +62,7 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   return c;
 }
 
-std::string Layer(int64_t layer, std::string_view name) {
+std::string Layer(int64_t layer, const char* name) {
   return absl::StrCat("transformer.encoder.layers.", layer, ".", name);
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 namespace qianyi {
 namespace {
@@ -28,13 +29,13 @@ const nlohmann::json* ConfigReader::Find(std::string_view field) const {
 void ConfigReader::Fail(std::string_view field, const nlohmann::json& value,
                         std::string_view allowed) {
   status_.Update(absl::InvalidArgumentError(
-      absl::StrCat("config.json: ", field, " is ", Shown(value), "; it must be ", allowed)));
+      absl::StrFormat("config.json: %s is %s; it must be %s", field, Shown(value), allowed)));
 }
 
 int64_t ConfigReader::Int(std::string_view field, int64_t least, int64_t most) {
   if (Find(field) == nullptr) {
-    status_.Update(absl::InvalidArgumentError(absl::StrCat(
-        "config.json: ", field, " is missing; it must be a whole number ", least, "..", most)));
+    status_.Update(absl::InvalidArgumentError(absl::StrFormat(
+        "config.json: %s is missing; it must be a whole number %d..%d", field, least, most)));
     return least;
   }
   return Int(field, least, most, least);
@@ -101,7 +102,7 @@ int32_t ConfigReader::Id(std::string_view object, std::string_view field, int64_
   const auto it = ids->find(std::string(field));
   if (it == ids->end()) return absent;
   if (!IsId(*it, vocab_size)) {
-    Fail(absl::StrCat(object, ".", field), *it, absl::StrCat("a token id 0..", vocab_size - 1));
+    Fail(absl::StrFormat("%s.%s", object, field), *it, absl::StrCat("a token id 0..", vocab_size - 1));
     return absent;
   }
   return it->get<int32_t>();
@@ -114,7 +115,7 @@ void ConfigReader::MustBe(std::string_view field, const nlohmann::json& value) {
 
 void ConfigReader::Require(bool condition, std::string_view message) {
   if (!condition) {
-    status_.Update(absl::InvalidArgumentError(absl::StrCat("config.json: ", message)));
+    status_.Update(absl::InvalidArgumentError(absl::StrFormat("config.json: %s", message)));
   }
 }
 

@@ -73,7 +73,7 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   return c;
 }
 
-std::string Layer(int64_t layer, std::string_view name) {
+std::string Layer(int64_t layer, const char* name) {
   return absl::StrCat("transformer.layers.", layer, ".", name);
 }
 
@@ -184,9 +184,10 @@ class GlmBlockLm : public Model {
   absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
                                               std::string_view text) const override {
     std::string prompt(text);
-    const bool has_mask = absl::StrContains(text, "[MASK]") || absl::StrContains(text, "[gMASK]") ||
-                          absl::StrContains(text, "[sMASK]");
-    if (!has_mask) absl::StrAppend(&prompt, " [gMASK]");
+    const bool has_mask = absl::StrContains(prompt, "[MASK]") ||
+                          absl::StrContains(prompt, "[gMASK]") ||
+                          absl::StrContains(prompt, "[sMASK]");
+    if (!has_mask) prompt += " [gMASK]";
     absl::StatusOr<std::vector<int32_t>> ids = tokenizer.Encode(prompt, /*specials=*/true);
     if (!ids.ok()) return ids.status();
     if (config_.ids.enc >= 0) ids->insert(ids->begin(), config_.ids.enc);

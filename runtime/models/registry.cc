@@ -3,14 +3,22 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "runtime/models/chatglm2.h"
 #include "runtime/models/glm_blocklm.h"
 
 namespace qianyi {
 namespace {
+
+std::string Join(const std::vector<std::string_view>& names) {
+  std::string list;
+  for (std::string_view name : names) {
+    if (!list.empty()) list += ", ";
+    list += name;
+  }
+  return list;
+}
 
 struct Builtin {
   std::string_view name;
@@ -65,9 +73,8 @@ absl::StatusOr<const ModelFamily*> FindFamily(const nlohmann::json& config) {
           ? "missing"
           : type->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).substr(0, 60);
   return absl::InvalidArgumentError(
-      absl::StrCat("config.json: model_type is ", shown,
-                   " and its fields match no model family we run (", absl::StrJoin(names, ", "),
-                   ")"));
+      absl::StrFormat("config.json: model_type is %s and its fields match no model family we run (%s)",
+                      shown, Join(names)));
 }
 
 absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json) {
@@ -84,10 +91,9 @@ absl::StatusOr<std::string> BuiltinConfig(std::string_view name) {
   for (const Builtin& builtin : kBuiltins) {
     if (builtin.name == name) return std::string(builtin.config);
   }
-  return absl::NotFoundError(absl::StrCat("no built-in configuration is called '", name,
-                                          "'; there are ",
-                                          absl::StrJoin(BuiltinConfigNames(), ", "),
-                                          ", or give the path of a config.json"));
+  return absl::NotFoundError(absl::StrFormat(
+      "no built-in configuration is called '%s'; there are %s, or give the path of a config.json",
+      name, Join(BuiltinConfigNames())));
 }
 
 std::vector<std::string_view> BuiltinConfigNames() {

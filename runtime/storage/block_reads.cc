@@ -14,7 +14,8 @@ BlockReads::BlockReads(std::vector<std::unique_ptr<Reader>> readers)
 }
 
 void BlockReads::Add(const Block& block) {
-  jobs_.push_back({.block = block});
+  jobs_.emplace_back();
+  jobs_.back().block = block;
   waiting_bytes_ += block.bytes;
 }
 

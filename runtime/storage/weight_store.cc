@@ -38,8 +38,8 @@ absl::Status WeightStore::Memory::Allocate(const Backend& from, uint64_t size,
   if (size == 0) return absl::OkStatus();
   data = static_cast<std::byte*>(from.alloc(size));
   if (data == nullptr) {
-    return absl::ResourceExhaustedError(absl::StrCat("the system has no ", FormatSize(size), " for ",
-                                                     purpose, "; lower --host-memory"));
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "the system has no %s for %s; lower --host-memory", FormatSize(size), purpose));
   }
   backend = &from;
   bytes = size;
