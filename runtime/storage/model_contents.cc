@@ -259,7 +259,7 @@ absl::StatusOr<ModelFile> ReadContents(const std::string& folder, std::string_vi
   absl::StatusOr<ModelSpec> spec = DescribeModel(config_json);
   if (!spec.ok()) {
     return absl::Status(spec.status().code(),
-                        absl::StrFormat("%s/config.json: %s", folder, spec.status().message()));
+                        absl::StrFormat("%s: %s", folder, spec.status().message()));
   }
   ModelFile model;
   model.folder = folder;

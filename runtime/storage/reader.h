@@ -47,8 +47,8 @@ struct ReaderOptions {
   ReaderKind kind = ReaderKind::kAuto;  // io_uring with O_DIRECT, else pread
   int depth = 4;
 };
-inline constexpr uint64_t kReadChunkBytes = 1ull
-                                            << 20;  // docs/performance.md: fastest with depth 4
+// Fastest with depth 4: docs/performance.md.
+inline constexpr uint64_t kReadChunkBytes = 1ull << 20;
 
 // Opens a regular file. NotFound and the like; Unavailable when the kind asked for is not to
 // be had here (kAuto never is: it ends at plain reads). Reads of a file that has become
