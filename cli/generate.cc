@@ -85,7 +85,7 @@ absl::StatusOr<std::vector<Prompt>> LayOutPrompts(const Flags& flags, const Mode
 // Writes one request's output: text as it comes, or ids on one line. Blanks after the first
 // go on lines of their own; of ids, behind a semicolon.
 absl::Status WriteOutput(const Flags& flags, const Tokenizer* tokenizer, Engine& engine,
-                         uint64_t id, Sink& sink) {
+                         uint64_t id, int32_t blanks, Sink& sink) {
   const bool as_text = tokenizer != nullptr && !flags.print_ids;
   std::optional<Detokenizer> detokenizer;
   if (as_text) detokenizer.emplace(*tokenizer, flags.stops);
@@ -101,8 +101,10 @@ absl::Status WriteOutput(const Flags& flags, const Tokenizer* tokenizer, Engine&
         std::fputs(text.c_str(), stdout);
         detokenizer.emplace(*tokenizer, flags.stops);
         std::fputc('\n', stdout);
-      } else {
+      } else if (event->blank + 1 < blanks) {
         std::fputc(';', stdout);
+      } else {
+        std::fputc('\n', stdout);
       }
       in_blank = 0;
       continue;
@@ -180,6 +182,7 @@ absl::Status RunGenerate(Flags flags) {
 
   struct Call {
     uint64_t id;
+    int32_t blanks;
     std::shared_ptr<Sink> sink;
   };
   std::vector<Call> calls;
@@ -188,13 +191,15 @@ absl::Status RunGenerate(Flags flags) {
                             .sampling = flags.sampling,
                             .max_tokens = flags.max_tokens,
                             .end_tokens = ends};
+    const int32_t blanks = static_cast<int32_t>(request.prompt.blanks.size());
     auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), flags.sampling.logprobs);
     absl::StatusOr<uint64_t> id = engine.Submit(std::move(request), sink);
     if (!id.ok()) return id.status();
-    calls.push_back({*id, std::move(sink)});
+    calls.push_back({*id, blanks, std::move(sink)});
   }
   for (const Call& call : calls) {
-    absl::Status status = WriteOutput(flags, tokenizer.get(), engine, call.id, *call.sink);
+    absl::Status status = 
+        WriteOutput(flags, tokenizer.get(), engine, call.id, call.blanks, *call.sink);
     if (!status.ok()) return status;
   }
   if (!flags.quiet) {
