@@ -14,16 +14,15 @@
 namespace qianyi {
 namespace {
 
-constexpr int32_t kMaxId = (1 << 24) - 1;
 constexpr std::string_view kRepeatedMask = "[MASK]*";
 constexpr std::string_view kPicture = "[Image";
 
 absl::StatusOr<int32_t> Count(const nlohmann::json& config, const char* field) {
   const auto at = config.is_object() ? config.find(field) : config.end();
   if (!config.is_object() || at == config.end() || !at->is_number_integer() ||
-      at->get<uint64_t>() > kMaxId) {
+      at->get<uint64_t>() > kMaxTokenId) {
     return absl::InvalidArgumentError(
-        absl::StrCat("\"", field, "\" must be an integer from 0 to ", kMaxId));
+        absl::StrCat("\"", field, "\" must be an integer from 0 to ", kMaxTokenId));
   }
   return static_cast<int32_t>(at->get<uint64_t>());
 }
@@ -54,11 +53,11 @@ absl::StatusOr<CogViewTokens> CogViewTokens::Create(std::shared_ptr<const TextTo
     return absl::InvalidArgumentError("\"command_tokens\" must be an object of words and ids");
   }
   for (const auto& [word, id] : commands->items()) {
-    if (!id.is_number_integer() || id.get<uint64_t>() > kMaxId ||
+    if (!id.is_number_integer() || id.get<uint64_t>() > kMaxTokenId ||
         id.get<int32_t>() < *images + *pieces || word.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("\"command_tokens\": the id of ", word,
                                                      " must be an integer from ", *images + *pieces,
-                                                     " to ", kMaxId));
+                                                     " to ", kMaxTokenId));
     }
     tokens.command_ids_[word] = id.get<int32_t>();
     tokens.command_words_[id.get<int32_t>()] = word;

@@ -11,7 +11,6 @@
 namespace qianyi {
 namespace {
 
-constexpr int32_t kMaxCommandId = (1 << 24) - 1;
 constexpr size_t kMaxCommands = 1024;
 
 struct StandardTable {
@@ -98,8 +97,8 @@ absl::StatusOr<std::vector<CommandToken>> ParseCommands(const nlohmann::json& li
     if (!token.is_string() || token.get<std::string>().empty()) {
       return bad("token", "a string that is not empty");
     }
-    if (!id.is_number_integer() || id.get<uint64_t>() > kMaxCommandId) {
-      return bad("id", absl::StrCat("an integer from 0 to ", kMaxCommandId));
+    if (!id.is_number_integer() || id.get<uint64_t>() > kMaxTokenId) {
+      return bad("id", absl::StrCat("an integer from 0 to ", kMaxTokenId));
     }
     if (!lstrip.is_null() && !lstrip.is_boolean()) return bad("lstrip", "true or false");
     commands.push_back({name.get<std::string>(), token.get<std::string>(),
@@ -121,9 +120,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CommandTokenizer::Create(
       return absl::InvalidArgumentError(
           absl::StrCat("command \"", command.role, "\" has no word, or one that is not UTF-8"));
     }
-    if (command.id < 0 || command.id > kMaxCommandId) {
+    if (command.id < 0 || command.id > kMaxTokenId) {
       return absl::InvalidArgumentError(absl::StrCat("command ", command.word, " has the id ",
-                                                     command.id, "; ids are 0 to ", kMaxCommandId));
+                                                     command.id, "; ids are 0 to ", kMaxTokenId));
     }
   }
   return std::unique_ptr<Tokenizer>(new CommandTokenizer(std::move(text), std::move(commands)));

@@ -16,7 +16,6 @@
 namespace qianyi {
 namespace {
 
-constexpr int32_t kMaxTokenId = (1 << 24) - 1;
 constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
 
 uint64_t PairKey(int32_t left, int32_t right) {

@@ -44,7 +44,7 @@ struct SentencePieceModel {
   std::string replacements;  // ends with NUL; none is longer than kMaxReplacementBytes
 
   static constexpr size_t kMaxReplacementBytes = 256;
-  static constexpr size_t kMaxPieces = 1 << 20;
+  static constexpr size_t kMaxPieces = 1 << 20;  // ids are below it
 
   bool has_bytes() const { return byte_ids[0] >= 0; }
 

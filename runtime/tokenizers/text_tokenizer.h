@@ -9,6 +9,7 @@
 
 namespace qianyi {
 
+inline constexpr int32_t kMaxTokenId = (1 << 20) - 1;            // tables are arrays by id
 inline constexpr uint64_t kMaxTokenizerFileBytes = 64ull << 20;  // of a vocabulary or a config
 
 // Immutable after loading; every method is thread-safe.

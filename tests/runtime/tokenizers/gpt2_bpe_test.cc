@@ -169,6 +169,7 @@ INSTANTIATE_TEST_SUITE_P(
                     BadFile{R"({"a": 1.5})", "", "token \"a\" has the id 1.5"},
                     BadFile{R"({"a": "1"})", "", "token \"a\" has the id string"},
                     BadFile{R"({"a": 99999999999})", "", "has the id 99999999999"},
+                    BadFile{R"({"a": 1048576})", "", "integers from 0 to 1048575"},
                     BadFile{R"({"a": 1, "b": 1})", "", "id 1 belongs to two tokens"},
                     BadFile{R"({"a": 1})", "a\n", "merges.txt: line 1 is not two symbols"},
                     BadFile{R"({"a": 1})", "#version\na b c\n", "merges.txt: line 2 is not two"},
