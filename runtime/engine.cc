@@ -10,33 +10,16 @@ namespace qianyi {
 
 // One request on its way through the engine.
 struct Engine::Call {
-  uint64_t id = 0;
-  GenerateRequest request;
-  std::shared_ptr<Sink> sink;
-  Sequence sequence;
-  int32_t blank = 0;
-  int32_t blank_fed = 0;        // tokens of this blank that were fed or are pending
-  int32_t blank_generated = 0;  // tokens of this blank that were sampled
-  uint64_t sampled = 0;         // of the whole request: the index of its next random number
+  Call(GenerateRequest from, std::shared_ptr<Sink> to)
+      : request(std::move(from)),
+        sink(std::move(to)),
+        generation(std::move(request.prompt), request.max_tokens) {}
 
-  // Cache slots it can ever need: every sampled token may be fed, and each start token.
-  int64_t MaxTokens() const {
-    return static_cast<int64_t>(request.prompt.tokens.size()) +
-           static_cast<int64_t>(request.prompt.blanks.size()) * (int64_t{request.max_tokens} + 1);
-  }
-  // Feeds a token at the blank's next position.
-  void Feed(int32_t token) {
-    const Blank& at = request.prompt.blanks[blank];
-    sequence.Append(token, at.position[0] + blank_fed * at.stride[0],
-                    at.position[1] + blank_fed * at.stride[1]);
-    ++blank_fed;
-  }
-  void BeginBlank() {
-    blank_fed = 0;
-    blank_generated = 0;
-    const int32_t start = request.prompt.blanks[blank].start_token;
-    if (start >= 0) Feed(start);
-  }
+  uint64_t id = 0;
+  GenerateRequest request;  // its prompt has moved into `generation`
+  std::shared_ptr<Sink> sink;
+  Generation generation;
+  uint64_t sampled = 0;  // index of its next random number
 };
 
 Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue)
@@ -76,7 +59,7 @@ absl::Status Engine::Check(const GenerateRequest& request) const {
     return absl::InvalidArgumentError(absl::StrFormat(
         "max_tokens is %d; it must be 1..%d", request.max_tokens, spec.max_positions));
   }
-  const int64_t total = prompt + blanks * (int64_t{request.max_tokens} + 1);
+  const int64_t total = Generation::MaxCached(request.prompt, request.max_tokens);
   if (prompt < 1 || blanks < 1 || total > use_.context_tokens) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "the prompt has %d tokens and %d blank(s) of max_tokens %d each need one more to start: "
@@ -98,21 +81,7 @@ absl::Status Engine::Check(const GenerateRequest& request) const {
 
 absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr<Sink> sink) {
   if (absl::Status status = Check(request); !status.ok()) return status;
-  auto call = std::make_unique<Call>();
-  call->request = std::move(request);
-  call->sink = std::move(sink);
-  const Prompt& prompt = call->request.prompt;
-  Sequence& sequence = call->sequence;
-  const int64_t capacity = call->MaxTokens();
-  sequence.tokens.reserve(capacity);
-  sequence.tokens = prompt.tokens;
-  for (int row : {0, 1}) {
-    sequence.positions[row].reserve(capacity);
-    sequence.positions[row] = prompt.positions[row];
-  }
-  sequence.pages.reserve(KvCache::PagesFor(capacity));
-  sequence.bidirectional = prompt.bidirectional;
-  call->BeginBlank();
+  auto call = std::make_unique<Call>(std::move(request), std::move(sink));
   std::lock_guard lock(mutex_);
   if (queued_ >= queue_limit_) {
     return absl::ResourceExhaustedError(absl::StrFormat(
@@ -186,13 +155,13 @@ void Engine::Admit() {
     auto place = std::find(running_.begin(), running_.end(), nullptr);
     Call* call = waiting_.front().get();
     if (place == running_.end() ||
-        !loaded_->kv().Reserve(call->MaxTokens(), &call->sequence.pages)) {
+        !loaded_->kv().Reserve(call->generation.max_cached(), &call->generation.sequence.pages)) {
       return;
     }
     const int index = static_cast<int>(place - running_.begin());
     *place = std::move(waiting_.front());
     waiting_.pop_front();
-    sequences_[index] = &call->sequence;
+    sequences_[index] = &call->generation.sequence;
     order_.push_back(index);
     std::lock_guard lock(mutex_);
     --queued_;
@@ -224,42 +193,34 @@ void Engine::RunStep() {
 void Engine::TakeToken(Call* call, std::span<float> logits) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
-  sampler_.Sample(request.sampling, logits, call->sequence.tokens, call->sampled++, &event.token);
+  sampler_.Sample(request.sampling, logits, call->generation.sequence.tokens,
+                  call->sampled++, &event.token);
   const int32_t token = event.token.token;
   if (std::find(request.end_tokens.begin(), request.end_tokens.end(), token) !=
       request.end_tokens.end()) {
     NextBlank(call, FinishReason::kStop);
     return;
   }
-  event.blank = call->blank;
+  event.blank = call->generation.blank();
   event.finish = FinishReason::kNone;
   call->sink->Publish();
-  ++call->blank_generated;
-  if (call->blank_generated == request.max_tokens) {
-    NextBlank(call, FinishReason::kLength);
-  } else {
-    call->Feed(token);
-  }
+  if (call->generation.Accept(token)) NextBlank(call, FinishReason::kLength);
 }
 
-// The end token is neither kept nor fed; nor is the last token of a blank that ran full.
 void Engine::NextBlank(Call* call, FinishReason why) {
   TokenEvent& event = call->sink->Next();
-  event.blank = call->blank;
+  event.blank = call->generation.blank();
   event.finish = why;
   call->sink->Publish();
-  if (++call->blank < static_cast<int32_t>(call->request.prompt.blanks.size())) {
-    call->BeginBlank();
-  } else {
-    Finish(call, absl::OkStatus());
-  }
+  call->generation.EndBlank();
+  if (call->generation.done()) Finish(call, absl::OkStatus());
 }
 
 void Engine::Finish(Call* call, absl::Status status) {
   auto place = std::find_if(running_.begin(), running_.end(),
                             [call](const auto& running) { return running.get() == call; });
   const int index = static_cast<int>(place - running_.begin());
-  loaded_->kv().Release(&call->sequence.pages);
+  loaded_->kv().Release(&call->generation.sequence.pages);
   sequences_[index] = nullptr;
   order_.erase(std::find(order_.begin(), order_.end(), index));
   call->sink->Close(std::move(status));

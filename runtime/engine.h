@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/generation.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"

@@ -4,7 +4,6 @@
 #include <thread>
 #include <utility>
 
-#include "nlohmann/json.hpp"
 #include "runtime/memory_size.h"
 #include "runtime/models/registry.h"
 
@@ -43,10 +42,9 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file,
                                                                ReaderFactory readers) {
   const Backend& backend = Cpu();
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(backend));
-  const nlohmann::json config = nlohmann::json::parse(file.spec.config_json, nullptr, false);
-  absl::StatusOr<const ModelFamily*> family = FindFamily(config);
-  if (!family.ok()) return family.status();
-
+  absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(file);
+  if (!model.ok()) return model.status();
+  loaded->model_ = *std::move(model);
   ModelUse use = UseOf(file, options);
   absl::StatusOr<Plan> plan = MakePlan({&use, 1}, HostBudget(options));
   if (!plan.ok()) return plan.status();
@@ -59,10 +57,6 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file,
   const ModelFile& opened = loaded->store_->file();
   loaded->plan_.models[0].use.file = use.file = &opened;
 
-  absl::StatusOr<std::unique_ptr<Model>> model =
-      (*family)->create(config, opened.spec, *loaded->store_);
-  if (!model.ok()) return model.status();
-  loaded->model_ = *std::move(model);
   absl::StatusOr<std::unique_ptr<KvCache>> kv =
       KvCache::Create(opened.spec.kv, use.kv_dtype,
                       KvCache::PagesFor(use.context_tokens) * use.batch, backend);

@@ -13,7 +13,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
 #include "runtime/models/config.h"
-#include "runtime/storage/weight_store.h"
+#include "runtime/storage/model_file.h"
 
 namespace qianyi {
 namespace {
@@ -107,22 +107,22 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
 
 class ChatGlm2 : public Model {
  public:
-  ChatGlm2(Config config, const ModelSpec& spec, const WeightStore& store)
-      : Model(spec), config_(std::move(config)) {
-    embedding_ = store.Find("transformer.embedding.word_embeddings.weight");
+  ChatGlm2(Config config, const ModelFile& file)
+      : Model(file.spec), config_(std::move(config)) {
+    embedding_ = file.Find("transformer.embedding.word_embeddings.weight");
     for (int64_t i = 0; i < config_.layers; ++i) {
       layers_.push_back({
-          .input_norm = store.Find(Layer(i, "input_layernorm.weight")),
-          .qkv = {store.Find(Layer(i, "self_attention.query_key_value.weight")),
-                  store.Find(Layer(i, "self_attention.query_key_value.bias"))},
-          .dense = {store.Find(Layer(i, "self_attention.dense.weight"))},
-          .mlp_norm = store.Find(Layer(i, "post_attention_layernorm.weight")),
-          .up = {store.Find(Layer(i, "mlp.dense_h_to_4h.weight"))},
-          .down = {store.Find(Layer(i, "mlp.dense_4h_to_h.weight"))},
+          .input_norm = file.Find(Layer(i, "input_layernorm.weight")),
+          .qkv = {file.Find(Layer(i, "self_attention.query_key_value.weight")),
+                  file.Find(Layer(i, "self_attention.query_key_value.bias"))},
+          .dense = {file.Find(Layer(i, "self_attention.dense.weight"))},
+          .mlp_norm = file.Find(Layer(i, "post_attention_layernorm.weight")),
+          .up = {file.Find(Layer(i, "mlp.dense_h_to_4h.weight"))},
+          .down = {file.Find(Layer(i, "mlp.dense_4h_to_h.weight"))},
       });
     }
-    final_norm_ = store.Find("transformer.encoder.final_layernorm.weight");
-    head_ = {store.Find("transformer.output_layer.weight")};
+    final_norm_ = file.Find("transformer.encoder.final_layernorm.weight");
+    head_ = {file.Find("transformer.output_layer.weight")};
     const int64_t rotary_dims = config_.head_dim / 2;
     for (int64_t i = 0; i < rotary_dims; i += 2) {
       frequencies_.push_back(
@@ -225,11 +225,10 @@ bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "chatglm" && json.contains("ffn_hidden_size");
 }
 
-absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelSpec& spec,
-                                              WeightStore& store) {
+absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
   absl::StatusOr<Config> config = ReadConfig(json);
   if (!config.ok()) return config.status();
-  return std::make_unique<ChatGlm2>(*std::move(config), spec, store);
+  return std::make_unique<ChatGlm2>(*std::move(config), file);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
 #include "runtime/models/config.h"
-#include "runtime/storage/weight_store.h"
+#include "runtime/storage/model_file.h"
 
 namespace qianyi {
 namespace {
@@ -127,17 +127,17 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
 
 class GlmBlockLm : public Model {
  public:
-  GlmBlockLm(Config config, const ModelSpec& spec, const WeightStore& store)
-      : Model(spec), config_(std::move(config)) {
+  GlmBlockLm(Config config, const ModelFile& file)
+      : Model(file.spec), config_(std::move(config)) {
     auto norm = [&](const std::string& name) {
-      return NormWeights{store.Find(name + ".weight"), store.Find(name + ".bias")};
+      return NormWeights{file.Find(name + ".weight"), file.Find(name + ".bias")};
     };
     auto linear = [&](const std::string& name) {
-      return Projection{store.Find(name + ".weight"), store.Find(name + ".bias")};
+      return Projection{file.Find(name + ".weight"), file.Find(name + ".bias")};
     };
-    embedding_ = store.Find("word_embeddings.weight");
-    positions_ = store.Find("transformer.position_embeddings.weight");
-    block_positions_ = store.Find("transformer.block_position_embeddings.weight");
+    embedding_ = file.Find("word_embeddings.weight");
+    positions_ = file.Find("transformer.position_embeddings.weight");
+    block_positions_ = file.Find("transformer.block_position_embeddings.weight");
     for (int64_t i = 0; i < config_.layers; ++i) {
       layers_.push_back({.input_norm = norm(Layer(i, "input_layernorm")),
                          .qkv = linear(Layer(i, "attention.query_key_value")),
@@ -275,11 +275,10 @@ bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "glm" && json.contains("max_sequence_length");
 }
 
-absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelSpec& spec,
-                                              WeightStore& store) {
+absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
   absl::StatusOr<Config> config = ReadConfig(json);
   if (!config.ok()) return config.status();
-  return std::make_unique<GlmBlockLm>(*std::move(config), spec, store);
+  return std::make_unique<GlmBlockLm>(*std::move(config), file);
 }
 
 }  // namespace

@@ -6,7 +6,9 @@
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "runtime/models/chatglm2.h"
+#include "runtime/model.h"
 #include "runtime/models/glm_blocklm.h"
+#include "runtime/storage/model_file.h"
 
 namespace qianyi {
 namespace {
@@ -85,6 +87,13 @@ absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json) {
   absl::StatusOr<ModelSpec> spec = (*family)->describe(config);
   if (spec.ok()) spec->config_json = std::string(config_json);
   return spec;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelFile& file) {
+  const nlohmann::json config = nlohmann::json::parse(file.spec.config_json, nullptr, false);
+  absl::StatusOr<const ModelFamily*> family = FindFamily(config);
+  if (!family.ok()) return family.status();
+  return (*family)->create(config, file);
 }
 
 absl::StatusOr<std::string> BuiltinConfig(std::string_view name) {

@@ -81,4 +81,11 @@ absl::StatusOr<ModelFile> ModelFile::Lay(const ModelSpec& spec, PackedFormat for
   return model;
 }
 
+int ModelFile::Find(std::string_view name) const {
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    if (tensors[t].spec.name == name) return static_cast<int>(t);
+  }
+  return -1;
+}
+
 }  // namespace qianyi

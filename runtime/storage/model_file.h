@@ -51,6 +51,9 @@ struct ModelFile {
   std::vector<uint64_t> file_bytes;
   std::vector<StoredTensor> tensors;
 
+  // Index of a tensor, or -1.
+  int Find(std::string_view name) const;
+
   // Reads config.json and every header, checks them against each other and against the
   // sizes of the files. Reads no weights.
   static absl::StatusOr<ModelFile> Open(const std::string& folder);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/memory_size.h"
+#include "runtime/storage/synth.h"
 #include "xxhash.h"
 
 namespace qianyi {
@@ -51,7 +52,7 @@ WeightStore::Memory::~Memory() {
 }
 
 ReaderFactory WeightStore::FileReaders(const ModelFile& file, ReaderOptions options) {
-  return [files = file.files, options](int index) { return OpenReader(files[index], options); };
+  return [file, options](int index) { return OpenModelReader(file, index, options); };
 }
 
 absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::Open(ModelFile file,
@@ -147,13 +148,6 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
   loader_ = std::make_unique<BlockLoader>(std::move(sweep), resident_.data, ring_.data,
                                           plan.ring_bytes, *std::move(opened));
   return absl::OkStatus();
-}
-
-int WeightStore::Find(std::string_view name) const {
-  for (size_t t = 0; t < file_.tensors.size(); ++t) {
-    if (file_.tensors[t].spec.name == name) return static_cast<int>(t);
-  }
-  return -1;
 }
 
 const float* WeightStore::Constant(int tensor) const {

@@ -46,13 +46,11 @@ class WeightStore {
   static absl::StatusOr<std::unique_ptr<WeightStore>> Open(ModelFile file, const ModelPlan& plan,
                                                            const Backend& backend,
                                                            const ReaderFactory& readers);
-  // The readers of real files.
+  // The readers of the files that `file` names, on disk or invented.
   static ReaderFactory FileReaders(const ModelFile& file, ReaderOptions options);
   ~WeightStore();
 
   const ModelFile& file() const { return file_; }
-  // Index of a tensor, or -1.
-  int Find(std::string_view name) const;
   // A constant's values, row-major; null when `tensor` is none.
   const float* Constant(int tensor) const;
 
