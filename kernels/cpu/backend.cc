@@ -43,6 +43,11 @@ constexpr Backend MakeBackend(std::string_view variant) {
 }
 
 constinit const Backend kReference = MakeBackend<kReferenceKernels, LinearReference>("reference");
+#if defined(__x86_64__)
+constinit const Backend kAvx2 = MakeBackend<kAvx2Kernels, LinearAvx2>("avx2");
+constinit const Backend kAvx512 = MakeBackend<kAvx512Kernels, LinearAvx512>("avx512");
+constinit const Backend kAmx = MakeBackend<kAvx512Kernels, LinearAmx>("amx");
+#endif
 
 }  // namespace
 
@@ -63,7 +68,13 @@ const Backend& ChooseVariant(std::string_view name) {
   return known ? *best : *list.items[list.count - 1];
 }
 
-const RowKernels& BestRowKernels() { return kReferenceKernels; }
+const RowKernels& BestRowKernels() {
+#if defined(__x86_64__)
+  if (DetectFeatures().avx512) return kAvx512Kernels;
+  if (DetectFeatures().avx2) return kAvx2Kernels;
+#endif
+  return kReferenceKernels;
+}
 
 }  // namespace cpu
 
@@ -71,6 +82,12 @@ const BackendList& CpuVariants() {
   static const BackendList list = [] {
     BackendList variants{};
     variants.items[variants.count++] = &cpu::kReference;
+#if defined(__x86_64__)
+    const cpu::Features& features = cpu::DetectFeatures();
+    if (features.avx2) variants.items[variants.count++] = &cpu::kAvx2;
+    if (features.avx512) variants.items[variants.count++] = &cpu::kAvx512;
+    if (features.amx) variants.items[variants.count++] = &cpu::kAmx;
+#endif
     return variants;
   }();
   return list;

@@ -5,12 +5,14 @@
 namespace qianyi::cpu {
 namespace {
 
-// Panels that one worker takes at a time: about 256 KiB of weights, which is long enough
-// to hide the hand-over and short enough to end together.
-int64_t PanelGrain(int64_t panels, size_t panel_bytes, int threads) {
-  const int64_t by_size = std::max<int64_t>(1, (256 << 10) / static_cast<int64_t>(panel_bytes));
-  const int64_t fair = std::max<int64_t>(1, panels / (8 * threads));
-  return std::min(by_size, fair);
+// Panels that one worker takes at a time. With few tokens about 256 KiB of weights: long
+// enough to hide the hand-over, short enough to end together. With many tokens the groups
+// that the instruction sets block for.
+int64_t PanelGrain(int64_t panels, size_t panel_bytes, int64_t tokens, int threads) {
+  const int64_t wanted =
+      tokens > 8 ? 16 : std::max<int64_t>(1, (256 << 10) / static_cast<int64_t>(panel_bytes));
+  const int64_t fair = std::max<int64_t>(1, panels / (4 * threads));
+  return std::min(wanted, fair);
 }
 
 }  // namespace
@@ -41,7 +43,7 @@ void RunLinear(const Linear& args, ThreadPool& pool, LinearFunction linear) {
   whole.out_stride = args.out.stride;
 
   const int64_t panels = (weight.rows + kPanelRows - 1) / kPanelRows;
-  const int64_t grain = PanelGrain(panels, whole.panel_bytes, pool.threads());
+  const int64_t grain = PanelGrain(panels, whole.panel_bytes, whole.tokens, pool.threads());
   pool.Run(panels, grain, [&](int64_t begin, int64_t end, int worker) {
     const int64_t row = begin * kPanelRows;
     LinearBlock block = whole;

@@ -89,4 +89,9 @@ void LinearAvx2(const LinearBlock& block);
 void LinearAvx512(const LinearBlock& block);
 void LinearAmx(const LinearBlock& block);
 
+// A slice of an int4 panel, from column `begin` on, as `tiles` int8 tiles of 1 KiB,
+// group scales multiplied in.
+void UnpackInt4Avx512(const LinearBlock& block, const std::byte* panel, int64_t begin,
+                      int64_t tiles, int8_t* out);
+
 }  // namespace qianyi::cpu

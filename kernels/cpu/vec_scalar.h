@@ -34,6 +34,11 @@ struct Vec {
     for (int64_t i = 0; i < n; ++i) v.lane[i] = p[i];
     return v;
   }
+  static Vec LoadInt32(const int32_t* p) {
+    Vec v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = static_cast<float>(p[i]);
+    return v;
+  }
   static Vec LoadHalf(const uint16_t* p) {
     Vec v;
     for (int i = 0; i < 16; ++i) v.lane[i] = HalfToFloat(p[i]);
