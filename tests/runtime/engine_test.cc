@@ -19,7 +19,7 @@ constexpr char kCausal[] =
     R"("num_attention_heads":8,"multi_query_group_num":2,"kv_channels":16,)"
     R"("padded_vocab_size":517,"seq_length":512})";
 constexpr char kBlanks[] =
-    R"({"model_type":"glm","num_layers":2,"hidden_size":96,"num_attention_heads":6,)"
+    R"({"model_type":"glm","num_layers":2,"hidden_size":288,"num_attention_heads":6,)"
     R"("max_sequence_length":256,"vocab_size":400,"special_token_ids":)"
     R"({"sop":390,"eop":391,"MASK":392,"gMASK":393,"sMASK":394,"eos":395}})";
 
