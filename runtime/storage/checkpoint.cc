@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
+#include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 
 namespace qianyi {
@@ -34,7 +35,7 @@ bool IsPlainShardName(std::string_view name) {
 
 absl::StatusOr<std::map<std::string, std::string>> ParseShardIndex(std::string_view json,
                                                                    const std::string& path) {
-  const nlohmann::json root = nlohmann::json::parse(json, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json root = ParseJson(json);
   const auto map = root.is_object() ? root.find("weight_map") : root.end();
   if (map == root.end() || !map->is_object()) {
     return absl::InvalidArgumentError(
