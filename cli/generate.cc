@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/command.h"
 #include "cli/ids.h"
+#include "nlohmann/json.hpp"
 #include "runtime/detokenizer.h"
 #include "runtime/engine.h"
 #include "runtime/memory_size.h"
@@ -33,6 +34,7 @@ struct Flags {
   bool ignore_end = false;
   bool print_ids = false;
   bool quiet = false;
+  std::string stats_file;
 };
 
 absl::Status ParseBias(const std::vector<std::string>& items, SamplingParams* sampling) {
@@ -140,6 +142,39 @@ void PrintSummary(const Engine& engine, double seconds) {
                weights.stall_seconds, FormatSize(PeakResidentBytes()).c_str());
 }
 
+absl::Status WriteStats(const std::string& path, const Engine& engine, double seconds) {
+  const EngineStats stats = engine.stats();
+  const WeightStoreStats weights = engine.weight_stats();
+  const ModelPlan& plan = engine.plan().models[0];
+  const nlohmann::json json = {
+      {"seconds", seconds},
+      {"steps", stats.steps},
+      {"prompt_tokens", stats.prompt_tokens},
+      {"generated_tokens", stats.generated_tokens},
+      {"step_seconds", stats.step_seconds},
+      {"steady_steps", stats.steady_steps},
+      {"steady_seconds", stats.steady_seconds},
+      {"steady_read_bytes", stats.steady_read_bytes},
+      {"steady_read_bytes_per_second",
+       stats.steady_seconds > 0 ? stats.steady_read_bytes / stats.steady_seconds : 0.0},
+      {"read_bytes", weights.read_bytes},
+      {"gathered_bytes", weights.gathered_bytes},
+      {"stall_seconds", weights.stall_seconds},
+      {"resident_weight_bytes", plan.host_bytes},
+      {"streamed_weight_bytes", plan.disk_bytes},
+      {"planned_host_bytes", engine.plan().host_used_bytes()},
+      {"host_memory_bytes", engine.plan().budget.host_bytes},
+      {"peak_resident_bytes", PeakResidentBytes()},
+      {"cpu", Cpu().variant}};
+  std::FILE* file = std::fopen(path.c_str(), "w");
+  const std::string text = json.dump(1) + "\n";
+  const bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  if ((file != nullptr && std::fclose(file) != 0) || !written) {
+    return absl::UnavailableError(absl::StrFormat("--stats: cannot write %s", path));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RunGenerate(Flags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
   if (absl::Status status = ParseBias(flags.logit_bias, &flags.sampling); !status.ok()) {
@@ -202,10 +237,10 @@ absl::Status RunGenerate(Flags flags) {
         WriteOutput(flags, tokenizer.get(), engine, call.id, call.blanks, *call.sink);
     if (!status.ok()) return status;
   }
-  if (!flags.quiet) {
-    PrintSummary(engine, std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-                             .count());
-  }
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!flags.quiet) PrintSummary(engine, seconds);
+  if (!flags.stats_file.empty()) return WriteStats(flags.stats_file, engine, seconds);
   return absl::OkStatus();
 }
 
@@ -252,6 +287,8 @@ void AddGenerate(CLI::App& app, Run* run) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 16));
   command->add_flag("--ids", flags->print_ids, "print token ids although there is a tokenizer");
   command->add_flag("--quiet", flags->quiet, "no summary on standard error");
+  command->add_option("--stats", flags->stats_file, "write what was measured, as JSON")
+      ->type_name("FILE");
   command->footer(
       "Text goes to standard output as it comes. A model without tokenizer prints ids, one line\n"
       "a prompt. In a prompt for GLM, [MASK], [sMASK] and [gMASK] are blanks to fill.\n"

@@ -7,6 +7,15 @@
 #include "absl/strings/str_format.h"
 
 namespace qianyi {
+namespace {
+
+int64_t NowNanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
 
 // One request on its way through the engine.
 struct Engine::Call {
@@ -102,10 +111,21 @@ void Engine::Cancel(uint64_t id) {
 }
 
 EngineStats Engine::stats() const {
-  return {.steps = steps_.load(std::memory_order_relaxed),
-          .prompt_tokens = prompt_tokens_.load(std::memory_order_relaxed),
-          .generated_tokens = generated_tokens_.load(std::memory_order_relaxed),
-          .step_seconds = step_nanoseconds_.load(std::memory_order_relaxed) * 1e-9};
+  std::lock_guard lock(stats_mutex_);
+  return stats_;
+}
+
+void Engine::CountStep(int64_t prompt_tokens, int64_t generated_tokens,
+                       int64_t begin_nanoseconds) {
+  const Mark now{loaded_->store().stats().read_bytes, NowNanoseconds()};
+  std::lock_guard lock(stats_mutex_);
+  if (stats_.steps++ == 0) first_step_ = now;
+  stats_.prompt_tokens += prompt_tokens;
+  stats_.generated_tokens += generated_tokens;
+  stats_.step_seconds += (now.nanoseconds - begin_nanoseconds) * 1e-9;
+  stats_.steady_steps = stats_.steps - 1;
+  stats_.steady_read_bytes = now.read_bytes - first_step_.read_bytes;
+  stats_.steady_seconds = (now.nanoseconds - first_step_.nanoseconds) * 1e-9;
 }
 
 void Engine::Loop() {
@@ -169,7 +189,7 @@ void Engine::Admit() {
 }
 
 void Engine::RunStep() {
-  const auto start = std::chrono::steady_clock::now();
+  const int64_t begin = NowNanoseconds();
   ScheduleStep(sequences_, order_, limits_, &step_);
   const absl::Status status = loaded_->Run(step_);
   if (!status.ok()) {
@@ -183,11 +203,7 @@ void Engine::RunStep() {
     Call* call = running_[step_.sequences[step_.logit_tokens[row]]].get();
     TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)});
   }
-  steps_.fetch_add(1, std::memory_order_relaxed);
-  generated_tokens_.fetch_add(logits.rows, std::memory_order_relaxed);
-  prompt_tokens_.fetch_add(step_.size() - logits.rows, std::memory_order_relaxed);
-  step_nanoseconds_.fetch_add((std::chrono::steady_clock::now() - start).count(),
-                              std::memory_order_relaxed);
+  CountStep(step_.size() - logits.rows, logits.rows, begin);
 }
 
 void Engine::TakeToken(Call* call, std::span<float> logits) {

@@ -34,6 +34,10 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
   double step_seconds = 0;  // spent in steps
+  // From the end of the first step, in which the resident set was read, to that of the last.
+  uint64_t steady_steps = 0;
+  uint64_t steady_read_bytes = 0;
+  double steady_seconds = 0;
 };
 
 // Submit and Cancel are thread-safe and never wait. Callers and engine meet only at the inbox
@@ -66,6 +70,7 @@ class Engine {
   void Admit();
   void RunStep();
   void TakeToken(Call* call, std::span<float> logits);
+  void CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds);
   void NextBlank(Call* call, FinishReason why);
   void Finish(Call* call, absl::Status status);
 
@@ -90,10 +95,13 @@ class Engine {
   Step step_;
   Sampler sampler_;
 
-  std::atomic<uint64_t> steps_{0};
-  std::atomic<uint64_t> prompt_tokens_{0};
-  std::atomic<uint64_t> generated_tokens_{0};
-  std::atomic<int64_t> step_nanoseconds_{0};
+  struct Mark {  // the end of a step
+    uint64_t read_bytes = 0;
+    int64_t nanoseconds = 0;
+  };
+  mutable std::mutex stats_mutex_;  // taken once a step
+  EngineStats stats_;
+  Mark first_step_;
   std::thread thread_;
 };
 
