@@ -133,7 +133,8 @@ void Engine::Loop() {
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] {
-        return stop_ || !inbox_.empty() || !cancelled_.empty() || !order_.empty();
+        return stop_ || !inbox_.empty() || !cancelled_.empty() || !order_.empty() ||
+               !waiting_.empty();
       });
       if (stop_) break;
       TakeInbox();

@@ -14,7 +14,7 @@ constexpr int64_t kFewestTokens = 8;
 struct HardwareTiles {
   // The compiler does not know that the tile instructions read memory: whatever was
   // stored must be stored before them.
-  static void WeightsAndTokensAreStored() { asm volatile("" ::: "memory"); }
+  static void OperandsAreStored() { asm volatile("" ::: "memory"); }
 
   static void Configure() {
     struct alignas(64) {

@@ -315,6 +315,11 @@ absl::StatusOr<Safetensors> Safetensors::Parse(std::string_view head, uint64_t f
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": is not a safetensors file: its header does not begin with '{'"));
   }
+  // The parser takes a zero byte for the end, and would let anything follow.
+  if (const size_t zero = json.find('\0'); zero != json.npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": the header is not JSON at byte ", zero + kLengthBytes, ": a zero"));
+  }
   HeaderReader reader;
   if (!nlohmann::json::sax_parse(json.begin(), json.end(), &reader)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", reader.error));

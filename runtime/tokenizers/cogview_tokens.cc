@@ -20,7 +20,7 @@ constexpr std::string_view kPicture = "[Image";
 
 absl::StatusOr<int32_t> Count(const nlohmann::json& config, const char* field) {
   const auto at = config.is_object() ? config.find(field) : config.end();
-  if (!config.is_object() || at == config.end() || !at->is_number_unsigned() ||
+  if (!config.is_object() || at == config.end() || !at->is_number_integer() ||
       at->get<uint64_t>() > kMaxId) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", field, "\" must be an integer from 0 to ", kMaxId));
@@ -54,7 +54,7 @@ absl::StatusOr<CogViewTokens> CogViewTokens::Create(std::shared_ptr<const TextTo
     return absl::InvalidArgumentError("\"command_tokens\" must be an object of words and ids");
   }
   for (const auto& [word, id] : commands->items()) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > kMaxId ||
+    if (!id.is_number_integer() || id.get<uint64_t>() > kMaxId ||
         id.get<int32_t>() < *images + *pieces || word.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("\"command_tokens\": the id of ", word,
                                                      " must be an integer from ", *images + *pieces,

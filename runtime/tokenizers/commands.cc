@@ -98,7 +98,7 @@ absl::StatusOr<std::vector<CommandToken>> ParseCommands(const nlohmann::json& li
     if (!token.is_string() || token.get<std::string>().empty()) {
       return bad("token", "a string that is not empty");
     }
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > kMaxCommandId) {
+    if (!id.is_number_integer() || id.get<uint64_t>() > kMaxCommandId) {
       return bad("id", absl::StrCat("an integer from 0 to ", kMaxCommandId));
     }
     if (!lstrip.is_null() && !lstrip.is_boolean()) return bad("lstrip", "true or false");
