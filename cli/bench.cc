@@ -56,7 +56,7 @@ void AddBench(CLI::App& app, Run* run) {
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   AddSize(*command, "--chunk", &flags->chunk_bytes, "of one read [1MiB]");
-  AddSize(*command, "--max-bytes", &flags->options.max_bytes, "stop after so many");
+  AddSizeOrNone(*command, "--max-bytes", &flags->options.max_bytes, "stop after so many");
   command->add_option("--reader", flags->reader, "auto, uring or pread")
       ->check(CLI::IsMember({"auto", "uring", "pread"}))
       ->capture_default_str();

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -15,6 +16,32 @@
 
 namespace qianyi {
 namespace {
+
+absl::StatusOr<uint64_t> ParsePositiveSize(std::string_view text) {
+  absl::StatusOr<uint64_t> bytes = ParseSize(text);
+  if (!bytes.ok() || *bytes > 0) return bytes;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("'%s' is no room at all; write for example 3GiB", text));
+}
+
+// CLI11 would take -1 for 2^64 - 1.
+absl::StatusOr<uint64_t> ParseSeed(std::string_view text) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error == std::errc() && end == text.data() + text.size()) return seed;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("'%s' is not a whole number from 0 to 2^64 - 1", text));
+}
+
+// config.json's text.
+absl::StatusOr<std::string> ReadConfig(const std::string& name_or_path) {
+  absl::StatusOr<std::string> builtin = BuiltinConfig(name_or_path);
+  if (builtin.ok()) return builtin;
+  std::error_code ignored;
+  if (!std::filesystem::exists(name_or_path, ignored)) return builtin.status();
+  const bool folder = std::filesystem::is_directory(name_or_path, ignored);
+  return ReadTextFile(folder ? JoinPath(name_or_path, "config.json") : name_or_path, 16 << 20);
+}
 
 template <typename Value>
 CLI::Option* AddParsed(CLI::App& command, const std::string& name, Value* value,
@@ -38,7 +65,18 @@ CLI::Option* AddParsed(CLI::App& command, const std::string& name, Value* value,
 
 CLI::Option* AddSize(CLI::App& command, const std::string& name, uint64_t* bytes,
                      const std::string& description) {
+  return AddParsed<uint64_t>(command, name, bytes, description, ParsePositiveSize, "SIZE");
+}
+
+CLI::Option* AddSizeOrNone(CLI::App& command, const std::string& name, uint64_t* bytes,
+                           const std::string& description) {
   return AddParsed<uint64_t>(command, name, bytes, description, ParseSize, "SIZE");
+}
+
+CLI::Option* AddSeed(CLI::App& command, const std::string& name, uint64_t* seed,
+                     const std::string& description) {
+  return AddParsed<uint64_t>(command, name, seed, description, ParseSeed, "N")
+      ->default_str(std::to_string(*seed));
 }
 
 CLI::Option* AddRate(CLI::App& command, const std::string& name, double* bytes_per_second,
@@ -67,7 +105,7 @@ void ModelFlags::Add(CLI::App& command, const char* config_flag) {
           ->type_name("NAME|FILE");
   model->excludes(invented);
   AddFormat(command, &dtype, &group);
-  command.add_option("--synth-seed", synth_seed, "of invented weights")->type_name("N");
+  AddSeed(command, "--synth-seed", &synth_seed, "of invented weights");
 }
 
 absl::StatusOr<ModelFile> ModelFlags::Open() const {
@@ -76,9 +114,7 @@ absl::StatusOr<ModelFile> ModelFlags::Open() const {
         "no model given; say --model DIR, or name a shape (see --help)");
   }
   if (!folder.empty()) return ModelFile::Open(folder);
-  absl::StatusOr<std::string> config = ReadConfig(synth);
-  if (!config.ok()) return config.status();
-  absl::StatusOr<ModelSpec> spec = DescribeModel(*config);
+  absl::StatusOr<ModelSpec> spec = DescribeNamed(synth);
   if (!spec.ok()) return spec.status();
   absl::StatusOr<PackedFormat> format = ParseFormat(dtype, group);
   if (!format.ok()) return format.status();
@@ -91,7 +127,8 @@ void RunFlags::Add(CLI::App& command) {
   command.add_option("--device", device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
-  AddSize(command, "--device-memory", &device_bytes, "all that the process may take of the GPU");
+  AddSizeOrNone(command, "--device-memory", &device_bytes,
+                "all that the process may take of the GPU");
   command.add_option("--threads", options.threads, "worker threads [one per core]")
       ->check(CLI::Range(0, 1024))
       ->type_name("N");
@@ -112,16 +149,24 @@ absl::Status RunFlags::Check() const {
     return absl::FailedPreconditionError(
         "--device cuda: this build has no CUDA backend; use --device cpu");
   }
+  if (device_bytes > 0) {
+    return absl::InvalidArgumentError("--device-memory needs --device cuda; leave it out");
+  }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ReadConfig(const std::string& name_or_path) {
-  absl::StatusOr<std::string> builtin = BuiltinConfig(name_or_path);
-  if (builtin.ok()) return builtin;
-  std::error_code ignored;
-  if (!std::filesystem::exists(name_or_path, ignored)) return builtin.status();
-  const bool folder = std::filesystem::is_directory(name_or_path, ignored);
-  return ReadTextFile(folder ? JoinPath(name_or_path, "config.json") : name_or_path, 16 << 20);
+absl::StatusOr<ModelSpec> DescribeNamed(const std::string& name_or_path) {
+  absl::StatusOr<std::string> config = ReadConfig(name_or_path);
+  if (!config.ok()) return config.status();
+  absl::StatusOr<ModelSpec> spec = DescribeModel(*config);
+  if (spec.ok()) return spec;
+  return absl::Status(spec.status().code(),
+                      absl::StrFormat("%s: %s", name_or_path, spec.status().message()));
+}
+
+absl::Status OutputError() {
+  return absl::UnavailableError(
+      "cannot write to standard output: its reader is gone, or its disk is full");
 }
 
 void ShowFraction(const std::string& what, uint64_t done_bytes, uint64_t total_bytes) {

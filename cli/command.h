@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/loaded_model.h"
+#include "runtime/model_spec.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/storage/progress.h"
 
@@ -52,13 +53,20 @@ struct RunFlags {
 
 // Flags whose values have units: "3GiB", "25GB/s".
 CLI::Option* AddSize(CLI::App& command, const std::string& name, uint64_t* bytes,
-                     const std::string& description);
+                     const std::string& description);  // not 0
+CLI::Option* AddSizeOrNone(CLI::App& command, const std::string& name, uint64_t* bytes,
+                           const std::string& description);
 CLI::Option* AddRate(CLI::App& command, const std::string& name, double* bytes_per_second,
+                     const std::string& description);
+CLI::Option* AddSeed(CLI::App& command, const std::string& name, uint64_t* seed,
                      const std::string& description);
 void AddFormat(CLI::App& command, std::string* dtype, std::optional<int>* group);
 
-// config.json's text, from a built-in name or a file.
-absl::StatusOr<std::string> ReadConfig(const std::string& name_or_path);
+// The model that a built-in name or the path of a config.json stands for.
+absl::StatusOr<ModelSpec> DescribeNamed(const std::string& name_or_path);
+
+// What to say when standard output takes no more.
+absl::Status OutputError();
 
 // A progress line on standard error: redrawn on a terminal, every tenth otherwise.
 ProgressFn ShowProgress(const std::string& what);

@@ -1,9 +1,13 @@
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -45,7 +49,7 @@ absl::Status ParseBias(const std::vector<std::string>& items, SamplingParams* sa
     char* end = nullptr;
     const float bias =
         colon == std::string::npos ? 0.0f : std::strtof(item.c_str() + colon + 1, &end);
-    if (end == nullptr || end == item.c_str() + colon + 1 || *end != '\0') {
+    if (end == nullptr || end == item.c_str() + colon + 1 || *end != '\0' || id->size() != 1) {
       return absl::InvalidArgumentError(
           absl::StrFormat("--logit-bias '%s' is not ID:BIAS, for example 42:-100", item));
     }
@@ -100,7 +104,7 @@ absl::Status WriteOutput(const Flags& flags, const Tokenizer* tokenizer, Engine&
       if (as_text) {
         text.clear();
         detokenizer->Finish(&text);
-        std::fputs(text.c_str(), stdout);
+        std::fwrite(text.data(), 1, text.size(), stdout);
         detokenizer.emplace(*tokenizer, flags.stops);
         std::fputc('\n', stdout);
       } else if (event->blank + 1 < blanks) {
@@ -123,7 +127,7 @@ absl::Status WriteOutput(const Flags& flags, const Tokenizer* tokenizer, Engine&
         engine.Cancel(id);
       }
     }
-    std::fflush(stdout);
+    if (std::fflush(stdout) != 0) return OutputError();
   }
   if (stopped) return absl::OkStatus();
   return sink.status();
@@ -175,6 +179,63 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
   return absl::OkStatus();
 }
 
+// The first step reads every weight: on a large model that is worth a line on the way.
+std::jthread ShowReading(const Engine& engine) {
+  return std::jthread([&engine](std::stop_token stop) {
+    const ModelPlan& plan = engine.plan().models[0];
+    const uint64_t total_bytes = plan.host_bytes + plan.disk_bytes;
+    std::mutex mutex;
+    std::condition_variable_any never;
+    std::unique_lock lock(mutex);
+    for (;;) {
+      never.wait_for(lock, stop, std::chrono::milliseconds(500), [] { return false; });
+      if (stop.stop_requested() || engine.stats().steps > 0) return;
+      ShowFraction("reading weights", std::min(engine.weight_stats().read_bytes, total_bytes),
+                   total_bytes);
+    }
+  });
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const std::string& folder) {
+  if (folder.empty()) return nullptr;
+  absl::StatusOr<std::unique_ptr<Tokenizer>> opened = OpenTokenizer(folder);
+  if (!opened.ok() && absl::IsNotFound(opened.status())) return nullptr;
+  return opened;
+}
+
+// All that is asked for, checked before anything is loaded; sets context and batch of the flags.
+absl::StatusOr<std::vector<GenerateRequest>> MakeRequests(const ModelFile& file,
+                                                          const Tokenizer* tokenizer,
+                                                          Flags* flags) {
+  absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(file);
+  if (!model.ok()) return model.status();
+  absl::StatusOr<std::vector<Prompt>> prompts = LayOutPrompts(*flags, **model, tokenizer);
+  if (!prompts.ok()) return prompts.status();
+  LoadOptions& options = flags->run.options;
+  options.context_tokens = flags->context;
+  if (options.context_tokens == 0) {  // what these prompts need
+    for (const Prompt& prompt : *prompts) {
+      options.context_tokens =
+          std::max(options.context_tokens, Generation::MaxCached(prompt, flags->max_tokens));
+    }
+  }
+  options.batch = flags->batch > 0 ? flags->batch : static_cast<int64_t>(prompts->size());
+  std::vector<int32_t> ends = flags->stop_ids;
+  if (!flags->ignore_end) {
+    ends.insert(ends.end(), (*model)->end_tokens().begin(), (*model)->end_tokens().end());
+  }
+  std::vector<GenerateRequest> requests;
+  for (Prompt& prompt : *prompts) {
+    requests.push_back({.prompt = std::move(prompt),
+                        .sampling = flags->sampling,
+                        .max_tokens = flags->max_tokens,
+                        .end_tokens = ends});
+    absl::Status status = Engine::Check(requests.back(), file.spec, options.context_tokens);
+    if (!status.ok()) return status;
+  }
+  return requests;
+}
+
 absl::Status RunGenerate(Flags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
   if (absl::Status status = ParseBias(flags.logit_bias, &flags.sampling); !status.ok()) {
@@ -182,50 +243,26 @@ absl::Status RunGenerate(Flags flags) {
   }
   absl::StatusOr<ModelFile> file = flags.model.Open();
   if (!file.ok()) return file.status();
-  std::unique_ptr<Tokenizer> tokenizer;
-  if (!flags.model.folder.empty()) {
-    absl::StatusOr<std::unique_ptr<Tokenizer>> opened = OpenTokenizer(flags.model.folder);
-    if (opened.ok()) {
-      tokenizer = *std::move(opened);
-    } else if (!absl::IsNotFound(opened.status())) {
-      return opened.status();
-    }
-  }
-  absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(*file);
-  if (!model.ok()) return model.status();
-  absl::StatusOr<std::vector<Prompt>> prompts = LayOutPrompts(flags, **model, tokenizer.get());
-  if (!prompts.ok()) return prompts.status();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = TokenizerOf(flags.model.folder);
+  if (!tokenizer.ok()) return tokenizer.status();
+  absl::StatusOr<std::vector<GenerateRequest>> requests =
+      MakeRequests(*file, tokenizer->get(), &flags);
+  if (!requests.ok()) return requests.status();
 
-  LoadOptions& options = flags.run.options;
-  options.context_tokens = flags.context;
-  if (options.context_tokens == 0) {  // what these prompts need
-    for (const Prompt& prompt : *prompts) {
-      options.context_tokens = std::max(options.context_tokens,
-                                        Generation::MaxCached(prompt, flags.max_tokens));
-    }
-  }
-  options.batch = flags.batch > 0 ? flags.batch : static_cast<int64_t>(prompts->size());
-  std::vector<int32_t> ends = flags.stop_ids;
-  if (!flags.ignore_end) {
-    ends.insert(ends.end(), (*model)->end_tokens().begin(), (*model)->end_tokens().end());
-  }
   const auto start = std::chrono::steady_clock::now();
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
-      LoadedModel::Open(*std::move(file), options);
+      LoadedModel::Open(*std::move(file), flags.run.options);
   if (!loaded.ok()) return loaded.status();
-  Engine engine(*std::move(loaded), static_cast<int64_t>(prompts->size()));
-
+  Engine engine(*std::move(loaded), static_cast<int64_t>(requests->size()));
+  std::jthread reading;
+  if (!flags.quiet) reading = ShowReading(engine);
   struct Call {
     uint64_t id;
     int32_t blanks;
     std::shared_ptr<Sink> sink;
   };
   std::vector<Call> calls;
-  for (Prompt& prompt : *prompts) {
-    GenerateRequest request{.prompt = std::move(prompt),
-                            .sampling = flags.sampling,
-                            .max_tokens = flags.max_tokens,
-                            .end_tokens = ends};
+  for (GenerateRequest& request : *requests) {
     const int32_t blanks = static_cast<int32_t>(request.prompt.blanks.size());
     auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), flags.sampling.logprobs);
     absl::StatusOr<uint64_t> id = engine.Submit(std::move(request), sink);
@@ -233,8 +270,8 @@ absl::Status RunGenerate(Flags flags) {
     calls.push_back({*id, blanks, std::move(sink)});
   }
   for (const Call& call : calls) {
-    absl::Status status = 
-        WriteOutput(flags, tokenizer.get(), engine, call.id, call.blanks, *call.sink);
+    absl::Status status =
+        WriteOutput(flags, tokenizer->get(), engine, call.id, call.blanks, *call.sink);
     if (!status.ok()) return status;
   }
   const double seconds =
@@ -259,7 +296,7 @@ void AddSampling(CLI::App& command, Flags& flags) {
   command.add_option("--frequency-penalty", sampling.frequency_penalty)->capture_default_str();
   command.add_option("--logit-bias", flags.logit_bias, "added to a token's logit; repeatable")
       ->type_name("ID:BIAS");
-  command.add_option("--seed", sampling.seed)->capture_default_str();
+  AddSeed(command, "--seed", &sampling.seed, "of the random choices");
   command.add_option("--stop", flags.stops, "end before this text; repeatable")->type_name("TEXT");
   command.add_option("--stop-id", flags.stop_ids, "end a blank before this token; repeatable")
       ->type_name("ID");

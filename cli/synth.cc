@@ -19,9 +19,7 @@ struct Flags {
 };
 
 absl::Status RunSynth(const Flags& flags) {
-  absl::StatusOr<std::string> config = ReadConfig(flags.config);
-  if (!config.ok()) return config.status();
-  absl::StatusOr<ModelSpec> spec = DescribeModel(*config);
+  absl::StatusOr<ModelSpec> spec = DescribeNamed(flags.config);
   if (!spec.ok()) return spec.status();
   absl::StatusOr<PackedFormat> format = ParseFormat(flags.dtype, flags.group);
   if (!format.ok()) return format.status();
@@ -39,7 +37,7 @@ void AddSynth(CLI::App& app, Run* run) {
       ->type_name("NAME|FILE");
   command->add_option("OUT", flags->destination, "folder to make")->required();
   AddFormat(*command, &flags->dtype, &flags->group);
-  command->add_option("--seed", flags->seed, "of the weights")->capture_default_str();
+  AddSeed(*command, "--seed", &flags->seed, "of the weights");
   std::string names;
   for (std::string_view name : BuiltinConfigNames()) names += " " + std::string(name);
   command->footer("Built-in shapes:" + names +

@@ -16,13 +16,14 @@ struct Flags {
   std::string folder;
   std::string text;
   std::string ids;
+  bool decode = false;
   bool plain = false;
 };
 
 absl::Status RunTokenize(const Flags& flags) {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = OpenTokenizer(flags.folder);
   if (!tokenizer.ok()) return tokenizer.status();
-  if (!flags.ids.empty()) {
+  if (flags.decode) {
     absl::StatusOr<std::vector<int32_t>> ids = ParseIds("--decode", flags.ids);
     if (!ids.ok()) return ids.status();
     absl::StatusOr<std::string> text = (*tokenizer)->Decode(*ids);
@@ -52,7 +53,13 @@ void AddTokenize(CLI::App& app, Run* run) {
   command->footer(
       "Examples:\n  qianyi tokenize --model models/glm-10b 'Hello [MASK]'\n"
       "  qianyi tokenize --model models/glm-10b --decode 15496,995");
-  command->callback([=] { *run = [=] { return RunTokenize(*flags); }; });
+  command->callback([=] {
+    if (text->empty() && ids->empty()) {
+      throw CLI::RequiredError("TEXT, or --decode IDS,");
+    }
+    flags->decode = !ids->empty();
+    *run = [=] { return RunTokenize(*flags); };
+  });
 }
 
 }  // namespace qianyi

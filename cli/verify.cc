@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/command.h"
 
@@ -25,29 +27,39 @@ void PrintLine(const VerifyLine& line) {
               line.difference, line.tolerance, line.note.empty() ? "" : "  ", line.note.c_str());
 }
 
+// Lines go to standard output under the folder's name; an error says why there are none or not all.
+absl::Status ReplayFolder(const std::string& folder, VerifyReport& report) {
+  const absl::Status status = VerifyFolder(folder, report);
+  if (!status.ok()) {
+    const bool named = absl::StartsWith(status.message(), folder);
+    return absl::Status(status.code(),
+                        absl::StrCat(named ? "" : folder, named ? "" : ": ", status.message()));
+  }
+  if (!report.lines().empty()) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(folder, ": has nothing to replay of that name"));
+}
+
 absl::Status RunVerify(const Flags& flags) {
   int64_t lines = 0;
   int64_t failed = 0;
-  std::string broken;
+  absl::Status broken;
   for (const std::string& folder : flags.folders) {
-    std::printf("%s\n", folder.c_str());
-    VerifyReport report(flags.only, PrintLine);
-    const absl::Status status = VerifyFolder(folder, report);
-    if (!status.ok()) {
-      std::fprintf(stderr, "qianyi: %s: %s\n", folder.c_str(),
-                   std::string(status.message()).c_str());
-      ++failed;
-    } else if (report.lines().empty()) {
-      std::fprintf(stderr, "qianyi: %s: nothing there is called '%s'\n", folder.c_str(),
-                   flags.only.c_str());
-      ++failed;
-    }
+    VerifyReport report(flags.only, [&, first = true](const VerifyLine& line) mutable {
+      if (first) std::printf("%s\n", folder.c_str());
+      first = false;
+      PrintLine(line);
+    });
+    const absl::Status status = ReplayFolder(folder, report);
+    if (!broken.ok()) std::fprintf(stderr, "qianyi: %s\n", std::string(broken.message()).c_str());
+    if (!status.ok()) broken = status;
     lines += static_cast<int64_t>(report.lines().size());
     failed += report.failed();
   }
-  std::printf("%d of %d ok\n", static_cast<int>(lines - std::min(lines, failed)),
-              static_cast<int>(lines));
-  if (failed == 0) return absl::OkStatus();
+  if (lines > 0) {
+    std::printf("%d of %d ok\n", static_cast<int>(lines - failed), static_cast<int>(lines));
+  }
+  if (failed == 0) return broken;
+  if (!broken.ok()) std::fprintf(stderr, "qianyi: %s\n", std::string(broken.message()).c_str());
   return absl::InternalError(
       absl::StrFormat("%d of %d expected values were not reproduced", failed, lines));
 }

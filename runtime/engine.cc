@@ -57,10 +57,16 @@ int64_t Engine::MaxEvents(const GenerateRequest& request) {
   return static_cast<int64_t>(request.prompt.blanks.size()) * (int64_t{request.max_tokens} + 1);
 }
 
-absl::Status Engine::Check(const GenerateRequest& request) const {
-  const ModelSpec& spec = model().spec();
+absl::Status Engine::Check(const GenerateRequest& request, const ModelSpec& spec,
+                           int64_t context_tokens) {
   if (absl::Status status = Validate(request.sampling, spec.vocab_size); !status.ok()) {
     return status;
+  }
+  for (const int32_t end : request.end_tokens) {
+    if (end < 0 || end >= spec.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "stop token %d; tokens of this model are 0 to %d", end, spec.vocab_size - 1));
+    }
   }
   const int64_t prompt = static_cast<int64_t>(request.prompt.tokens.size());
   const int64_t blanks = static_cast<int64_t>(request.prompt.blanks.size());
@@ -69,11 +75,11 @@ absl::Status Engine::Check(const GenerateRequest& request) const {
         "max_tokens is %d; it must be 1..%d", request.max_tokens, spec.max_positions));
   }
   const int64_t total = Generation::MaxCached(request.prompt, request.max_tokens);
-  if (prompt < 1 || blanks < 1 || total > use_.context_tokens) {
+  if (prompt < 1 || blanks < 1 || total > context_tokens) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "the prompt has %d tokens and %d blank(s) of max_tokens %d each need one more to start: "
         "%d in all, but the context is %d; shorten the prompt, lower max_tokens or raise --context",
-        prompt, blanks, request.max_tokens, total, use_.context_tokens));
+        prompt, blanks, request.max_tokens, total, context_tokens));
   }
   for (const Blank& blank : request.prompt.blanks) {
     for (int row : {0, 1}) {
@@ -89,7 +95,9 @@ absl::Status Engine::Check(const GenerateRequest& request) const {
 }
 
 absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr<Sink> sink) {
-  if (absl::Status status = Check(request); !status.ok()) return status;
+  if (absl::Status status = Check(request, model().spec(), use_.context_tokens); !status.ok()) {
+    return status;
+  }
   auto call = std::make_unique<Call>(std::move(request), std::move(sink));
   std::lock_guard lock(mutex_);
   if (queued_ >= queue_limit_) {
@@ -133,7 +141,8 @@ void Engine::Loop() {
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] {
-        return stop_ || !inbox_.empty() || !cancelled_.empty() || !order_.empty();
+        return stop_ || !inbox_.empty() || !cancelled_.empty() || !order_.empty() ||
+               !waiting_.empty();
       });
       if (stop_) break;
       TakeInbox();

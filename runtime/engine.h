@@ -55,6 +55,9 @@ class Engine {
   // The id is for Cancel. `sink` must have room for MaxEvents(request).
   absl::StatusOr<uint64_t> Submit(GenerateRequest request, std::shared_ptr<Sink> sink);
   static int64_t MaxEvents(const GenerateRequest& request);
+  // What Submit refuses, without a loaded model. `context_tokens`: room for one sequence.
+  static absl::Status Check(const GenerateRequest& request, const ModelSpec& spec,
+                            int64_t context_tokens);
   // Its sink is closed with Cancelled; a no-op once finished.
   void Cancel(uint64_t id);
 
@@ -64,7 +67,6 @@ class Engine {
  private:
   struct Call;
 
-  absl::Status Check(const GenerateRequest& request) const;
   void Loop();
   void TakeInbox();
   void Admit();

@@ -34,7 +34,8 @@ ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
 
 MemoryBudget HostBudget(const LoadOptions& options) {
   return {.host_bytes = options.host_bytes > 0 ? options.host_bytes : DefaultHostBytes(),
-          .process_bytes = ResidentBytes() + kProcessSlackBytes};
+          .process_bytes = options.process_bytes > 0 ? options.process_bytes
+                                                     : ResidentBytes() + kProcessSlackBytes};
 }
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file,

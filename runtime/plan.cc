@@ -12,12 +12,20 @@
 namespace qianyi {
 namespace {
 
-constexpr uint64_t kWantedRingBytes = 64ull << 20;
-constexpr uint64_t kWantedGatherBytes = 8ull << 20;
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kWantedRingBytes = 64 * kMiB;
+constexpr uint64_t kWantedGatherBytes = 8 * kMiB;
 // Context, modules and work space of a device driver, by experience.
-constexpr uint64_t kDeviceOverheadBytes = 600ull << 20;
+constexpr uint64_t kDeviceOverheadBytes = 600 * kMiB;
+
+// What no machine has: sums of such amounts stay far from overflow.
+constexpr double kMostBytes = 1152921504606846976.0;  // 2^60
 
 uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+uint64_t Product(uint64_t count, uint64_t bytes) {
+  return static_cast<uint64_t>(std::min(kMostBytes, 1.0 * count * bytes));
+}
 
 bool Streams(const TensorSpec& spec) {
   return spec.use == TensorUse::kMatrix || (spec.use == TensorUse::kEmbedding && spec.tied);
@@ -62,9 +70,10 @@ Needs NeedsOf(const ModelUse& use) {
   plan.weight_bytes = needs.streamed.bytes;
   plan.embedding_bytes = needs.gathered.bytes;
   const int64_t pages = KvCache::PagesFor(use.context_tokens) * use.batch;
-  plan.kv_bytes = pages * KvCache::PageBytes(file.spec.kv, use.kv_dtype);
-  plan.kv_read_bytes = file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2) *
-                       use.context_tokens * use.batch;
+  plan.kv_bytes = Product(pages, KvCache::PageBytes(file.spec.kv, use.kv_dtype));
+  plan.kv_read_bytes =
+      Product(use.context_tokens * use.batch,
+              file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
   plan.workspace_bytes =
       Pass::MemoryBytes(file.spec, {.tokens = StepTokens(use), .logit_rows = LogitRows(use)});
   return needs;
@@ -105,13 +114,14 @@ uint64_t SpreadEvenly(const ModelFile& file, bool streamed, Tier tier, uint64_t 
   return used;
 }
 
+// With what this process itself takes varying by some pages, the amount that is named must do.
 absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t needed,
                        uint64_t budget, std::string_view flag) {
   return absl::ResourceExhaustedError(absl::StrFormat(
       "%s does not fit: context %d x batch %d needs at least %s %s, but %s is %s; raise %s, or "
       "lower --context or --batch",
       use.file->folder.empty() ? "the model" : use.file->folder, use.context_tokens, use.batch,
-      FormatSize(needed), what, flag, FormatSize(budget), flag));
+      FormatSize((needed + 2 * kMiB - 1) / kMiB * kMiB), what, flag, FormatSize(budget), flag));
 }
 
 // Divides `room` bytes of RAM that are left for weights of one model.

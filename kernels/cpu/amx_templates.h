@@ -7,7 +7,7 @@
 //         pairs of panels      4 tiles of sums; then y += float(sum) * scale
 #pragma once
 
-#include "kernels/cpu/linear_templates.h"
+#include "kernels/cpu/linear_slice.h"
 
 namespace qianyi::cpu {
 namespace {
@@ -23,29 +23,28 @@ struct AmxScratch {
   int8_t weights[kAmxPanels][kUnpackedBytes];
   float y[kAmxPanels][kAmxTokens][kPanelRows];
   int32_t sums[2][2][kTileTokens][kPanelRows];
-  int8_t tokens[kTileTokens][kSliceCols];
+  int8_t tokens[2][kTileTokens][kSliceCols];
 };
 static_assert(sizeof(AmxScratch) <= kLinearScratchBytes);
 
-// Up to 16 tokens of a slice: 16 readable rows, `stride` bytes apart.
+// Up to 16 tokens of a slice, as rows of kSliceCols bytes.
 struct TokenTile {
   const int8_t* rows;
-  int64_t stride;
   int64_t first;  // token of the chunk
   int64_t count;
 };
 
-inline TokenTile MakeTokenTile(const SliceWork& work, int64_t first, AmxScratch* scratch) {
+// A copy, because rows a power of two apart share their places in the first cache, and
+// because all 16 rows must be readable; what those after the last hold does not matter.
+inline TokenTile CopyTokens(const SliceWork& work, int64_t first, int8_t (*copy)[kSliceCols]) {
   const LinearBlock& block = *work.block;
   const int64_t left = work.tokens - first;
+  const int64_t count = left < kTileTokens ? left : kTileTokens;
   const int8_t* rows = block.values + (work.first_token + first) * block.padded_cols + work.begin;
-  if (left >= kTileTokens) return {rows, block.padded_cols, first, kTileTokens};
-  // A partial tile: what the rows after the last hold does not matter, but they must
-  // be readable.
-  for (int64_t t = 0; t < left; ++t) {
-    __builtin_memcpy(scratch->tokens[t], rows + t * block.padded_cols, work.tiles * kTileCols);
+  for (int64_t t = 0; t < count; ++t) {
+    __builtin_memcpy(copy[t], rows + t * block.padded_cols, work.tiles * kTileCols);
   }
-  return {scratch->tokens[0], kSliceCols, first, left};
+  return {copy[0], first, count};
 }
 
 template <typename V>
@@ -70,7 +69,7 @@ void MultiplyTiles(const SliceWork& work, const TokenTile* tokens, const int8_t*
   if constexpr (kTokenTiles == 2) Tiles::template Zero<1, 0>();
   if constexpr (kTokenTiles == 2 && kPanels == 2) Tiles::template Zero<1, 1>();
   for (int64_t tile = 0; tile < work.tiles; ++tile) {
-    Tiles::template LoadTokens<0>(tokens[0].rows + tile * kTileCols, tokens[0].stride);
+    Tiles::template LoadTokens<0>(tokens[0].rows + tile * kTileCols, kSliceCols);
     Tiles::template LoadWeights<0>(weights[0] + tile * kInt8TileBytes);
     Tiles::template Multiply<0, 0>();
     if constexpr (kPanels == 2) {
@@ -78,7 +77,7 @@ void MultiplyTiles(const SliceWork& work, const TokenTile* tokens, const int8_t*
       Tiles::template Multiply<0, 1>();
     }
     if constexpr (kTokenTiles == 2) {
-      Tiles::template LoadTokens<1>(tokens[1].rows + tile * kTileCols, tokens[1].stride);
+      Tiles::template LoadTokens<1>(tokens[1].rows + tile * kTileCols, kSliceCols);
       Tiles::template Multiply<1, 0>();
     }
     if constexpr (kTokenTiles == 2 && kPanels == 2) Tiles::template Multiply<1, 1>();
@@ -123,16 +122,14 @@ void MultiplySlice(const SliceWork& work, int64_t first_panel, int panels, Unpac
           reinterpret_cast<const int8_t*>(panel + block.tile_offset) + work.begin * kPanelRows;
     }
   }
-  Tiles::WeightsAndTokensAreStored();
   for (int64_t t = 0; t < work.tokens; t += 2 * kTileTokens) {
-    TokenTile tokens[2] = {};
-    tokens[0] = MakeTokenTile(work, t, scratch);
+    TokenTile tokens[2] = {CopyTokens(work, t, scratch->tokens[0]), {}};
     if (t + kTileTokens < work.tokens) {
-      tokens[1] = MakeTokenTile(work, t + kTileTokens, scratch);
-      Tiles::WeightsAndTokensAreStored();
+      tokens[1] = CopyTokens(work, t + kTileTokens, scratch->tokens[1]);
+      Tiles::OperandsAreStored();
       MultiplyTokenBlock<V, Tiles, 2>(work, tokens, weights, panels, scratch);
     } else {
-      Tiles::WeightsAndTokensAreStored();
+      Tiles::OperandsAreStored();
       MultiplyTokenBlock<V, Tiles, 1>(work, tokens, weights, panels, scratch);
     }
   }
@@ -148,16 +145,14 @@ void MultiplyWithTiles(const LinearBlock& block, Unpack unpack) {
     const int group = panels_left < kAmxPanels ? static_cast<int>(panels_left) : kAmxPanels;
     for (int64_t first = 0; first < block.tokens; first += kAmxTokens) {
       const int64_t left = block.tokens - first;
-      SliceWork work{&block, 0, 0, 0, 0, first, left < kAmxTokens ? left : kAmxTokens};
-      for (; work.begin < block.cols; ++work.index, work.begin += kSliceCols) {
-        const int64_t cols_left = block.cols - work.begin;
-        work.cols = cols_left < kSliceCols ? cols_left : kSliceCols;
-        work.tiles = (work.cols + kTileCols - 1) / kTileCols;
+      const int64_t tokens = left < kAmxTokens ? left : kAmxTokens;
+      for (int64_t s = 0; s < block.slices; ++s) {
+        const SliceWork work = SliceAt(block, nullptr, s, first, tokens, 0);
         MultiplySlice<V, Tiles>(work, first_panel, group, unpack, scratch);
       }
       for (int p = 0; p < group; ++p) {
         const std::byte* panel = block.panels + (first_panel + p) * block.panel_bytes;
-        for (int64_t t = 0; t < work.tokens; ++t) {
+        for (int64_t t = 0; t < tokens; ++t) {
           FinishRow<V, true>(block, reinterpret_cast<const float*>(panel),
                              (first_panel + p) * kPanelRows, first + t, scratch->y[p][t]);
         }

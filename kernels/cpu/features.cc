@@ -39,6 +39,8 @@ Features Detect() {
   if (__get_cpuid(1, &a, &b, &c, &d) == 0) return features;
   if (!Has(c, {12, 27, 28, 29})) return features;  // FMA, OSXSAVE, AVX, F16C
   const uint64_t saved = SavedState();
+  __get_cpuid(0, &a, &b, &c, &d);
+  features.prefetch = b == 0x756e6547;  // "Genu", as in GenuineIntel
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return features;
   features.avx2 = Has(b, {5}) && (saved & 0x6) == 0x6;
   features.avx512 = features.avx2 && (saved & 0xe6) == 0xe6 &&

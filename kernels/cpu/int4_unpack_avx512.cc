@@ -52,7 +52,7 @@ void UnpackInt4Avx512(const LinearBlock& block, const std::byte* panel, int64_t 
       high = LoadScales(scales + ((col + 32) >> shift) * kPanelRows);
     }
     for (int quad = 0; quad < 8; ++quad) {
-      __builtin_prefetch(w + quad * 64 + 2048);
+      if (block.prefetch) __builtin_prefetch(w + quad * 64 + 2048);
       const __m512i both = _mm512_loadu_si512(w + quad * 64);
       __m512i first = _mm512_and_si512(both, mask);
       __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/drivers.h"
 
 namespace qianyi::cpu {
@@ -10,7 +11,7 @@ namespace {
 // that the instruction sets block for.
 int64_t PanelGrain(int64_t panels, size_t panel_bytes, int64_t tokens, int threads) {
   const int64_t wanted =
-      tokens > 8 ? 16 : std::max<int64_t>(1, (256 << 10) / static_cast<int64_t>(panel_bytes));
+      tokens > 8 ? 32 : std::max<int64_t>(1, (256 << 10) / static_cast<int64_t>(panel_bytes));
   const int64_t fair = std::max<int64_t>(1, panels / (4 * threads));
   return std::min(wanted, fair);
 }
@@ -38,6 +39,7 @@ void RunLinear(const Linear& args, ThreadPool& pool, LinearFunction linear) {
   whole.dtype = format.dtype;
   whole.group = format.group;
   whole.cols = weight.cols;
+  whole.prefetch = DetectFeatures().prefetch;
   whole.residual_stride = args.residual.stride;
   whole.residual_scale = args.residual_scale;
   whole.out_stride = args.out.stride;

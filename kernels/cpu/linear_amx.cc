@@ -1,7 +1,6 @@
 // Linear layers with AMX: signed bytes times signed bytes, 16 tokens × 16 rows at a time.
-#include "kernels/cpu/vec_avx512.h"
-// After the vector type, which the templates are instantiated for.
 #include "kernels/cpu/amx_templates.h"
+#include "kernels/cpu/vec_avx512.h"
 
 namespace qianyi::cpu {
 namespace {
@@ -14,7 +13,7 @@ constexpr int64_t kFewestTokens = 8;
 struct HardwareTiles {
   // The compiler does not know that the tile instructions read memory: whatever was
   // stored must be stored before them.
-  static void WeightsAndTokensAreStored() { asm volatile("" ::: "memory"); }
+  static void OperandsAreStored() { asm volatile("" ::: "memory"); }
 
   static void Configure() {
     struct alignas(64) {

@@ -1,28 +1,18 @@
 // Linear layers with VNNI: unsigned bytes of weights times signed bytes of activations.
 // Weights are biased to be unsigned (int8 by 128, int4 by 8), and the accumulators start
 // from minus the bias times the sum of the activations.
-#include "kernels/cpu/vec_avx512.h"
-// After the vector type, which the templates are instantiated for.
 #include "kernels/cpu/linear_templates.h"
+#include "kernels/cpu/vec_avx512.h"
 
 namespace qianyi::cpu {
 namespace {
 
-constexpr int kHalves = kSliceCols / 32;  // sums of 32 activations in a slice
-
-const int32_t* SumsOf(const SliceWork& work, int64_t token) {
-  const int64_t stride = work.block->padded_cols / 32;
-  return work.block->sums + (work.first_token + token) * stride + work.index * kHalves;
-}
-
-const int8_t* ValuesOf(const SliceWork& work, int64_t token) {
-  return work.block->values + (work.first_token + token) * work.block->padded_cols + work.begin;
-}
-
 // The sums of each 32 activations of the slice, zeros after the last.
 __m512i LoadSums(const SliceWork& work, int64_t token) {
-  return _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << work.tiles * 2) - 1u),
-                                  SumsOf(work, token));
+  const LinearBlock& block = *work.block;
+  const int32_t* sums =
+      block.sums + (work.first_token + token) * (block.padded_cols / 32) + work.index * kHalves;
+  return _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << work.tiles * 2) - 1u), sums);
 }
 
 // y = float(sum) * scale + y for one token and 16 rows.
@@ -33,152 +23,151 @@ void AddSlice(const SliceWork& work, int64_t token, __m512i sum, float* y) {
   _mm512_store_ps(y, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(scale), before));
 }
 
+// sum + the products of four unsigned weights in each lane with the four activations at x.
+// As an instruction of its own: compilers split it, and then run out of registers.
+[[gnu::always_inline]] inline __m512i AddProducts(__m512i sum, __m512i weights, const int32_t* x) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
+  return sum;
+}
+
 struct Int8Dot {
-  static constexpr bool kScaled = true;
-  static constexpr int kMostTokens = 8, kMostPanels = 1;
+  static constexpr bool kInteger = true;
+  static constexpr int64_t kSliceElements = kSliceCols / 4;
+  static constexpr int kMostTokens = 8;
 
-  int32_t start[kChunkTokens];
-
-  void Prepare(const SliceWork& work) {
+  static void Prepare(const SliceWork& work) {
     for (int64_t t = 0; t < work.tokens; ++t) {
-      start[t] = -128 * _mm512_reduce_add_epi32(LoadSums(work, t));
+      const int32_t sum = _mm512_reduce_add_epi32(LoadSums(work, t));
+      work.scratch->start[work.first_row + t][0] = -128 * sum;
     }
   }
 
-  template <int kTokens, int kPanels>
-  void Multiply(const SliceWork& work, int64_t panel, int64_t token, float* y) {
+  template <int kTokens, bool kAhead>
+  static void Multiply(const SliceWork& work, const std::byte* panel, int64_t token,
+                       float (*y)[kPanelRows]) {
     // A token's chain of additions is cut in pieces where tokens are few.
     constexpr int kChains = kTokens >= 4 ? 1 : 4 / kTokens;
     const LinearBlock& block = *work.block;
-    const std::byte* w =
-        block.panels + panel * block.panel_bytes + block.tile_offset + work.begin * kPanelRows;
-    const int8_t* x[kTokens];
-    __m512i sum[kTokens][kChains];
-    for (int t = 0; t < kTokens; ++t) {
-      x[t] = ValuesOf(work, token + t);
-      sum[t][0] = _mm512_set1_epi32(start[token + t]);
-      for (int c = 1; c < kChains; ++c) sum[t][c] = _mm512_setzero_si512();
-    }
+    const std::byte* w = panel + block.tile_offset + work.begin * kPanelRows;
+    const int32_t* x = PackedX<Int8Dot>(work, token);
+    __m512i sum[kChains * kTokens];
+    Unroll<kChains * kTokens>(QIANYI_EACH(i) { sum[i] = _mm512_setzero_si512(); });
     const __m512i bias = _mm512_set1_epi8(-128);
-    for (int64_t quad = 0; quad < work.tiles * 16; quad += 4) {
-      for (int i = 0; i < 4; ++i) {
-        const std::byte* here = w + (quad + i) * 64;
-        __builtin_prefetch(here + kPrefetchBytes);
-        const __m512i weight = _mm512_xor_si512(_mm512_loadu_si512(here), bias);
-        for (int t = 0; t < kTokens; ++t) {
-          __m512i& chain = sum[t][i % kChains];
-          chain =
-              _mm512_dpbusd_epi32(chain, weight, _mm512_set1_epi32(Quad(x[t] + (quad + i) * 4)));
-        }
+    for (int64_t tile = 0; tile < work.tiles; ++tile) {
+      PrefetchAhead<kAhead, 1024>(w);
+      for (int quad = 0; quad < 16; quad += kChains, w += 64 * kChains, x += kTokens * kChains) {
+        Unroll<kChains>(QIANYI_EACH(c) {
+          const __m512i weight = _mm512_xor_si512(_mm512_loadu_si512(w + c * 64), bias);
+          Unroll<kTokens>(QIANYI_EACH(t) {
+            constexpr int i = c * kTokens + t;
+            sum[i] = AddProducts(sum[i], weight, x + i);
+          });
+        });
       }
     }
-    for (int t = 0; t < kTokens; ++t) {
-      for (int c = 1; c < kChains; ++c) sum[t][0] = _mm512_add_epi32(sum[t][0], sum[t][c]);
-      AddSlice(work, token + t, sum[t][0], y + t * kPanelRows);
-    }
+    Unroll<kTokens>(QIANYI_EACH(t) {
+      __m512i total = _mm512_set1_epi32(work.scratch->start[work.first_row + token + t][0]);
+      Unroll<kChains>(QIANYI_EACH(c) { total = _mm512_add_epi32(total, sum[c * kTokens + t]); });
+      AddSlice(work, token + t, total, y[t]);
+    });
   }
 };
 
 // A tile of int4: eight quads of 64 bytes, low nibbles for columns 0..31, high for 32..63.
 template <int kTokens>
-void Int4Tile(const std::byte* w, const int8_t* const* x, int64_t col, __m512i* low,
-              __m512i* high) {
+[[gnu::always_inline]] inline void Int4Tile(const std::byte* w, const int32_t* x, __m512i* low,
+                                            __m512i* high) {
   const __m512i mask = _mm512_set1_epi8(15);
-  for (int quad = 0; quad < 8; ++quad) {
-    __builtin_prefetch(w + quad * 64 + kPrefetchBytes);
-    const __m512i both = _mm512_loadu_si512(w + quad * 64);
+  for (int quad = 0; quad < 8; ++quad, w += 64, x += kTokens) {
+    const __m512i both = _mm512_loadu_si512(w);
     const __m512i low_weight = _mm512_and_si512(both, mask);
     const __m512i high_weight = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
-    for (int t = 0; t < kTokens; ++t) {
-      const int8_t* at = x[t] + col + quad * 4;
-      low[t] = _mm512_dpbusd_epi32(low[t], low_weight, _mm512_set1_epi32(Quad(at)));
-      high[t] = _mm512_dpbusd_epi32(high[t], high_weight, _mm512_set1_epi32(Quad(at + 32)));
-    }
+    Unroll<kTokens>(QIANYI_EACH(t) { low[t] = AddProducts(low[t], low_weight, x + t); });
+    Unroll<kTokens>(
+        QIANYI_EACH(t) { high[t] = AddProducts(high[t], high_weight, x + 8 * kTokens + t); });
   }
 }
 
 struct Int4RowDot {
-  static constexpr bool kScaled = true;
-  static constexpr int kMostTokens = 8, kMostPanels = 1;
+  static constexpr bool kInteger = true;
+  static constexpr int64_t kSliceElements = kSliceCols / 4;
+  static constexpr int kMostTokens = 8;
 
-  int32_t start[kChunkTokens];
-
-  void Prepare(const SliceWork& work) {
+  static void Prepare(const SliceWork& work) {
     for (int64_t t = 0; t < work.tokens; ++t) {
-      start[t] = -8 * _mm512_reduce_add_epi32(LoadSums(work, t));
+      const int32_t sum = _mm512_reduce_add_epi32(LoadSums(work, t));
+      work.scratch->start[work.first_row + t][0] = -8 * sum;
     }
   }
 
-  template <int kTokens, int kPanels>
-  void Multiply(const SliceWork& work, int64_t panel, int64_t token, float* y) {
+  template <int kTokens, bool kAhead>
+  static void Multiply(const SliceWork& work, const std::byte* panel, int64_t token,
+                       float (*y)[kPanelRows]) {
     const LinearBlock& block = *work.block;
-    const std::byte* w =
-        block.panels + panel * block.panel_bytes + block.tile_offset + work.begin * 8;
-    const int8_t* x[kTokens];
+    const std::byte* w = panel + block.tile_offset + work.begin * 8;
+    const int32_t* x = PackedX<Int4RowDot>(work, token);
     __m512i low[kTokens], high[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      x[t] = ValuesOf(work, token + t);
-      low[t] = _mm512_set1_epi32(start[token + t]);
+    Unroll<kTokens>(QIANYI_EACH(t) {
+      low[t] = _mm512_set1_epi32(work.scratch->start[work.first_row + token + t][0]);
       high[t] = _mm512_setzero_si512();
-    }
+    });
     for (int64_t tile = 0; tile < work.tiles; ++tile) {
-      Int4Tile<kTokens>(w + tile * 512, x, tile * kTileCols, low, high);
+      PrefetchAhead<kAhead, 512>(w + tile * 512);
+      Int4Tile<kTokens>(w + tile * 512, x + tile * 16 * kTokens, low, high);
     }
-    for (int t = 0; t < kTokens; ++t) {
-      AddSlice(work, token + t, _mm512_add_epi32(low[t], high[t]), y + t * kPanelRows);
-    }
+    Unroll<kTokens>(
+        QIANYI_EACH(t) { AddSlice(work, token + t, _mm512_add_epi32(low[t], high[t]), y[t]); });
   }
 };
 
 struct Int4GroupDot {
-  static constexpr bool kScaled = true;
-  static constexpr int kMostTokens = 8, kMostPanels = 1;
+  static constexpr bool kInteger = true;
+  static constexpr int64_t kSliceElements = kSliceCols / 4;
+  static constexpr int kMostTokens = 8;
 
   // -8 Σx of each 32 columns. With them a partial sum fits 16 bits: 32 · 8 · 127 = 32512.
-  alignas(64) int32_t start[kChunkTokens][kHalves];
-
-  void Prepare(const SliceWork& work) {
+  static void Prepare(const SliceWork& work) {
     for (int64_t t = 0; t < work.tokens; ++t) {
       const __m512i eight = _mm512_slli_epi32(LoadSums(work, t), 3);
-      _mm512_store_si512(start[t], _mm512_sub_epi32(_mm512_setzero_si512(), eight));
+      _mm512_storeu_si512(work.scratch->start[work.first_row + t],
+                          _mm512_sub_epi32(_mm512_setzero_si512(), eight));
     }
   }
 
-  template <int kTokens, int kPanels>
-  void Multiply(const SliceWork& work, int64_t panel, int64_t token, float* y) {
+  // The scales of 16 rows for two halves of a tile: low 16 bits and high 16 bits.
+  static __m512i LoadScales(const int8_t (*scales)[kPanelRows]) {
+    const __m128i* halves = reinterpret_cast<const __m128i*>(scales);
+    const __m512i low = _mm512_cvtepi8_epi32(_mm_loadu_si128(halves));
+    const __m512i high = _mm512_cvtepi8_epi32(_mm_loadu_si128(halves + 1));
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+  }
+
+  template <int kTokens, bool kAhead>
+  static void Multiply(const SliceWork& work, const std::byte* panel, int64_t token,
+                       float (*y)[kPanelRows]) {
     const LinearBlock& block = *work.block;
-    const std::byte* base = block.panels + panel * block.panel_bytes;
-    const std::byte* w = base + block.tile_offset + work.begin * 8;
-    const std::byte* scales = base + kPanelRows * sizeof(float);
-    const int shift = block.group == 32 ? 5 : block.group == 64 ? 6 : 7;
-    const int8_t* x[kTokens];
+    const std::byte* w = panel + block.tile_offset + work.begin * 8;
+    const int32_t* x = PackedX<Int4GroupDot>(work, token);
+    const LinearScratch& scratch = *work.scratch;
+    const int32_t(*start)[kHalves] = scratch.start + work.first_row + token;
     __m512i sum[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      x[t] = ValuesOf(work, token + t);
-      sum[t] = _mm512_setzero_si512();
-    }
-    // The low 16 bits of each lane are the scale; the high ones meet the sign extension
-    // of the partial sum and must be zero.
-    const auto scale_at = [&](int64_t col) {
-      const __m128i bytes = _mm_loadu_si128(
-          reinterpret_cast<const __m128i*>(scales + ((work.begin + col) >> shift) * kPanelRows));
-      return _mm512_and_si512(_mm512_cvtepi8_epi32(bytes), _mm512_set1_epi32(0xffff));
-    };
+    Unroll<kTokens>(QIANYI_EACH(t) { sum[t] = _mm512_setzero_si512(); });
     for (int64_t tile = 0; tile < work.tiles; ++tile) {
+      PrefetchAhead<kAhead, 512>(w + tile * 512);
       __m512i low[kTokens], high[kTokens];
-      for (int t = 0; t < kTokens; ++t) {
-        low[t] = _mm512_set1_epi32(start[token + t][tile * 2]);
-        high[t] = _mm512_set1_epi32(start[token + t][tile * 2 + 1]);
-      }
-      Int4Tile<kTokens>(w + tile * 512, x, tile * kTileCols, low, high);
-      const __m512i low_scale = scale_at(tile * kTileCols);
-      const __m512i high_scale = scale_at(tile * kTileCols + 32);
-      for (int t = 0; t < kTokens; ++t) {
-        sum[t] = _mm512_dpwssd_epi32(sum[t], low[t], low_scale);
-        sum[t] = _mm512_dpwssd_epi32(sum[t], high[t], high_scale);
-      }
+      Unroll<kTokens>(QIANYI_EACH(t) {
+        low[t] = _mm512_set1_epi32(start[t][tile * 2]);
+        high[t] = _mm512_set1_epi32(start[t][tile * 2 + 1]);
+      });
+      Int4Tile<kTokens>(w + tile * 512, x + tile * 16 * kTokens, low, high);
+      const __m512i scale = LoadScales(scratch.group_scales[work.pass_index] + tile * 2);
+      Unroll<kTokens>(QIANYI_EACH(t) {
+        const __m512i both =
+            _mm512_mask_blend_epi16(0xaaaaaaaau, low[t], _mm512_slli_epi32(high[t], 16));
+        sum[t] = _mm512_dpwssd_epi32(sum[t], both, scale);
+      });
     }
-    for (int t = 0; t < kTokens; ++t) AddSlice(work, token + t, sum[t], y + t * kPanelRows);
+    Unroll<kTokens>(QIANYI_EACH(t) { AddSlice(work, token + t, sum[t], y[t]); });
   }
 };
 

@@ -1,115 +1,139 @@
 // How a linear layer walks its weights, shared by the vector instruction sets. The inner
-// part, Dot, multiplies one slice of one or more panels with a few tokens; what it adds up and in
-// which order is docs/numerics.md, and nothing here changes it.
+// part, Dot, multiplies one slice of a panel with a few tokens; what is added up in which
+// order is docs/numerics.md, and nothing here changes it.
 //
-//   panels in groups     their slices stay in the caches while the tokens pass by
-//     tokens in chunks   one float per token and row is kept in scratch
-//       slices           in index order
-//         panels, tokens
-//
-// With a few tokens a group is as small as Dot allows, so that weights are read straight on.
+//   panels in groups, tokens in chunks   one float per row and token is kept: y
+//     passes over the inner dimension    activations are laid out anew: Pack
+//       panels                           weights are read straight on
+//         slices, blocks of tokens
 #pragma once
 
-#include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/linear_slice.h"
+#include "kernels/cpu/transpose.h"
+#include "kernels/cpu/unroll.h"
 
 namespace qianyi::cpu {
 namespace {
 
-constexpr int kGroupPanels = 8;
-constexpr int kChunkTokens = 128;
-constexpr int kFewTokens = 8;
-constexpr int kSliceTiles = kSliceCols / kTileCols;
-static_assert(sizeof(float) * kGroupPanels * kChunkTokens * kPanelRows < kLinearScratchBytes);
-
-// One slice of the inner dimension for a chunk of tokens.
-struct SliceWork {
-  const LinearBlock* block;
-  int64_t index;
-  int64_t begin;  // first column
-  int64_t cols;   // columns
-  int64_t tiles;  // of 64 columns
-  int64_t first_token;
-  int64_t tokens;
-};
-
-// Weights are read once, far ahead of the processor's own guess.
-inline constexpr int64_t kPrefetchBytes = 2048;
-
-// y[0..16) of one token, with the row scales, bias and residual: fields of LinearBlock.
-template <typename V, bool kScaled>
-void FinishRow(const LinearBlock& block, const float* row_scale, int64_t row, int64_t token,
-               const float* y) {
-  const int64_t n = block.rows - row < kPanelRows ? block.rows - row : kPanelRows;
-  V value = V::Load(y);
-  if constexpr (kScaled) value = V::Mul(value, V::Load(row_scale));
-  const float* residual =
-      block.residual == nullptr ? nullptr : block.residual + token * block.residual_stride + row;
-  float* out = block.out + token * block.out_stride + row;
-  if (n == kPanelRows) {
-    if (block.bias != nullptr) value = V::Add(value, V::Load(block.bias + row));
-    if (residual != nullptr) {
-      value = V::Fma(V::Set(block.residual_scale), V::Load(residual), value);
-    }
-    value.Store(out);
-    return;
-  }
-  if (block.bias != nullptr) value = V::Add(value, V::LoadFirst(block.bias + row, n));
-  if (residual != nullptr) {
-    value = V::Fma(V::Set(block.residual_scale), V::LoadFirst(residual, n), value);
-  }
-  value.StoreFirst(out, n);
-}
-
-template <typename Dot, int kTokens, int kPanels>
-void ForTokens(Dot& dot, const SliceWork& work, int64_t panel, int64_t* token, float* y) {
-  for (; *token + kTokens <= work.tokens; *token += kTokens) {
-    dot.template Multiply<kTokens, kPanels>(work, panel, *token, y + *token * kPanelRows);
-  }
-}
-
-// All tokens of the chunk with kPanels panels; the y of a panel is [kChunkTokens][16].
-template <typename Dot, int kPanels>
-void ForPanels(Dot& dot, const SliceWork& work, int64_t panel, float* y) {
+// Calls block(token, width) over the tokens, in blocks of kMost, …, 4, 2, 1.
+template <int kMost, typename Block>
+void ForTokenBlocks(int64_t tokens, Block block) {
   int64_t token = 0;
-  if constexpr (Dot::kMostTokens >= 8) ForTokens<Dot, 8, kPanels>(dot, work, panel, &token, y);
-  ForTokens<Dot, 4, kPanels>(dot, work, panel, &token, y);
-  ForTokens<Dot, 2, kPanels>(dot, work, panel, &token, y);
-  ForTokens<Dot, 1, kPanels>(dot, work, panel, &token, y);
+  for (; token + kMost <= tokens; token += kMost) block.template operator()<kMost>(token);
+  if constexpr (kMost > 4) {
+    for (; token + 4 <= tokens; token += 4) block.template operator()<4>(token);
+  }
+  if constexpr (kMost > 2) {
+    for (; token + 2 <= tokens; token += 2) block.template operator()<2>(token);
+  }
+  for (; token < tokens; ++token) block.template operator()<1>(token);
+}
+
+// Activations of a block of tokens: element e of token t of the block is at
+// [e * width + t], so that a dot product walks one stream of memory.
+template <typename Dot>
+int32_t* PackedX(const SliceWork& work, int64_t token) {
+  return work.scratch->x + (work.first_row + token) * Dot::kSliceElements;
+}
+
+template <typename Dot>
+void PackSlice(const SliceWork& work) {
+  const LinearBlock& block = *work.block;
+  ForTokenBlocks<Dot::kMostTokens>(work.tokens, [&]<int kTokens>(int64_t token) {
+    const int32_t* rows[kTokens];
+    Unroll<kTokens>(QIANYI_EACH(t) {
+      const int64_t row = work.first_token + token + t;
+      const void* x = nullptr;
+      if constexpr (Dot::kInteger) {
+        x = block.values + row * block.padded_cols + work.begin;
+      } else {
+        x = block.x + row * block.x_stride + work.begin;
+      }
+      rows[t] = static_cast<const int32_t*>(x);
+    });
+    const int64_t count = Dot::kInteger ? work.tiles * kTileCols / 4 : work.cols;
+    TransposeRows<kTokens>(rows, count, PackedX<Dot>(work, token));
+  });
+}
+
+// Where block.prefetch is set, weights are asked for 2 KiB ahead of their use; farther is
+// slower. In any case a panel is read in the order of its bytes, group scales included:
+// a second stream, or a gap, would break the processor's own guesses.
+constexpr int64_t kAheadBytes = 2048;
+
+// A tile of kBytes is about to be read. Whether to ask is a matter of the type, not of a
+// branch: even one never taken cost a seventh of the memory's speed.
+template <bool kAhead, int kBytes>
+[[gnu::always_inline]] inline void PrefetchAhead(const std::byte* tile) {
+  if constexpr (kAhead) {
+    Unroll<kBytes / 64>(QIANYI_EACH(line) { __builtin_prefetch(tile + kAheadBytes + line * 64); });
+  }
+}
+
+// The group scales of the slices [first, last), one row for each 32 columns.
+inline void CopyGroupScales(const LinearBlock& block, const std::byte* panel, int64_t first,
+                            int64_t last, LinearScratch* scratch) {
+  const int shift = block.group == 32 ? 5 : block.group == 64 ? 6 : 7;
+  const std::byte* scales = panel + kPanelRows * sizeof(float);
+  const int64_t halves = block.padded_cols / 32;
+  const int64_t begin = first * kHalves, end = last * kHalves < halves ? last * kHalves : halves;
+  for (int64_t half = begin; half < end; ++half) {
+    const std::byte* from = scales + (half * 32 >> shift) * kPanelRows;
+    if (block.prefetch) __builtin_prefetch(from + kAheadBytes);
+    __builtin_memcpy(scratch->group_scales[0][half - begin], from, kPanelRows);
+  }
+}
+
+// A group of panels with a chunk of tokens.
+template <typename V, typename Dot>
+void MultiplyGroup(const LinearBlock& block, LinearScratch* scratch, int64_t first_panel,
+                   int64_t panels, int64_t first_token, int64_t tokens) {
+  const int64_t slices = (block.cols + kSliceCols - 1) / kSliceCols;
+  const int64_t room = kPassElements / (Dot::kSliceElements * tokens);
+  const int64_t pass_slices = room < kPassSlices ? room : kPassSlices;
+  for (int64_t first = 0; first < slices; first += pass_slices) {
+    const int64_t last = first + pass_slices < slices ? first + pass_slices : slices;
+    for (int64_t s = first; s < last; ++s) {
+      const SliceWork work = SliceAt(block, scratch, s, first_token, tokens, first);
+      PackSlice<Dot>(work);
+      Dot::Prepare(work);
+    }
+    for (int64_t p = 0; p < panels; ++p) {
+      const std::byte* panel = block.panels + (first_panel + p) * block.panel_bytes;
+      if (block.group > 0) CopyGroupScales(block, panel, first, last, scratch);
+      for (int64_t s = first; s < last; ++s) {
+        const SliceWork work = SliceAt(block, scratch, s, first_token, tokens, first);
+        ForTokenBlocks<Dot::kMostTokens>(tokens, [&]<int kTokens>(int64_t token) {
+          // Only the first tokens meet weights that are not in the caches.
+          if (block.prefetch && token == 0 && kTokens <= 4) {
+            Dot::template Multiply<kTokens, kTokens <= 4>(work, panel, token,
+                                                          scratch->y[p] + token);
+          } else {
+            Dot::template Multiply<kTokens, false>(work, panel, token, scratch->y[p] + token);
+          }
+        });
+      }
+    }
+  }
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t panel = first_panel + p;
+    const std::byte* header = block.panels + panel * block.panel_bytes;
+    for (int64_t t = 0; t < tokens; ++t) {
+      FinishRow<V, Dot::kInteger>(block, reinterpret_cast<const float*>(header), panel * kPanelRows,
+                                  first_token + t, scratch->y[p][t]);
+    }
+  }
 }
 
 template <typename V, typename Dot>
 void MultiplyPanels(const LinearBlock& block) {
-  Dot dot;
-  float* y = reinterpret_cast<float*>(block.scratch);  // [panel][kChunkTokens][16]
-  constexpr int64_t kPanelY = kChunkTokens * kPanelRows;
+  LinearScratch* scratch = reinterpret_cast<LinearScratch*>(block.scratch);
   const int64_t panels = (block.rows + kPanelRows - 1) / kPanelRows;
-  const int64_t group = block.tokens <= kFewTokens ? Dot::kMostPanels : kGroupPanels;
-  for (int64_t first_panel = 0; first_panel < panels; first_panel += group) {
-    const int64_t end_panel = first_panel + group < panels ? first_panel + group : panels;
-    for (int64_t first = 0; first < block.tokens; first += kChunkTokens) {
-      const int64_t left = block.tokens - first;
-      SliceWork work{&block, 0, 0, 0, 0, first, left < kChunkTokens ? left : kChunkTokens};
-      for (; work.begin < block.cols; ++work.index, work.begin += kSliceCols) {
-        const int64_t cols_left = block.cols - work.begin;
-        work.cols = cols_left < kSliceCols ? cols_left : kSliceCols;
-        work.tiles = (work.cols + kTileCols - 1) / kTileCols;
-        dot.Prepare(work);
-        int64_t p = first_panel;
-        for (; p + Dot::kMostPanels <= end_panel; p += Dot::kMostPanels) {
-          ForPanels<Dot, Dot::kMostPanels>(dot, work, p, y + (p - first_panel) * kPanelY);
-        }
-        for (; p < end_panel; ++p) {
-          ForPanels<Dot, 1>(dot, work, p, y + (p - first_panel) * kPanelY);
-        }
-      }
-      for (int64_t p = first_panel; p < end_panel; ++p) {
-        const float* row_scale =
-            reinterpret_cast<const float*>(block.panels + p * block.panel_bytes);
-        for (int64_t t = 0; t < work.tokens; ++t) {
-          FinishRow<V, Dot::kScaled>(block, row_scale, p * kPanelRows, first + t,
-                                     y + (p - first_panel) * kPanelY + t * kPanelRows);
-        }
-      }
+  for (int64_t p = 0; p < panels; p += kGroupPanels) {
+    const int64_t group = panels - p < kGroupPanels ? panels - p : kGroupPanels;
+    for (int64_t t = 0; t < block.tokens; t += kChunkTokens) {
+      const int64_t chunk = block.tokens - t < kChunkTokens ? block.tokens - t : kChunkTokens;
+      MultiplyGroup<V, Dot>(block, scratch, p, group, t, chunk);
     }
   }
 }
@@ -117,75 +141,57 @@ void MultiplyPanels(const LinearBlock& block) {
 // Float weights: sequential fma within a slice, slices added.
 template <typename V, DType kDType>
 struct FloatDot {
-  static constexpr bool kScaled = false;
+  static constexpr bool kInteger = false;
+  static constexpr int64_t kSliceElements = kSliceCols;
   static constexpr int kMostTokens = V::kFloatTokens;
-  static constexpr int kMostPanels = V::kFloatPanels;
 
-  void Prepare(const SliceWork&) {}
+  static void Prepare(const SliceWork&) {}
 
-  template <int kTokens, int kPanels>
-  void Multiply(const SliceWork& work, int64_t panel, int64_t token, float* y) {
-    const LinearBlock& block = *work.block;
-    const float* x[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      x[t] = block.x + (work.first_token + token + t) * block.x_stride + work.begin;
-    }
+  template <int kTokens, bool kAhead>
+  static void Multiply(const SliceWork& work, const std::byte* panel, int64_t token,
+                       float (*y)[kPanelRows]) {
     constexpr int64_t kColBytes = kPanelRows * (kDType == DType::kF32 ? 4 : 2);
-    const std::byte* w = block.panels + panel * block.panel_bytes + work.begin * kColBytes;
-    V sum[kPanels][kTokens];
-    for (int p = 0; p < kPanels; ++p) {
-      for (int t = 0; t < kTokens; ++t) sum[p][t] = V::Zero();
-    }
-    const auto add = [&](int p, V weight, int64_t k) {
-      for (int t = 0; t < kTokens; ++t) sum[p][t] = V::Fma(V::Set(x[t][k]), weight, sum[p][t]);
+    const float* x = reinterpret_cast<const float*>(PackedX<FloatDot>(work, token));
+    const std::byte* w = panel + work.begin * kColBytes;
+    V sum[kTokens];
+    Unroll<kTokens>(QIANYI_EACH(t) { sum[t] = V::Zero(); });
+    const auto add = [&](V weight) {
+      Unroll<kTokens>(QIANYI_EACH(t) { sum[t] = V::Fma(V::Set(x[t]), weight, sum[t]); });
+      x += kTokens;
     };
-    constexpr int kStep = kDType == DType::kF32 ? 1 : 2;
-    int64_t k = 0;
-    for (; k + kStep <= work.cols; k += kStep, w += kStep * kColBytes) {
-      for (int p = 0; p < kPanels; ++p) {
-        const std::byte* here = w + p * block.panel_bytes;
-        __builtin_prefetch(here + kPrefetchBytes);
-        if constexpr (kDType == DType::kF32) {
-          add(p, V::Load(reinterpret_cast<const float*>(here)), k);
-        } else {
-          V even, odd;
-          LoadPairs(here, &even, &odd);
-          add(p, even, k);
-          add(p, odd, k + 1);
-        }
+    if constexpr (kDType == DType::kF32) {
+      for (int64_t k = 0; k < work.cols; ++k, w += kColBytes) {
+        if (k % 8 == 0) PrefetchAhead<kAhead, 8 * kColBytes>(w);
+        add(V::Load(reinterpret_cast<const float*>(w)));
       }
-    }
-    if (k < work.cols) {  // an odd last column; its partner is padding
-      for (int p = 0; p < kPanels; ++p) {
+    } else {
+      for (int64_t k = 0; k + 2 <= work.cols; k += 2, w += 2 * kColBytes) {
+        if (k % 16 == 0) PrefetchAhead<kAhead, 16 * kColBytes>(w);
         V even, odd;
-        LoadPairs(w + p * block.panel_bytes, &even, &odd);
-        add(p, even, k);
+        LoadPairs(w, &even, &odd);
+        add(even);
+        add(odd);
+      }
+      if (work.cols % 2 != 0) {  // the partner of the last column is padding
+        V even, odd;
+        LoadPairs(w, &even, &odd);
+        add(even);
       }
     }
-    for (int p = 0; p < kPanels; ++p) {
-      for (int t = 0; t < kTokens; ++t) {
-        float* out = y + (p * kChunkTokens + t) * kPanelRows;
-        const V value = work.index == 0 ? sum[p][t] : V::Add(V::Load(out), sum[p][t]);
-        value.Store(out);
-      }
-    }
+    Unroll<kTokens>(QIANYI_EACH(t) {
+      const V value = work.index == 0 ? sum[t] : V::Add(V::Load(y[t]), sum[t]);
+      value.Store(y[t]);
+    });
   }
 
   static void LoadPairs(const std::byte* p, V* even, V* odd) {
     if constexpr (kDType == DType::kF16) {
       V::LoadHalfPairs(p, even, odd);
-    } else if constexpr (kDType == DType::kBF16) {
+    } else {
       V::LoadBf16Pairs(p, even, odd);
     }
   }
 };
-
-// Four activations, as one lane of a quad.
-inline int32_t Quad(const int8_t* x) {
-  int32_t quad;
-  __builtin_memcpy(&quad, x, sizeof(quad));
-  return quad;
-}
 
 }  // namespace
 }  // namespace qianyi::cpu

@@ -55,6 +55,7 @@ struct LinearBlock {
   float residual_scale;
   float* out;  // [tokens, rows]
   int64_t out_stride;
+  bool prefetch;       // ask for weights ahead of their use: Features::prefetch
   std::byte* scratch;  // kLinearScratchBytes, 64-byte aligned
 };
 inline constexpr size_t kLinearScratchBytes = size_t{1} << 20;

@@ -16,8 +16,7 @@ alignas(64) constexpr int32_t kFirstMask[32] = {-1, -1, -1, -1, -1, -1, -1, -1, 
 struct Vec {
   static constexpr int kQueryRows = 1, kKeys = 4;
   static constexpr int kValueRows = 2, kValueVecs = 2;
-  // Register blocks of a float linear layer.
-  static constexpr int kFloatTokens = 4, kFloatPanels = 1;
+  static constexpr int kFloatTokens = 4;  // of a linear layer with float weights
 
   __m256 a, b;  // lanes 0..7 and 8..15
 

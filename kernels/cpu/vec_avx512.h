@@ -12,8 +12,7 @@ namespace {
 struct Vec {
   static constexpr int kQueryRows = 4, kKeys = 4;
   static constexpr int kValueRows = 4, kValueVecs = 4;
-  // Register blocks of a float linear layer.
-  static constexpr int kFloatTokens = 8, kFloatPanels = 2;
+  static constexpr int kFloatTokens = 8;  // of a linear layer with float weights
 
   __m512 v;
 

@@ -5,9 +5,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
-#include "runtime/models/chatglm2.h"
 #include "runtime/model.h"
+#include "runtime/models/chatglm2.h"
 #include "runtime/models/glm_blocklm.h"
+#include "runtime/parse_json.h"
 #include "runtime/storage/model_file.h"
 
 namespace qianyi {
@@ -80,8 +81,11 @@ absl::StatusOr<const ModelFamily*> FindFamily(const nlohmann::json& config) {
 }
 
 absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json) {
-  const nlohmann::json config = nlohmann::json::parse(config_json, nullptr, false);
-  if (config.is_discarded()) return absl::InvalidArgumentError("config.json is not valid JSON");
+  const nlohmann::json config = ParseJson(config_json);
+  if (config.is_discarded()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "config.json is not valid JSON, or nests deeper than %d levels", kMaxJsonDepth));
+  }
   absl::StatusOr<const ModelFamily*> family = FindFamily(config);
   if (!family.ok()) return family.status();
   absl::StatusOr<ModelSpec> spec = (*family)->describe(config);
@@ -90,7 +94,7 @@ absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json) {
 }
 
 absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelFile& file) {
-  const nlohmann::json config = nlohmann::json::parse(file.spec.config_json, nullptr, false);
+  const nlohmann::json config = ParseJson(file.spec.config_json);
   absl::StatusOr<const ModelFamily*> family = FindFamily(config);
   if (!family.ok()) return family.status();
   return (*family)->create(config, file);

@@ -10,10 +10,10 @@
 namespace qianyi {
 
 struct ConvertOptions {
-  std::string source;       // folder with config.json and a checkpoint (storage/checkpoint.h)
-  std::string destination;  // must not exist, or be an empty folder
-  PackedFormat format;      // of matrices and embeddings; constants stay f32
-  int threads = 1;          // each holds one block and a few MiB of the source
+  std::string source;        // folder with config.json and a checkpoint (storage/checkpoint.h)
+  std::string destination;   // must not exist, or be an empty folder
+  PackedFormat format = {};  // of matrices and embeddings; constants stay f32
+  int threads = 1;           // each holds one block and a few MiB of the source
 };
 
 // All or nothing: after an error, `destination` is as it was. Errors name the tensor, and the

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "runtime/models/registry.h"
+#include "runtime/parse_json.h"
 #include "runtime/storage/format.h"
 #include "runtime/storage/model_layout.h"
 
@@ -75,7 +76,7 @@ std::optional<std::string> ParseBlocks(const json& list, std::vector<Block>* blo
 }
 
 std::optional<std::string> ParseDescription(const std::string& text, Description* out) {
-  const json root = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const json root = ParseJson(text);
   if (!root.is_object()) return "has a description that is not a JSON object";
   for (const char* field : {"layout", "dtype", "original_dtype"}) {
     if (!root.contains(field) || !root[field].is_string()) {

@@ -24,7 +24,7 @@ class UringReader : public Reader {
 
   ~UringReader() override {
     if (!has_ring_) return;
-    while (in_flight() > 0 && Reap().has_value()) {
+    for (int left = in_flight(); left > 0 && Reap().has_value(); --left) {
     }
     io_uring_queue_exit(&ring_);
   }

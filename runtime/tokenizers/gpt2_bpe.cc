@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/utf8.h"
 #include "runtime/tokenizers/word_scanner.h"
@@ -90,8 +91,7 @@ absl::StatusOr<std::unique_ptr<Gpt2Bpe>> Gpt2Bpe::Parse(std::string_view vocab_j
 
 absl::Status Gpt2Bpe::ParseVocabulary(std::string_view json, const std::string& name,
                                       std::unordered_map<std::string, int32_t>* ids) {
-  const nlohmann::json vocabulary =
-      nlohmann::json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json vocabulary = ParseJson(json);
   if (!vocabulary.is_object() || vocabulary.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": not a JSON object of tokens and their ids"));

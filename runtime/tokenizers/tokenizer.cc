@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/commands.h"
 #include "runtime/tokenizers/gpt2_bpe.h"
@@ -131,7 +132,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& fold
     const absl::StatusOr<std::string> text =
         ReadTextFile(config_path.string(), kMaxTokenizerFileBytes);
     if (!text.ok()) return text.status();
-    config = json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    config = ParseJson(*text);
     if (!config.is_object()) {
       return absl::InvalidArgumentError(absl::StrCat(config_path.string(), ": not a JSON object"));
     }

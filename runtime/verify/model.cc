@@ -1,4 +1,7 @@
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <set>
 #include <string>
@@ -10,6 +13,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/loaded_model.h"
 #include "runtime/models/registry.h"
+#include "runtime/parse_json.h"
 #include "runtime/storage/convert.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/storage/model_file.h"
@@ -21,7 +25,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-// A logits tensor of the model with another base of rotary positions.
+// Marks a logits tensor of the model with another base of rotary positions.
+constexpr int64_t kMaxContextTokens = 1 << 20;
 constexpr char kRopeRatioMark[] = ".logits_rope_ratio_";
 
 // A folder of our own that is gone when we are.
@@ -44,7 +49,7 @@ class TemporaryFolder {
 absl::StatusOr<Json> ReadJson(const std::string& path) {
   absl::StatusOr<std::string> text = ReadTextFile(path, 256 << 20);
   if (!text.ok()) return text.status();
-  Json json = Json::parse(*text, nullptr, false);
+  Json json = ParseJson(*text);
   if (!json.is_object()) {
     return absl::InvalidArgumentError(absl::StrFormat("%s is not a JSON object", path));
   }
@@ -86,9 +91,11 @@ absl::Status Open(const std::string& folder, const std::string& converted, Fixtu
     }
     const int64_t blanks =
         fields.contains("blanks") ? static_cast<int64_t>(fields["blanks"].size()) : 1;
-    longest = std::max(longest, tokens + blanks * (fields.value("out_seq_length", int64_t{0}) + 2));
+    const int64_t length =
+        std::clamp<int64_t>(NumberOf(fields, "out_seq_length", 0), 0, kMaxContextTokens);
+    longest = std::max(longest, tokens + blanks * (length + 2));
   }
-  fixture->options.context_tokens = std::min<int64_t>(longest, 1 << 20);
+  fixture->options.context_tokens = std::min(longest, kMaxContextTokens);
   fixture->options.prompt_tokens = fixture->options.context_tokens;
   fixture->options.logit_rows = fixture->options.context_tokens;
   return absl::OkStatus();
@@ -103,7 +110,7 @@ absl::Status ReplayRopeRatio(const Fixture& fixture, const std::string& tensor,
   if (!absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatioMark) - 1), &ratio)) {
     return absl::OkStatus();  // not such a variant after all; it will be reported as unknown
   }
-  Json config = Json::parse(fixture.file.spec.config_json, nullptr, false);
+  Json config = ParseJson(fixture.file.spec.config_json);
   config["rope_ratio"] = ratio;
   absl::StatusOr<ModelSpec> spec = DescribeModel(config.dump());
   if (!spec.ok()) return spec.status();
@@ -114,7 +121,56 @@ absl::Status ReplayRopeRatio(const Fixture& fixture, const std::string& tensor,
   if (!loaded.ok()) return loaded.status();
   replayed->insert(tensor);
   return ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report)
-      .ReplayLogits(tensor.substr(tensor.find('.', 0) + 1));
+      .ReplayLogits(tensor.substr(mark + 1));
+}
+
+// How far another rope_ratio moves the logits, from the two tensors that were replayed.
+void ReplayRopeRatioChange(const Fixture& fixture, const Json& variant, VerifyReport& report) {
+  const std::string tensor = StringOf(variant, "logits_tensor");
+  VerifyLine line{.name = "rope_ratio_variant", .tolerance = 2 * kLogitTolerance, .note = {}};
+  absl::StatusOr<std::vector<float>> base =
+      fixture.tensors->ReadFloats(StringOf(variant, "case") + ".logits");
+  absl::StatusOr<std::vector<float>> moved = fixture.tensors->ReadFloats(tensor);
+  double ratio = 0;
+  const size_t mark = tensor.find(kRopeRatioMark);
+  const bool named = mark != std::string::npos &&
+                     absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatioMark) - 1), &ratio);
+  const Json stated = variant.is_object() ? variant.value("rope_ratio", Json()) : Json();
+  const Json most = variant.is_object() ? variant.value("max_abs_change", Json()) : Json();
+  if (!base.ok() || !moved.ok() || base->size() != moved->size() || !named || !stated.is_number() ||
+      stated.get<double>() != ratio || !most.is_number()) {
+    line.note = "its case, tensor and rope_ratio do not belong together";
+    line.difference = std::numeric_limits<double>::infinity();
+  } else {
+    double change = 0;
+    for (size_t i = 0; i < base->size(); ++i) {
+      change = std::max(change, std::abs(double{(*base)[i]} - (*moved)[i]));
+    }
+    line.difference = std::abs(change - most.get<double>());
+  }
+  line.result =
+      line.difference <= line.tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
+  report.Add(std::move(line));
+}
+
+// What cases.json says beside its cases.
+void ReplayRest(const Fixture& fixture, VerifyReport& report) {
+  for (const auto& [key, value] : fixture.cases.items()) {
+    if (key == "cases" || value.is_string() || absl::StartsWith(key, "max_abs_diff")) continue;
+    if (key == "end_token_ids") {
+      const bool same = value == Json(fixture.end_tokens);
+      report.Add({.name = key,
+                  .difference = same ? 0.0 : 1.0,
+                  .result = same ? VerifyLine::Result::kOk : VerifyLine::Result::kFail,
+                  .note = same ? "" : "not the end tokens of config.json"});
+    } else if (key == "rope_ratio_variant") {
+      ReplayRopeRatioChange(fixture, value, report);
+    } else {
+      report.Add({.name = key,
+                  .result = VerifyLine::Result::kUnknown,
+                  .note = "nothing here replays this field"});
+    }
+  }
 }
 
 }  // namespace
@@ -137,13 +193,14 @@ absl::Status VerifyModel(const std::string& folder, VerifyReport& report) {
     status = ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report)
                  .Replay(&replayed);
     if (!status.ok()) return status;
-    const std::string prefix = fields.value("name", "") + kRopeRatioMark;
+    const std::string prefix = StringOf(fields, "name") + kRopeRatioMark;
     for (const SafetensorsEntry& entry : fixture.tensors->entries()) {
       if (!absl::StartsWith(entry.name, prefix)) continue;
       status = ReplayRopeRatio(fixture, entry.name, fields, report, &replayed);
       if (!status.ok()) return status;
     }
   }
+  ReplayRest(fixture, report);
   for (const SafetensorsEntry& entry : fixture.tensors->entries()) {
     if (replayed.count(entry.name) != 0 || !report.Wants(entry.name)) continue;
     VerifyLine line{.name = entry.name, .note = "nothing here replays this tensor"};

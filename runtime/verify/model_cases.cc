@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/engine.h"
 #include "runtime/generation.h"
 #include "runtime/scheduler.h"
 
@@ -57,6 +58,10 @@ std::vector<int64_t> Flatten(const Json& value) {
   return numbers;
 }
 
+Json FieldOf(const Json& object, const char* key) {
+  return object.is_object() ? object.value(key, Json()) : Json();
+}
+
 double LogSumExp(const float* logits, int64_t count) {
   const double most = *std::max_element(logits, logits + count);
   double sum = 0;
@@ -72,6 +77,16 @@ void Append(const Tensor& rows, std::vector<float>* out) {
 
 }  // namespace
 
+int64_t NumberOf(const Json& fields, const char* key, int64_t absent) {
+  const auto found = fields.is_object() ? fields.find(key) : fields.end();
+  return found == fields.end() || !found->is_number_integer() ? absent : found->get<int64_t>();
+}
+
+std::string StringOf(const Json& fields, const char* key) {
+  const auto found = fields.is_object() ? fields.find(key) : fields.end();
+  return found == fields.end() || !found->is_string() ? "" : found->get<std::string>();
+}
+
 ModelCase::ModelCase(const Json& fields, const std::vector<int32_t>& end_tokens,
                      const Safetensors& tensors, LoadedModel& loaded, VerifyReport& report)
     : fields_(fields),
@@ -79,7 +94,7 @@ ModelCase::ModelCase(const Json& fields, const std::vector<int32_t>& end_tokens,
       tensors_(tensors),
       loaded_(loaded),
       report_(report),
-      name_(fields.value("name", "")) {}
+      name_(StringOf(fields, "name")) {}
 
 absl::Status ModelCase::ReadInputs() {
   absl::StatusOr<std::vector<int32_t>> inputs =
@@ -106,7 +121,13 @@ absl::StatusOr<ModelCase::Pass> ModelCase::RunForced() {
         absl::StrFormat("cases.json: %s does not match input_ids", Name("position_ids")));
   }
   Sequence sequence;
-  sequence.bidirectional = static_cast<int32_t>(fields_.value("sep", int64_t{0}));
+  const int64_t sep = NumberOf(fields_, "sep", 0);
+  if (sep < 0 || sep > static_cast<int64_t>(count)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("cases.json: %s is %d; it must be 0..%d, the number of input_ids",
+                        Name("sep"), sep, count));
+  }
+  sequence.bidirectional = static_cast<int32_t>(sep);
   for (size_t i = 0; i < count; ++i) {
     sequence.Append(input_ids_[i], static_cast<int32_t>(positions[i]),
                     positions.size() == count ? 0 : static_cast<int32_t>(positions[count + i]));
@@ -146,6 +167,14 @@ absl::StatusOr<ModelCase::Pass> ModelCase::RunForced() {
 absl::StatusOr<std::vector<std::vector<int32_t>>> ModelCase::RunGreedy(
     int32_t max_tokens, const std::vector<int32_t>& end_tokens, std::vector<float>* logits,
     Sequence* fed) {
+  const GenerateRequest request{
+      .prompt = prompt_, .sampling = {}, .max_tokens = max_tokens, .end_tokens = {}};
+  absl::Status status =
+      Engine::Check(request, loaded_.model().spec(), loaded_.plan().models[0].use.context_tokens);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("cases.json: case %s: %s", name_, status.message()));
+  }
   Generation generation(prompt_, max_tokens);
   if (!loaded_.kv().Reserve(generation.max_cached(), &generation.sequence.pages)) {
     return absl::ResourceExhaustedError("the case is longer than the cache made for it");
@@ -154,7 +183,6 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ModelCase::RunGreedy(
   Step step(generation.max_cached());
   Sequence* list[] = {&generation.sequence};
   const int order[] = {0};
-  absl::Status status;
   while (!generation.done() && status.ok()) {
     ScheduleStep(list, order, {.prompt_tokens = generation.max_cached()}, &step);
     status = loaded_.Run(step);
@@ -316,7 +344,7 @@ absl::Status ModelCase::ReplayBlanks() {
     if (!own.ok()) return own.status();
     ends = *std::move(own);
   }
-  const int64_t length = fields_.value("out_seq_length", int64_t{1});
+  const int64_t length = NumberOf(fields_, "out_seq_length", 1);
   if (length < 1 || length > loaded_.model().spec().max_positions) {
     return absl::InvalidArgumentError(
         absl::StrFormat("cases.json: %s is %d", Name("out_seq_length"), length));
@@ -331,13 +359,16 @@ absl::Status ModelCase::ReplayBlanks() {
              {static_cast<int64_t>(expected.size())});
   for (size_t i = 0; i < std::min(expected.size(), blanks->size()); ++i) {
     const std::string at = absl::StrFormat("blanks[%d].", i);
-    CompareIds(at + "tokens", Wide((*blanks)[i]),
-               Flatten(expected[i].value("tokens", Json::array())));
+    CompareIds(at + "tokens", Wide((*blanks)[i]), Flatten(FieldOf(expected[i], "tokens")));
+    if (expected[i].contains("tokens_with_sop")) {
+      std::vector<int64_t> with_start = Wide((*blanks)[i]);
+      with_start.insert(with_start.begin(), prompt_.blanks[i].start_token);
+      CompareIds(at + "tokens_with_sop", with_start, Flatten(expected[i]["tokens_with_sop"]));
+    }
     CompareIds(at + "mask_position", {prompt_.blanks[i].position[0]},
-               Flatten(expected[i].value("mask_position", Json())));
+               Flatten(FieldOf(expected[i], "mask_position")));
     const bool full = static_cast<int64_t>((*blanks)[i].size()) == length;
-    CompareIds(at + "stopped_by", {full},
-               {expected[i].value("stopped_by", "") != std::string("end_token")});
+    CompareIds(at + "stopped_by", {full}, {StringOf(expected[i], "stopped_by") != "end_token"});
   }
   CompareIds("fed_ids", Wide(fed.tokens), Wide(input_ids_));
   ReplayMargin(std::move(logits));

@@ -17,6 +17,10 @@ namespace qianyi {
 inline constexpr double kLogitTolerance = 1e-3;
 inline constexpr double kLogprobSumTolerance = 5e-3;
 
+// Fields of a case; the default when there is none, or none of that type.
+int64_t NumberOf(const nlohmann::json& fields, const char* key, int64_t absent);
+std::string StringOf(const nlohmann::json& fields, const char* key);
+
 class ModelCase {
  public:
   // `fields` is an entry of cases.json, `tensors` the opened cases.safetensors. All outlive it.

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/commands.h"
 #include "runtime/tokenizers/locate_file.h"
@@ -21,7 +22,9 @@ template <typename Json>
 absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
   absl::StatusOr<std::string> text = ReadTextFile(path, kMaxCasesBytes);
   if (!text.ok()) return text.status();
-  Json value = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  const bool deep = NestsTooDeep(*text);
+  Json value = Json::parse(deep ? std::string_view() : std::string_view(*text), nullptr,
+                           /*allow_exceptions=*/false);
   if (!value.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
   }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/verify/tokenizers.h"
 
@@ -27,7 +28,7 @@ absl::Status VerifyFolder(const std::string& folder, VerifyReport& report) {
   const std::string path = JoinPath(folder, "config.json");
   absl::StatusOr<std::string> text = ReadTextFile(path, 16 << 20);
   if (!text.ok()) return text.status();
-  const nlohmann::json config = nlohmann::json::parse(*text, nullptr, false);
+  const nlohmann::json config = ParseJson(*text);
   if (!config.is_object() || !config.contains("fixture") || !config["fixture"].is_string()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s has no \"fixture\" that names its kind", path));
