@@ -7,7 +7,7 @@
 //         pairs of panels      4 tiles of sums; then y += float(sum) * scale
 #pragma once
 
-#include "kernels/cpu/linear_templates.h"
+#include "kernels/cpu/linear_slice.h"
 
 namespace qianyi::cpu {
 namespace {

@@ -1,7 +1,6 @@
 // Linear layers with AMX: signed bytes times signed bytes, 16 tokens × 16 rows at a time.
-#include "kernels/cpu/vec_avx512.h"
-// After the vector type, which the templates are instantiated for.
 #include "kernels/cpu/amx_templates.h"
+#include "kernels/cpu/vec_avx512.h"
 
 namespace qianyi::cpu {
 namespace {

@@ -1,8 +1,7 @@
 // Linear layers with AVX2, which multiplies unsigned by signed bytes into 16 bits with
 // saturation. Nothing here can saturate: activations are within ±127.
-#include "kernels/cpu/vec_avx2.h"
-// After the vector type, which the templates are instantiated for.
 #include "kernels/cpu/linear_templates.h"
+#include "kernels/cpu/vec_avx2.h"
 
 namespace qianyi::cpu {
 namespace {

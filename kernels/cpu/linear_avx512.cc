@@ -1,9 +1,8 @@
 // Linear layers with VNNI: unsigned bytes of weights times signed bytes of activations.
 // Weights are biased to be unsigned (int8 by 128, int4 by 8), and the accumulators start
 // from minus the bias times the sum of the activations.
-#include "kernels/cpu/vec_avx512.h"
-// After the vector type, which the templates are instantiated for.
 #include "kernels/cpu/linear_templates.h"
+#include "kernels/cpu/vec_avx512.h"
 
 namespace qianyi::cpu {
 namespace {

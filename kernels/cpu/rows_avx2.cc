@@ -1,6 +1,5 @@
-#include "kernels/cpu/vec_avx2.h"
-// After the vector type, which the templates are instantiated for.
 #include "kernels/cpu/row_table.h"
+#include "kernels/cpu/vec_avx2.h"
 
 namespace qianyi::cpu {
 

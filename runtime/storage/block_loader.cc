@@ -242,19 +242,4 @@ void BlockLoader::Release(uint64_t ticket) {
   wanted_.notify_one();
 }
 
-bool BlockLoader::WaitResident(double seconds, absl::Status* status) {
-  std::unique_lock lock(mutex_);
-  bool waiting = false;
-  ready_.wait_for(lock, std::chrono::duration<double>(seconds), [&] {
-    waiting = false;
-    for (size_t i = 0; i < resident_.size() && status->ok(); ++i) {
-      const State state = resident_state_[i].load();
-      waiting |= state == State::kAbsent || state == State::kLoading;
-      if (state == State::kFailed) *status = resident_status_[i];
-    }
-    return !waiting || !status->ok();
-  });
-  return !waiting || !status->ok();
-}
-
 }  // namespace qianyi

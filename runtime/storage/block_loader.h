@@ -43,9 +43,6 @@ class BlockLoader {
   // Waits for block `index` of the sweep. Consumer thread only.
   absl::StatusOr<Held> Acquire(int index);
   void Release(uint64_t ticket);
-  // Waits until all resident blocks are there or one has failed, or `seconds` have passed;
-  // true when there is nothing more to wait for. The first failure is in `status`.
-  bool WaitResident(double seconds, absl::Status* status);
 
   bool resident(int index) const { return blocks_[index].resident; }
   uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "runtime/parse_json.h"
@@ -44,13 +45,14 @@ absl::StatusOr<std::map<std::string, std::string>> ParseShardIndex(std::string_v
   for (const auto& [name, shard] : map->items()) {
     if (!shard.is_string()) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": weight_map['", name, "'] is not a string"));
+          absl::StrFormat("%s: weight_map['%.200s'] is not a string", path, name));
     }
     const std::string& file = shard.get_ref<const std::string&>();
     if (!IsPlainShardName(file)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": weight_map['", name, "'] is '", file,
-                       "'; a shard must be the plain name of a .safetensors file beside it"));
+          absl::StrFormat("%s: weight_map['%.200s'] is '%.200s'; a shard must be the plain name of "
+                          "a .safetensors file beside it",
+                          path, name, file));
     }
     shards[name] = file;
   }

@@ -20,6 +20,7 @@ static_assert(std::endian::native == std::endian::little, "weights are little-en
 
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's limit
 constexpr size_t kMaxRank = 64;
+constexpr size_t kMaxNameBytes = 4096;  // names are quoted in messages
 constexpr uint64_t kLengthBytes = 8;
 
 // Walks the header's JSON without building a tree: the shape of the format is the
@@ -31,6 +32,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   std::string error;
 
   bool key(string_t& value) override {
+    if (value.size() > kMaxNameBytes) return Fail("has a name of ", value.size(), " bytes");
     if (state_ == State::kMetadata) {
       field_ = std::move(value);
       if (metadata.contains(field_)) return Fail("names metadata '", field_, "' twice");
@@ -129,6 +131,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
       return true;
     }
     if (state_ == State::kTensor && field_ == "dtype") {
+      if (value.size() > kMaxNameBytes) return Fail("has a dtype of ", value.size(), " bytes");
       entries.back().dtype = std::move(value);
       return true;
     }
@@ -140,7 +143,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool binary(binary_t&) override { return Unexpected("binary data"); }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::json::exception& exception) override {
-    return Fail("is not JSON at byte ", position + kLengthBytes, ": ", exception.what());
+    return Fail("is not JSON at byte ", position + kLengthBytes, ": ",
+                std::string(exception.what()).substr(0, kMaxNameBytes));
   }
 
  private:

@@ -256,15 +256,6 @@ absl::Status WeightStore::GatherSome(int tensor, std::span<GatherCache::Wish> bl
   return absl::OkStatus();
 }
 
-absl::Status WeightStore::WaitResident(const std::function<void(uint64_t, uint64_t)>& progress) {
-  absl::Status status;
-  for (;;) {
-    const bool done = loader_->WaitResident(0.2, &status);
-    if (progress) progress(loader_->resident_read_bytes(), resident_.bytes);
-    if (done) return status;
-  }
-}
-
 WeightStoreStats WeightStore::stats() const {
   WeightStoreStats stats;
   stats.gathered_bytes = gathers_ == nullptr ? 0 : gathers_->read_bytes();

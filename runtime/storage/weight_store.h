@@ -82,9 +82,6 @@ class WeightStore {
   // into a small cache, least recently used first out.
   absl::Status Gather(int tensor, std::span<const int32_t> ids, Tensor out, Stream stream);
 
-  // Blocks until the resident set is read, calling `progress(read, total)` now and then.
-  absl::Status WaitResident(const std::function<void(uint64_t, uint64_t)>& progress);
-
   WeightStoreStats stats() const;
 
  private:

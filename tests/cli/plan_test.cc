@@ -130,8 +130,8 @@ TEST(Plan, RefusesWhatCannotFitAndSaysWhatWould) {
   // No sum of sizes may wrap around.
   TempFolder temp;
   WriteText(temp / "huge.json",
-            R"({"model_type":"chatglm","num_layers":1024,"hidden_size":16384,)"
-            R"("ffn_hidden_size":16384,"num_attention_heads":1024,"multi_query_attention":false,)"
+            R"({"model_type":"chatglm","num_layers":1024,"hidden_size":16,)"
+            R"("ffn_hidden_size":16,"num_attention_heads":1024,"multi_query_attention":false,)"
             R"("kv_channels":1024,"padded_vocab_size":65536,"seq_length":16777216})");
   EXPECT_TRUE(Fails(
       Qianyi(Glm4(

@@ -132,6 +132,7 @@ class HostileSafetensors : public ::testing::TestWithParam<Hostile> {};
 
 TEST_P(HostileSafetensors, IsRefusedWithAReason) {
   const absl::Status status = ParseStatus(GetParam().text);
+  EXPECT_LT(status.message().size(), 10'000u);
   EXPECT_TRUE(FailsWith(status, GetParam().code, GetParam().message));
   EXPECT_TRUE(FailsWith(status, GetParam().code, "x.safetensors: "));
   // The same through a file, where what is beyond the header is not in memory.
@@ -175,6 +176,11 @@ INSTANTIATE_TEST_SUITE_P(
         Hostile{"TwiceTheSameField",
                 One(R"("dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8])"), kBad,
                 "two fields 'dtype'"},
+        Hostile{"EndlessName",
+                testing::WithHeader("{\"" + std::string(1'000'000, 'n') + "\":{}}", 0), kBad,
+                "a name of 1000000 bytes"},
+        Hostile{"EndlessDtype", One("\"dtype\":\"" + std::string(1'000'000, 'n') + "\""), kBad,
+                "a dtype of 1000000 bytes"},
         Hostile{"UnknownField", One(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1)"),
                 kBad, "unknown field 'x'"},
         Hostile{"NoShape", One(R"("dtype":"F32","data_offsets":[0,8])"), kBad, "lacks one of"},

@@ -1,0 +1,222 @@
+// Kernels that move, rotate and quantize rows.
+#include <algorithm>
+#include <limits>
+
+#include "tests/kernels/cases.h"
+#include "tests/kernels/expect.h"
+
+namespace qianyi::testing {
+namespace {
+
+template <typename Body>
+void ForEachVariant(const Body& body) {
+  for (int i = 0; i < CpuVariants().count; ++i) {
+    for (int threads : {1, 2}) {
+      SCOPED_TRACE(CpuVariants().items[i]->variant);
+      ScopedStream stream(*CpuVariants().items[i], threads);
+      body(*CpuVariants().items[i], stream);
+    }
+  }
+}
+
+TEST(GatherTest, IsTheUnpackedRow) {
+  for (PackedFormat format : kFormats) {
+    LinearProblem problem({1, 50, 130}, format);
+    const PackedRows table{problem.weight.data(), format, 50, 130};
+    std::vector<float> all(50 * 130);
+    UnpackRows(table, all.data());
+    const int32_t sources[] = {49, 0, 17, 17}, targets[] = {2, 0, 4, 1};
+    ForEachVariant([&](const Backend& backend, Stream stream) {
+      Matrix out(5, 130, 1);
+      const std::vector<float> before = out.Dense();
+      backend.gather({table, sources, targets, 4, out.view()}, stream);
+      EXPECT_TRUE(out.Intact());
+      for (int i = 0; i < 4; ++i) {
+        EXPECT_TRUE(std::equal(out.view().f32(targets[i]), out.view().f32(targets[i]) + 130,
+                               all.begin() + sources[i] * 130))
+            << FormatName(format);
+      }
+      EXPECT_TRUE(std::equal(before.begin() + 3 * 130, before.begin() + 4 * 130, out.view().f32(3)))
+          << "a row that is no target";
+    });
+  }
+}
+
+TEST(AddRowsTest, AddsWhereTheIdIsNotNegative) {
+  for (int64_t cols : {1, 15, 17, 513}) {
+    const Matrix table(7, cols, 1);
+    const std::vector<int32_t> ids = {3, -1, 0, 6, 6};
+    const std::vector<float> before = Matrix(5, cols, 2).Dense();
+    ForEachVariant([&](const Backend& backend, Stream stream) {
+      Matrix x(5, cols, 2);
+      backend.add_rows({table.view(), ids.data(), x.view()}, stream);
+      EXPECT_TRUE(x.Intact());
+      for (int64_t t = 0; t < 5; ++t) {
+        for (int64_t c = 0; c < cols; ++c) {
+          const float added = ids[t] < 0 ? 0.0f : table.view().f32(ids[t])[c];
+          EXPECT_EQ(x.view().f32(t)[c], before[t * cols + c] + added);
+        }
+      }
+    });
+  }
+}
+
+TEST(CopyRowsTest, Copies) {
+  const Matrix x(9, 33, 1);
+  const std::vector<int32_t> ids = {8, 0, 0, 5};
+  ForEachVariant([&](const Backend& backend, Stream stream) {
+    Matrix out(4, 33, 2);
+    backend.copy_rows({x.view(), ids.data(), out.view()}, stream);
+    EXPECT_TRUE(out.Intact());
+    for (int64_t i = 0; i < 4; ++i) {
+      EXPECT_TRUE(std::equal(out.view().f32(i), out.view().f32(i) + 33, x.view().f32(ids[i])));
+    }
+  });
+}
+
+TEST(RopeTest, RotatesPairs) {
+  struct Case {
+    int64_t heads, head_dim, begin, dims;
+  };
+  for (const Case& c :
+       {Case{1, 2, 0, 2}, Case{3, 80, 16, 40}, Case{2, 128, 0, 128}, Case{4, 65, 1, 62}}) {
+    for (RopePairs pairs : {RopePairs::kInterleaved, RopePairs::kHalfSplit}) {
+      constexpr int64_t kTokens = 5;
+      std::vector<float> cos_sin;
+      for (int64_t i = 0; i < kTokens * c.dims / 2; ++i) {
+        cos_sin.push_back(static_cast<float>(std::cos(0.37 * i)));
+        cos_sin.push_back(static_cast<float>(std::sin(0.37 * i)));
+      }
+      std::vector<float> first;
+      ForEachVariant([&](const Backend& backend, Stream stream) {
+        Matrix x(kTokens, c.heads * c.head_dim, 1);
+        backend.rope({x.view(), cos_sin.data(), c.heads, c.head_dim, c.begin, c.dims, pairs},
+                     stream);
+        EXPECT_TRUE(x.Intact());
+        if (first.empty()) first = x.Dense();
+        EXPECT_TRUE(SameBits(x.Dense(), first));
+      });
+      std::vector<double> expected;
+      const std::vector<float> before = Matrix(kTokens, c.heads * c.head_dim, 1).Dense();
+      expected.assign(before.begin(), before.end());
+      for (int64_t t = 0; t < kTokens; ++t) {
+        for (int64_t h = 0; h < c.heads; ++h) {
+          double* x = &expected[(t * c.heads + h) * c.head_dim + c.begin];
+          for (int64_t i = 0; i < c.dims / 2; ++i) {
+            double& a = pairs == RopePairs::kInterleaved ? x[2 * i] : x[i];
+            double& b = pairs == RopePairs::kInterleaved ? x[2 * i + 1] : x[i + c.dims / 2];
+            const double cosine = cos_sin[t * c.dims + 2 * i];
+            const double sine = cos_sin[t * c.dims + 2 * i + 1];
+            const double rotated = a * cosine - b * sine;
+            b = b * cosine + a * sine;
+            a = rotated;
+          }
+        }
+      }
+      EXPECT_TRUE(Near(first, expected, 1e-6));
+    }
+  }
+}
+
+TEST(KvWriteTest, StoresAtTheSlots) {
+  for (DType dtype : {DType::kF32, DType::kF16}) {
+    const AttentionCase shape{2, 2, 17, 9, dtype, {40}, {1}};
+    const int64_t slots[] = {5, 39, 16};
+    ForEachVariant([&](const Backend& backend, Stream stream) {
+      AttentionProblem problem(shape);
+      const Matrix k(3, 34, 5), v(3, 18, 6);
+      backend.kv_write({k.view(), v.view(), slots, problem.layer}, stream);
+      for (int i = 0; i < 3; ++i) {
+        const std::byte* page =
+            problem.layer.pages + slots[i] / kPageTokens * problem.layer.page_bytes;
+        const int64_t offset = slots[i] % kPageTokens;
+        for (int64_t c = 0; c < 34 + 18; ++c) {
+          const float given = c < 34 ? k.view().f32(i)[c] : v.view().f32(i)[c - 34];
+          const int64_t at = c < 34 ? offset * 34 + c : kPageTokens * 34 + offset * 18 + c - 34;
+          if (dtype == DType::kF32) {
+            EXPECT_EQ(reinterpret_cast<const float*>(page)[at], given);
+          } else {
+            EXPECT_EQ(reinterpret_cast<const uint16_t*>(page)[at], FloatToHalf(given));
+          }
+        }
+      }
+    });
+  }
+}
+
+// The scalar reference, for the other variants to equal.
+struct Quantized {
+  explicit Quantized(const Backend& backend, Stream stream, Tensor x)
+      : storage(x.rows, x.cols), view(storage.view()) {
+    backend.quantize({x, view}, stream);
+  }
+  bool operator==(const Quantized& other) const {
+    const int64_t padded = view.padded_cols();
+    return std::memcmp(view.values, other.view.values, view.rows * padded) == 0 &&
+           std::memcmp(view.sums, other.view.sums, view.rows * padded / 32 * 4) == 0 &&
+           SameBits({view.scales, view.scales + view.rows * view.slices()},
+                    {other.view.scales, other.view.scales + view.rows * view.slices()});
+  }
+  QuantizedStorage storage;
+  QuantizedRows view;
+};
+
+TEST(QuantizeTest, IsTheNearestStepOfTheLargest) {
+  for (int64_t cols : {1, 15, 33, 64, 511, 512, 513, 1100}) {
+    const Matrix x(6, cols, 3);
+    const float tiny = 1e-38f;
+    for (int64_t c = 0; c < cols; ++c) x.view().f32(1)[c] = 0.0f;
+    for (int64_t c = 0; c < cols; ++c) x.view().f32(2)[c] *= tiny;
+    for (int64_t c = 0; c < cols; ++c) x.view().f32(3)[c] *= 1e37f;
+    ScopedStream first(*CpuVariants().items[0], 1);
+    const Quantized expected(*CpuVariants().items[0], first, x.view());
+    const QuantizedRows& q = expected.view;
+    for (int64_t t = 0; t < 6; ++t) {
+      for (int64_t c = 0; c < q.padded_cols(); ++c) {
+        const int value = q.values[t * q.padded_cols() + c];
+        if (c >= cols || t == 1 || t == 2) {
+          EXPECT_EQ(value, 0);
+          continue;
+        }
+        const double scale = q.scales[t * q.slices() + c / kSliceCols];
+        EXPECT_LE(std::fabs(x.view().f32(t)[c] - value * scale), 0.5001 * scale);
+        EXPECT_LE(std::abs(value), 127);
+      }
+      for (int64_t i = 0; i < q.padded_cols() / 32; ++i) {
+        int sum = 0;
+        for (int64_t c = 0; c < 32; ++c) sum += q.values[t * q.padded_cols() + i * 32 + c];
+        EXPECT_EQ(q.sums[t * q.padded_cols() / 32 + i], sum);
+      }
+    }
+    ForEachVariant([&](const Backend& backend, Stream stream) {
+      EXPECT_TRUE(Quantized(backend, stream, x.view()) == expected) << cols;
+    });
+  }
+}
+
+TEST(QuantizeTest, WhatIsNotFiniteIsMarked) {
+  for (float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
+    const Matrix x(1, 1030, 3);
+    x.view().f32()[600] = bad;
+    ForEachVariant([&](const Backend& backend, Stream stream) {
+      const Quantized q(backend, stream, x.view());
+      EXPECT_TRUE(std::isfinite(q.view.scales[0]));
+      EXPECT_TRUE(std::isnan(q.view.scales[1]));
+      EXPECT_TRUE(std::isfinite(q.view.scales[2]));
+      for (int64_t c = 512; c < 1024; ++c) EXPECT_EQ(q.view.values[c], 0);
+    });
+  }
+}
+
+TEST(QuantizeTest, TiesGoToEven) {
+  std::vector<float> x(64, 0.0f);
+  x[0] = 127.0f;  // a scale of 1
+  for (int i = 1; i < 64; ++i) x[i] = static_cast<float>(i) - 32.5f;
+  ForEachVariant([&](const Backend& backend, Stream stream) {
+    const Quantized q(backend, stream, F32(x.data(), 1, 64));
+    for (int i = 1; i < 64; ++i) EXPECT_EQ(q.view.values[i], std::nearbyint(x[i])) << i;
+  });
+}
+
+}  // namespace
+}  // namespace qianyi::testing
