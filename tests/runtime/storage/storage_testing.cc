@@ -1,81 +1,14 @@
 #include "tests/runtime/storage/storage_testing.h"
 
-#include <stdlib.h>
-
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernels/packed.h"
 #include "runtime/models/registry.h"
 #include "xxhash.h"
 
 namespace qianyi::testing {
-
-TempFolder::TempFolder() {
-  std::string path = (std::filesystem::temp_directory_path() / "qianyi_test_XXXXXX").string();
-  EXPECT_NE(mkdtemp(path.data()), nullptr);
-  path_ = path;
-}
-
-TempFolder::~TempFolder() { std::filesystem::remove_all(path_); }
-
-std::string TempFolder::operator/(std::string_view name) const {
-  return absl::StrCat(path_, "/", std::string(name));
-}
-
-std::vector<std::string> TempFolder::Names() const {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(path_)) {
-    names.push_back(entry.path().filename().string());
-  }
-  return names;
-}
-
-void WriteText(const std::string& path, std::string_view text) {
-  std::ofstream out(path, std::ios::binary);
-  out << text;
-  ASSERT_TRUE(out.good()) << path;
-}
-
-std::string ReadText(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  EXPECT_TRUE(in.good()) << path;
-  return text.str();
-}
-
-TestTensor F32Tensor(std::string name, std::vector<int64_t> shape, const std::vector<float>& data) {
-  return {std::move(name), "F32", std::move(shape),
-          std::string(reinterpret_cast<const char*>(data.data()), data.size() * sizeof(float))};
-}
-
-std::string WithHeader(std::string_view json, uint64_t data_bytes) {
-  const uint64_t length = json.size();
-  std::string text(sizeof(length), '\0');
-  std::memcpy(text.data(), &length, sizeof(length));
-  text += json;
-  return text + std::string(data_bytes, '\x55');
-}
-
-std::string SafetensorsText(const std::vector<TestTensor>& tensors, std::string_view metadata) {
-  std::vector<std::string> entries;
-  if (!metadata.empty())
-    entries.push_back(absl::StrCat("\"__metadata__\":", std::string(metadata)));
-  std::string data;
-  for (const TestTensor& tensor : tensors) {
-    const size_t begin = data.size();
-    data += tensor.bytes;
-    entries.push_back(absl::StrCat("\"", tensor.name, "\":{\"dtype\":\"", tensor.dtype,
-                                   "\",\"shape\":[", absl::StrJoin(tensor.shape, ","),
-                                   "],\"data_offsets\":[", begin, ",", data.size(), "]}"));
-  }
-  return WithHeader(absl::StrCat("{", absl::StrJoin(entries, ","), "}"), 0) + data;
-}
 
 std::string TinyChatGlm2Config() {
   return R"({"model_type":"chatglm","num_layers":1,"padded_vocab_size":77,"hidden_size":40,)"

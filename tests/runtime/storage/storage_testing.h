@@ -1,5 +1,4 @@
-// What the storage tests share: temporary folders, safetensors files made by hand, and the
-// smallest models that have every kind of tensor.
+// What the storage tests share: the smallest models that have every kind of tensor.
 #pragma once
 
 #include <cstdint>
@@ -13,41 +12,10 @@
 #include "runtime/model_spec.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/storage/reader.h"
+#include "tests/support/safetensors_text.h"
+#include "tests/support/temp_folder.h"
 
 namespace qianyi::testing {
-
-// A folder of its own, removed at the end.
-class TempFolder {
- public:
-  TempFolder();
-  ~TempFolder();
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-  std::string operator/(std::string_view name) const;
-  // Names of everything in it, hidden ones too.
-  std::vector<std::string> Names() const;
-
- private:
-  std::string path_;
-};
-
-void WriteText(const std::string& path, std::string_view text);
-std::string ReadText(const std::string& path);
-
-struct TestTensor {
-  std::string name;
-  std::string dtype;
-  std::vector<int64_t> shape;
-  std::string bytes;
-};
-TestTensor F32Tensor(std::string name, std::vector<int64_t> shape, const std::vector<float>& data);
-
-// A file as the format wants it; `metadata` is the text of a JSON object or "".
-std::string SafetensorsText(const std::vector<TestTensor>& tensors, std::string_view metadata = "");
-// Length, header and `data_bytes` bytes.
-std::string WithHeader(std::string_view json, uint64_t data_bytes);
 
 // config.json of models with 1 layer, one of each family: odd sizes, every use of a tensor.
 std::string TinyChatGlm2Config();
