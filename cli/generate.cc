@@ -1,9 +1,13 @@
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -175,6 +179,23 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
   return absl::OkStatus();
 }
 
+// The first step reads every weight: on a large model that is worth a line on the way.
+std::jthread ShowReading(const Engine& engine) {
+  return std::jthread([&engine](std::stop_token stop) {
+    const ModelPlan& plan = engine.plan().models[0];
+    const uint64_t total_bytes = plan.host_bytes + plan.disk_bytes;
+    std::mutex mutex;
+    std::condition_variable_any never;
+    std::unique_lock lock(mutex);
+    for (;;) {
+      never.wait_for(lock, stop, std::chrono::milliseconds(500), [] { return false; });
+      if (stop.stop_requested() || engine.stats().steps > 0) return;
+      ShowFraction("reading weights", std::min(engine.weight_stats().read_bytes, total_bytes),
+                   total_bytes);
+    }
+  });
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const std::string& folder) {
   if (folder.empty()) return nullptr;
   absl::StatusOr<std::unique_ptr<Tokenizer>> opened = OpenTokenizer(folder);
@@ -233,6 +254,8 @@ absl::Status RunGenerate(Flags flags) {
       LoadedModel::Open(*std::move(file), flags.run.options);
   if (!loaded.ok()) return loaded.status();
   Engine engine(*std::move(loaded), static_cast<int64_t>(requests->size()));
+  std::jthread reading;
+  if (!flags.quiet) reading = ShowReading(engine);
   struct Call {
     uint64_t id;
     int32_t blanks;
