@@ -33,8 +33,7 @@ absl::Status RunBenchIo(Flags flags) {
                                  {"seconds", report->seconds},
                                  {"gb_per_second", report->gb_per_second()},
                                  {"cpu_seconds_per_gb", report->cpu_seconds_per_gb()}};
-    std::printf("%s\n",
-                json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    std::printf("%s\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
     std::printf("%.3f GB/s  (%s, %llu-byte reads, depth %d, %.3f CPU s/GB)\n",
                 report->gb_per_second(), report->reader.c_str(),
@@ -51,7 +50,8 @@ void AddBench(CLI::App& app, Run* run) {
   CLI::App* bench = app.add_subcommand("bench", "measure this machine");
   bench->require_subcommand(1);
   CLI::App* command = bench->add_subcommand("io", "read a file as weights are read");
-  command->add_option("FILE", flags->path, "best a large one, such as model.safetensors")->required();
+  command->add_option("FILE", flags->path, "best a large one, such as model.safetensors")
+      ->required();
   command->add_option("--depth", flags->options.depth, "reads under way at once")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();

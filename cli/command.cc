@@ -96,8 +96,9 @@ void AddFormat(CLI::App& command, std::string* dtype, std::optional<int>* group)
 }
 
 void ModelFlags::Add(CLI::App& command, const char* config_flag) {
-  auto* model = command.add_option("--model", folder, "folder that `qianyi convert` or `synth` made")
-                    ->type_name("DIR");
+  auto* model =
+      command.add_option("--model", folder, "folder that `qianyi convert` or `synth` made")
+          ->type_name("DIR");
   auto* invented =
       command
           .add_option(config_flag, synth,

@@ -1,9 +1,10 @@
+#include "runtime/storage/convert.h"
+
 #include <memory>
 #include <string>
 #include <thread>
 
 #include "cli/command.h"
-#include "runtime/storage/convert.h"
 #include "runtime/storage/format.h"
 
 namespace qianyi {
@@ -31,8 +32,9 @@ void AddConvert(CLI::App& app, Run* run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command =
       app.add_subcommand("convert", "make a model folder in streaming layout from a checkpoint");
-  command->add_option("SRC", flags->options.source,
-                      "folder with config.json and safetensors (one, or shards with an index)")
+  command
+      ->add_option("SRC", flags->options.source,
+                   "folder with config.json and safetensors (one, or shards with an index)")
       ->required();
   command->add_option("DST", flags->options.destination, "folder to make")->required();
   AddFormat(*command, &flags->dtype, &flags->group);

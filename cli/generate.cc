@@ -136,14 +136,15 @@ absl::Status WriteOutput(const Flags& flags, const Tokenizer* tokenizer, Engine&
 void PrintSummary(const Engine& engine, double seconds) {
   const EngineStats stats = engine.stats();
   const WeightStoreStats weights = engine.weight_stats();
-  std::fprintf(stderr,
-               "%llu tokens in %.2f s (%.2f tokens/s), %llu steps of %.1f ms; read %s at %.2f GB/s, "
-               "waited %.2f s for weights; peak memory %s\n",
-               static_cast<unsigned long long>(stats.generated_tokens), seconds,
-               stats.generated_tokens / seconds, static_cast<unsigned long long>(stats.steps),
-               stats.steps > 0 ? 1e3 * stats.step_seconds / stats.steps : 0.0,
-               FormatSize(weights.read_bytes).c_str(), weights.read_bytes / seconds * 1e-9,
-               weights.stall_seconds, FormatSize(PeakResidentBytes()).c_str());
+  std::fprintf(
+      stderr,
+      "%llu tokens in %.2f s (%.2f tokens/s), %llu steps of %.1f ms; read %s at %.2f GB/s, "
+      "waited %.2f s for weights; peak memory %s\n",
+      static_cast<unsigned long long>(stats.generated_tokens), seconds,
+      stats.generated_tokens / seconds, static_cast<unsigned long long>(stats.steps),
+      stats.steps > 0 ? 1e3 * stats.step_seconds / stats.steps : 0.0,
+      FormatSize(weights.read_bytes).c_str(), weights.read_bytes / seconds * 1e-9,
+      weights.stall_seconds, FormatSize(PeakResidentBytes()).c_str());
 }
 
 absl::Status WriteStats(const std::string& path, const Engine& engine, double seconds) {
@@ -172,7 +173,8 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
       {"cpu", Cpu().variant}};
   std::FILE* file = std::fopen(path.c_str(), "w");
   const std::string text = json.dump(1) + "\n";
-  const bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  const bool written =
+      file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
   if ((file != nullptr && std::fclose(file) != 0) || !written) {
     return absl::UnavailableError(absl::StrFormat("--stats: cannot write %s", path));
   }

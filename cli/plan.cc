@@ -48,7 +48,8 @@ absl::Status FillRates(const Flags& flags, const ModelFile& file, const Plan& pl
   if (rates->disk == 0 && from_disk) {
     if (flags.model.folder.empty()) {
       return absl::InvalidArgumentError(
-          "part of the weights would stream from disk; say how fast it is, for example --disk 3GB/s");
+          "part of the weights would stream from disk; say how fast it is, for example --disk "
+          "3GB/s");
     }
     absl::StatusOr<double> measured = MeasureDisk(file.files[0]);
     if (!measured.ok()) return measured.status();
@@ -157,9 +158,10 @@ void AddPlan(CLI::App& app, Run* run) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
       ->capture_default_str();
   command
-      ->add_option("--cpu-rows", flags->cpu_rows,
-                   "auto: with a device, rows in RAM are computed where they lie when that is faster "
-                   "than moving them; off: all move")
+      ->add_option(
+          "--cpu-rows", flags->cpu_rows,
+          "auto: with a device, rows in RAM are computed where they lie when that is faster "
+          "than moving them; off: all move")
       ->check(CLI::IsMember({"auto", "off"}))
       ->capture_default_str();
   AddRate(*command, "--device-bandwidth", &flags->rates.device_bandwidth, "of device memory");

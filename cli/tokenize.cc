@@ -46,8 +46,8 @@ void AddTokenize(CLI::App& app, Run* run) {
       ->required()
       ->type_name("DIR");
   auto* text = command->add_option("TEXT", flags->text, "to encode");
-  auto* ids = command->add_option("--decode", flags->ids, "ids to decode, as 5,6,7")
-                  ->type_name("IDS");
+  auto* ids =
+      command->add_option("--decode", flags->ids, "ids to decode, as 5,6,7")->type_name("IDS");
   text->excludes(ids);
   command->add_flag("--plain", flags->plain, "treat command words such as [MASK] as plain text");
   command->footer(

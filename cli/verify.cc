@@ -23,8 +23,8 @@ void PrintLine(const VerifyLine& line) {
   const char* result = line.result == VerifyLine::Result::kOk     ? "ok"
                        : line.result == VerifyLine::Result::kFail ? "FAIL"
                                                                   : "UNKNOWN";
-  std::printf("%-7s %-56s %10.3g  (tolerance %g)%s%s\n", result, line.name.c_str(),
-              line.difference, line.tolerance, line.note.empty() ? "" : "  ", line.note.c_str());
+  std::printf("%-7s %-56s %10.3g  (tolerance %g)%s%s\n", result, line.name.c_str(), line.difference,
+              line.tolerance, line.note.empty() ? "" : "  ", line.note.c_str());
 }
 
 // Lines go to standard output under the folder's name; an error says why there are none or not all.

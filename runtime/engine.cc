@@ -71,8 +71,8 @@ absl::Status Engine::Check(const GenerateRequest& request, const ModelSpec& spec
   const int64_t prompt = static_cast<int64_t>(request.prompt.tokens.size());
   const int64_t blanks = static_cast<int64_t>(request.prompt.blanks.size());
   if (request.max_tokens < 1 || request.max_tokens > spec.max_positions) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "max_tokens is %d; it must be 1..%d", request.max_tokens, spec.max_positions));
+    return absl::InvalidArgumentError(absl::StrFormat("max_tokens is %d; it must be 1..%d",
+                                                      request.max_tokens, spec.max_positions));
   }
   const int64_t total = Generation::MaxCached(request.prompt, request.max_tokens);
   if (prompt < 1 || blanks < 1 || total > context_tokens) {
@@ -101,8 +101,8 @@ absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr
   auto call = std::make_unique<Call>(std::move(request), std::move(sink));
   std::lock_guard lock(mutex_);
   if (queued_ >= queue_limit_) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%d requests are waiting, which is the limit; try again later", queued_));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%d requests are waiting, which is the limit; try again later", queued_));
   }
   ++queued_;
   call->id = next_id_++;
@@ -123,8 +123,7 @@ EngineStats Engine::stats() const {
   return stats_;
 }
 
-void Engine::CountStep(int64_t prompt_tokens, int64_t generated_tokens,
-                       int64_t begin_nanoseconds) {
+void Engine::CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds) {
   const Mark now{loaded_->store().stats().read_bytes, NowNanoseconds()};
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
@@ -218,8 +217,8 @@ void Engine::RunStep() {
 void Engine::TakeToken(Call* call, std::span<float> logits) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
-  sampler_.Sample(request.sampling, logits, call->generation.sequence.tokens,
-                  call->sampled++, &event.token);
+  sampler_.Sample(request.sampling, logits, call->generation.sequence.tokens, call->sampled++,
+                  &event.token);
   const int32_t token = event.token.token;
   if (std::find(request.end_tokens.begin(), request.end_tokens.end(), token) !=
       request.end_tokens.end()) {

@@ -14,9 +14,8 @@ namespace {
 constexpr uint64_t kProcessSlackBytes = 24ull << 20;
 
 bool StoredAsF32(const ModelFile& file) {
-  return std::all_of(file.tensors.begin(), file.tensors.end(), [](const StoredTensor& tensor) {
-    return tensor.format.dtype == DType::kF32;
-  });
+  return std::all_of(file.tensors.begin(), file.tensors.end(),
+                     [](const StoredTensor& tensor) { return tensor.format.dtype == DType::kF32; });
 }
 
 }  // namespace
@@ -58,9 +57,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file,
   const ModelFile& opened = loaded->store_->file();
   loaded->plan_.models[0].use.file = use.file = &opened;
 
-  absl::StatusOr<std::unique_ptr<KvCache>> kv =
-      KvCache::Create(opened.spec.kv, use.kv_dtype,
-                      KvCache::PagesFor(use.context_tokens) * use.batch, backend);
+  absl::StatusOr<std::unique_ptr<KvCache>> kv = KvCache::Create(
+      opened.spec.kv, use.kv_dtype, KvCache::PagesFor(use.context_tokens) * use.batch, backend);
   if (!kv.ok()) return kv.status();
   loaded->kv_ = *std::move(kv);
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

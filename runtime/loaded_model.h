@@ -18,13 +18,13 @@
 namespace qianyi {
 
 struct LoadOptions {
-  uint64_t host_bytes = 0;         // 0 = 80% of what the machine or its cgroup has
-  uint64_t process_bytes = 0;      // of which the program itself needs; 0 = as measured
-  int64_t context_tokens = 2048;   // of one sequence
-  int64_t batch = 1;               // sequences at once
-  int64_t prompt_tokens = 512;     // of prompts in one step
-  int64_t logit_rows = 0;          // 0 = batch
-  int threads = 0;                 // 0 = one per core
+  uint64_t host_bytes = 0;        // 0 = 80% of what the machine or its cgroup has
+  uint64_t process_bytes = 0;     // of which the program itself needs; 0 = as measured
+  int64_t context_tokens = 2048;  // of one sequence
+  int64_t batch = 1;              // sequences at once
+  int64_t prompt_tokens = 512;    // of prompts in one step
+  int64_t logit_rows = 0;         // 0 = batch
+  int threads = 0;                // 0 = one per core
   std::optional<DType> kv_dtype = std::nullopt;  // then f32 for f32 weights, else f16
   ReaderOptions reader = {};
 };

@@ -28,8 +28,8 @@ double BestSeconds(PackedFormat format, int64_t rows, int64_t tokens, int thread
     std::vector<int8_t> values(tokens * kCols + 64);
     std::vector<float> scales(tokens * kCols / kSliceCols);
     std::vector<int32_t> sums(tokens * kCols / 32);
-    auto* aligned = reinterpret_cast<int8_t*>(
-        (reinterpret_cast<uintptr_t>(values.data()) + 63) / 64 * 64);
+    auto* aligned =
+        reinterpret_cast<int8_t*>((reinterpret_cast<uintptr_t>(values.data()) + 63) / 64 * 64);
     Linear task;
     task.x = F32(x.data(), tokens, kCols);
     task.quantized = {aligned, scales.data(), sums.data(), tokens, kCols};

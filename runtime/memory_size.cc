@@ -37,14 +37,20 @@ bool ParseNumber(std::string_view text, Number* value) {
 
 // Splits "1.5 GiB" into number and unit and multiplies; false when either is unknown.
 bool ParseAmount(std::string_view text, double* value) {
-  static constexpr std::pair<std::string_view, double> kUnits[] = {
-      {"", 1},          {"B", 1},           {"KB", 1e3},          {"MB", 1e6},  {"GB", 1e9},
-      {"TB", 1e12},     {"KiB", 1024.0},    {"MiB", 1048576.0},   {"GiB", 1073741824.0},
-      {"TiB", 1099511627776.0}};
+  static constexpr std::pair<std::string_view, double> kUnits[] = {{"", 1},
+                                                                   {"B", 1},
+                                                                   {"KB", 1e3},
+                                                                   {"MB", 1e6},
+                                                                   {"GB", 1e9},
+                                                                   {"TB", 1e12},
+                                                                   {"KiB", 1024.0},
+                                                                   {"MiB", 1048576.0},
+                                                                   {"GiB", 1073741824.0},
+                                                                   {"TiB", 1099511627776.0}};
   text = Trim(text);
   size_t digits = 0;
-  while (digits < text.size() && (std::isdigit(static_cast<unsigned char>(text[digits])) != 0 ||
-                                  text[digits] == '.')) {
+  while (digits < text.size() &&
+         (std::isdigit(static_cast<unsigned char>(text[digits])) != 0 || text[digits] == '.')) {
     ++digits;
   }
   const std::string_view unit = Trim(text.substr(digits));
@@ -98,7 +104,8 @@ absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
   double value = 0;
   if (!ParseAmount(text, &value) || value > kMaxSize) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "'%s' is not a size between 0 and 2^60 bytes; write for example 3GiB, 512MB or 4096", text));
+        "'%s' is not a size between 0 and 2^60 bytes; write for example 3GiB, 512MB or 4096",
+        text));
   }
   return static_cast<uint64_t>(value);
 }
@@ -109,8 +116,8 @@ absl::StatusOr<double> ParseRate(std::string_view text) {
   const bool per_second = amount.ends_with("/s");
   if (per_second) amount.remove_suffix(2);
   if (!per_second || !ParseAmount(amount, &value) || value <= 0 || value > kMaxSize) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "'%s' is not a positive rate; write for example 25GB/s or 800MB/s", text));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("'%s' is not a positive rate; write for example 25GB/s or 800MB/s", text));
   }
   return value;
 }

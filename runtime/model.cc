@@ -5,7 +5,8 @@
 namespace qianyi {
 
 absl::Status Model::CheckIds(const std::vector<int32_t>& ids) const {
-  if (ids.empty()) return absl::InvalidArgumentError("the prompt is empty; give at least one token");
+  if (ids.empty())
+    return absl::InvalidArgumentError("the prompt is empty; give at least one token");
   if (static_cast<int64_t>(ids.size()) > spec_.max_positions) {
     return absl::InvalidArgumentError(
         absl::StrFormat("the prompt has %d tokens; the model takes at most %d; shorten it",

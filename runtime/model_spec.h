@@ -21,8 +21,8 @@ struct TensorSpec {
   std::string name;            // the checkpoint's own name
   std::vector<int64_t> shape;  // [rows, cols] or [n]
   TensorUse use = TensorUse::kMatrix;
-  int unit = 0;        // execution order: attention 0, mlp 0, attention 1, …
-  bool tied = false;   // kEmbedding only: also read by the head
+  int unit = 0;       // execution order: attention 0, mlp 0, attention 1, …
+  bool tied = false;  // kEmbedding only: also read by the head
 
   int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }

@@ -58,9 +58,9 @@ absl::StatusOr<std::unique_ptr<Pass>> Pass::Create(const ModelSpec& spec, Limits
   pass->memory_bytes_ = MemoryBytes(spec, limits);
   pass->memory_ = static_cast<std::byte*>(backend.alloc(pass->memory_bytes_));
   if (pass->memory_ == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for activations (", FormatSize(pass->memory_bytes_),
-                     "); lower --context or --batch"));
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for activations (",
+                                                     FormatSize(pass->memory_bytes_),
+                                                     "); lower --context or --batch"));
   }
   LayOut(spec, limits, pass->memory_, &pass->buffers_);
   return pass;
@@ -147,7 +147,8 @@ void Pass::Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int
 }
 
 void Pass::TakeLogitRows(const Step& step) {
-  backend_.copy_rows({.x = hidden(), .ids = step.logit_tokens.data(), .out = head_input()}, stream_);
+  backend_.copy_rows({.x = hidden(), .ids = step.logit_tokens.data(), .out = head_input()},
+                     stream_);
 }
 
 }  // namespace qianyi

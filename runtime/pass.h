@@ -65,8 +65,8 @@ class Pass {
   void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies);
   void Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs);
   // Stores k and v at the step's slots, then out = attention of q over them.
-  void Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads,
-              float scale, Tensor out);
+  void Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads, float scale,
+              Tensor out);
   // head_input = hidden rows of step.logit_tokens.
   void TakeLogitRows(const Step& step);
 

@@ -115,8 +115,8 @@ uint64_t SpreadEvenly(const ModelFile& file, bool streamed, Tier tier, uint64_t 
 }
 
 // With what this process itself takes varying by some pages, the amount that is named must do.
-absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t needed,
-                       uint64_t budget, std::string_view flag) {
+absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t needed, uint64_t budget,
+                       std::string_view flag) {
   return absl::ResourceExhaustedError(absl::StrFormat(
       "%s does not fit: context %d x batch %d needs at least %s %s, but %s is %s; raise %s, or "
       "lower --context or --batch",
@@ -134,8 +134,7 @@ void PlaceOnHost(const Needs& needs, uint64_t room, ModelPlan* plan) {
         SpreadEvenly(file, false, Tier::kHost, room - rest, &plan->tiers);
   } else {
     plan->ring_bytes = std::max(LeastRing(needs), std::min(kWantedRingBytes, room / 4));
-    plan->host_bytes =
-        SpreadEvenly(file, true, Tier::kHost, room - plan->ring_bytes, &plan->tiers);
+    plan->host_bytes = SpreadEvenly(file, true, Tier::kHost, room - plan->ring_bytes, &plan->tiers);
   }
   plan->disk_bytes = rest - plan->host_bytes;
 }

@@ -14,8 +14,8 @@ namespace qianyi {
 enum class FinishReason : uint8_t { kNone, kStop, kLength };
 
 struct TokenEvent {
-  int32_t blank = 0;                              // which blank of the prompt
-  FinishReason finish = FinishReason::kNone;      // set: the blank ended, and there is no token
+  int32_t blank = 0;                          // which blank of the prompt
+  FinishReason finish = FinishReason::kNone;  // set: the blank ended, and there is no token
   SampledToken token;
 };
 

@@ -11,10 +11,10 @@ struct Step {
   // Per token.
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions[2];
-  std::vector<int64_t> slots;          // page * kPageTokens + offset in the page
-  std::vector<int32_t> visible;        // leading slots of its sequence that it may see
-  std::vector<const int32_t*> pages;   // page table of its sequence
-  std::vector<int32_t> sequences;      // index in the list given to the scheduler
+  std::vector<int64_t> slots;         // page * kPageTokens + offset in the page
+  std::vector<int32_t> visible;       // leading slots of its sequence that it may see
+  std::vector<const int32_t*> pages;  // page table of its sequence
+  std::vector<int32_t> sequences;     // index in the list given to the scheduler
 
   // Tokens whose logits are wanted (indices into the above), in order.
   std::vector<int32_t> logit_tokens;

@@ -107,8 +107,7 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
 
 class ChatGlm2 : public Model {
  public:
-  ChatGlm2(Config config, const ModelFile& file)
-      : Model(file.spec), config_(std::move(config)) {
+  ChatGlm2(Config config, const ModelFile& file) : Model(file.spec), config_(std::move(config)) {
     embedding_ = file.Find("transformer.embedding.word_embeddings.weight");
     for (int64_t i = 0; i < config_.layers; ++i) {
       layers_.push_back({
@@ -181,8 +180,7 @@ class ChatGlm2 : public Model {
     if (auto status = pass.Linear(w.qkv, normed, qkv); !status.ok()) return status;
     const Tensor q = qkv.Columns(0, config_.query_cols());
     const Tensor k = qkv.Columns(config_.query_cols(), config_.group_cols());
-    const Tensor v =
-        qkv.Columns(config_.query_cols() + config_.group_cols(), config_.group_cols());
+    const Tensor v = qkv.Columns(config_.query_cols() + config_.group_cols(), config_.group_cols());
     pass.Rope(q, config_.heads, config_.head_dim, 0, RopePairs::kInterleaved);
     pass.Rope(k, config_.groups, config_.head_dim, 0, RopePairs::kInterleaved);
     const Tensor attended = pass.narrow(config_.query_cols());

@@ -82,8 +82,8 @@ std::vector<int32_t> ConfigReader::Ids(std::string_view field, int64_t vocab_siz
   const nlohmann::json list = value->is_array() ? *value : nlohmann::json::array({*value});
   for (const nlohmann::json& id : list) {
     if (!IsId(id, vocab_size) || ids.size() >= 1024) {
-      Fail(field, *value, absl::StrCat("a token id or a list of at most 1024, each 0..",
-                                       vocab_size - 1));
+      Fail(field, *value,
+           absl::StrCat("a token id or a list of at most 1024, each 0..", vocab_size - 1));
       return absent;
     }
     ids.push_back(id.get<int32_t>());
@@ -102,7 +102,8 @@ int32_t ConfigReader::Id(std::string_view object, std::string_view field, int64_
   const auto it = ids->find(std::string(field));
   if (it == ids->end()) return absent;
   if (!IsId(*it, vocab_size)) {
-    Fail(absl::StrFormat("%s.%s", object, field), *it, absl::StrCat("a token id 0..", vocab_size - 1));
+    Fail(absl::StrFormat("%s.%s", object, field), *it,
+         absl::StrCat("a token id 0..", vocab_size - 1));
     return absent;
   }
   return it->get<int32_t>();

@@ -22,8 +22,7 @@ class ConfigReader {
   double Number(std::string_view field, double least, double most, double absent);
   bool Bool(std::string_view field, bool absent);
   // A token id, or a list of them, below `vocab_size`.
-  std::vector<int32_t> Ids(std::string_view field, int64_t vocab_size,
-                           std::vector<int32_t> absent);
+  std::vector<int32_t> Ids(std::string_view field, int64_t vocab_size, std::vector<int32_t> absent);
   // An id inside an object of ids, e.g. ("special_token_ids", "MASK").
   int32_t Id(std::string_view object, std::string_view field, int64_t vocab_size, int32_t absent);
   // The field, when present, must have this value: nothing else is supported.

@@ -56,8 +56,8 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   auto id = [&](std::string_view name, int32_t absent) {
     return reader.Id("special_token_ids", name, c.vocab, absent);
   };
-  c.ids = {id("ENC", known.enc),   id("eos", known.eos),     id("sop", known.sop),
-           id("eop", known.eop),   id("MASK", known.mask),   id("gMASK", known.gmask),
+  c.ids = {id("ENC", known.enc),    id("eos", known.eos),   id("sop", known.sop),
+           id("eop", known.eop),    id("MASK", known.mask), id("gMASK", known.gmask),
            id("sMASK", known.smask)};
   std::vector<int32_t> ends;
   for (int32_t end : {c.ids.eop, c.ids.eos}) {
@@ -96,8 +96,8 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
     add(name + ".weight", {rows, cols}, TensorUse::kMatrix);
   };
   spec.units.push_back("embedding");
-  for (const char* table : {"transformer.position_embeddings.weight",
-                            "transformer.block_position_embeddings.weight"}) {
+  for (const char* table :
+       {"transformer.position_embeddings.weight", "transformer.block_position_embeddings.weight"}) {
     add(table, {c.positions + 1, c.hidden}, TensorUse::kConstant);
   }
   for (int64_t i = 0; i < c.layers; ++i) {
@@ -127,8 +127,7 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
 
 class GlmBlockLm : public Model {
  public:
-  GlmBlockLm(Config config, const ModelFile& file)
-      : Model(file.spec), config_(std::move(config)) {
+  GlmBlockLm(Config config, const ModelFile& file) : Model(file.spec), config_(std::move(config)) {
     auto norm = [&](const std::string& name) {
       return NormWeights{file.Find(name + ".weight"), file.Find(name + ".bias")};
     };

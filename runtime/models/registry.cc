@@ -75,9 +75,9 @@ absl::StatusOr<const ModelFamily*> FindFamily(const nlohmann::json& config) {
       type == config.end()
           ? "missing"
           : type->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).substr(0, 60);
-  return absl::InvalidArgumentError(
-      absl::StrFormat("config.json: model_type is %s and its fields match no model family we run (%s)",
-                      shown, Join(names)));
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "config.json: model_type is %s and its fields match no model family we run (%s)", shown,
+      Join(names)));
 }
 
 absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json) {

@@ -62,7 +62,7 @@ class BlockLoader {
   };
 
   void Run();
-  bool IssueNext();                 // all below with mutex_ held
+  bool IssueNext();  // all below with mutex_ held
   void IssueResident();
   bool IssueStreamed();
   std::byte* AllocateRing(uint64_t bytes, uint64_t* begin) const;

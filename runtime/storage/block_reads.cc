@@ -49,8 +49,8 @@ void BlockReads::Submit() {
   for (Job& job : jobs_) {
     while (job.status.ok() && job.submitted < job.block.bytes) {
       const uint64_t bytes = std::min(kReadChunkBytes, job.block.bytes - job.submitted);
-      if (!SubmitChunk(&job, {job.block.offset + job.submitted, bytes,
-                              job.block.to + job.submitted, 0})) {
+      if (!SubmitChunk(
+              &job, {job.block.offset + job.submitted, bytes, job.block.to + job.submitted, 0})) {
         break;
       }
       job.submitted += bytes;

@@ -60,9 +60,9 @@ class BlockReads {
   std::optional<Done> TakeFinished();
 
   std::vector<std::unique_ptr<Reader>> readers_;
-  std::vector<int> in_flight_;            // by reader
+  std::vector<int> in_flight_;              // by reader
   std::vector<std::vector<Chunk>> chunks_;  // by reader; cookie = index
-  std::deque<Job> jobs_;                  // in the order added; addresses are stable
+  std::deque<Job> jobs_;                    // in the order added; addresses are stable
   uint64_t waiting_bytes_ = 0;
 };
 

@@ -14,8 +14,8 @@ uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes *
 
 }  // namespace
 
-GatherCache::GatherCache(std::byte* memory, uint64_t memory_bytes, uint64_t block_bytes,
-                         int blocks, std::vector<std::unique_ptr<Reader>> readers)
+GatherCache::GatherCache(std::byte* memory, uint64_t memory_bytes, uint64_t block_bytes, int blocks,
+                         std::vector<std::unique_ptr<Reader>> readers)
     : slots_(std::max<uint64_t>(1, memory_bytes / block_bytes)),
       slot_of_(blocks, -1),
       checked_(blocks, false),
@@ -56,8 +56,8 @@ absl::Status GatherCache::Load(std::span<Wish> wishes) {
   }
   for (const Wish& wish : wishes) {
     if (slot_of_[wish.id] < 0 || checked_[wish.id]) continue;
-    checked_[wish.id] = wish.block.checksum == 0 ||
-                        XXH3_64bits(wish.data, wish.block.bytes) == wish.block.checksum;
+    checked_[wish.id] =
+        wish.block.checksum == 0 || XXH3_64bits(wish.data, wish.block.bytes) == wish.block.checksum;
     if (!checked_[wish.id]) {
       fail(wish.id, absl::DataLossError(absl::StrFormat(
                         "the block at offset %d does not match its checksum: the file is "

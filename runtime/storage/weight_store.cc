@@ -134,7 +134,8 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
   }
   absl::Status status = resident_.Allocate(backend_, resident_bytes, "resident weights");
   status.Update(ring_.Allocate(backend_, plan.ring_bytes, "the prefetch ring"));
-  const uint64_t gather_bytes = largest_gather == 0 ? 0 : std::max(largest_gather, plan.gather_bytes);
+  const uint64_t gather_bytes =
+      largest_gather == 0 ? 0 : std::max(largest_gather, plan.gather_bytes);
   status.Update(gather_memory_.Allocate(backend_, gather_bytes, "embedding rows"));
   if (!status.ok()) return status;
   if (largest_gather > 0) {
@@ -182,9 +183,9 @@ absl::Status WeightStore::Gather(int tensor, std::span<const int32_t> ids, Tenso
   const StoredTensor& stored = file_.tensors[tensor];
   rows_.clear();
   for (size_t i = 0; i < ids.size(); ++i) {
-    auto after = std::upper_bound(
-        stored.blocks.begin(), stored.blocks.end(), ids[i],
-        [](int64_t row, const Block& block) { return row < block.row_begin; });
+    auto after =
+        std::upper_bound(stored.blocks.begin(), stored.blocks.end(), ids[i],
+                         [](int64_t row, const Block& block) { return row < block.row_begin; });
     const int block = static_cast<int>(after - stored.blocks.begin()) - 1;
     rows_.push_back({block, static_cast<int32_t>(ids[i] - stored.blocks[block].row_begin),
                      static_cast<int32_t>(i)});
@@ -197,13 +198,12 @@ absl::Status WeightStore::Gather(int tensor, std::span<const int32_t> ids, Tenso
   wishes_.clear();
   for (size_t i = 0; i <= rows_.size(); ++i) {
     const bool end = i == rows_.size();
-    if (!end && !wishes_.empty() &&
-        wishes_.back().id == first_block_[tensor] + rows_[i].block) {
+    if (!end && !wishes_.empty() && wishes_.back().id == first_block_[tensor] + rows_[i].block) {
       continue;
     }
     if (end || wishes_.size() == at_once) {
-      absl::Status status = GatherSome(
-          tensor, std::span(wishes_), std::span(rows_).subspan(begin, i - begin), out, stream);
+      absl::Status status = GatherSome(tensor, std::span(wishes_),
+                                       std::span(rows_).subspan(begin, i - begin), out, stream);
       if (!status.ok()) return status;
       begin = i;
       wishes_.clear();
@@ -232,8 +232,8 @@ absl::Status WeightStore::GatherSome(int tensor, std::span<GatherCache::Wish> bl
   if (others != blocks.end()) {
     absl::Status status = gathers_->Load(std::span(others, blocks.end()));
     if (!status.ok()) {
-      return absl::DataLossError(absl::StrCat("cannot read ", file_.tensors[tensor].spec.name, " in ",
-                                              file_.files[others->block.file], ": ",
+      return absl::DataLossError(absl::StrCat("cannot read ", file_.tensors[tensor].spec.name,
+                                              " in ", file_.files[others->block.file], ": ",
                                               status.message()));
     }
   }

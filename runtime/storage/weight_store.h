@@ -32,10 +32,10 @@ namespace qianyi {
 using ReaderFactory = std::function<absl::StatusOr<std::unique_ptr<Reader>>(int index)>;
 
 struct WeightStoreStats {
-  uint64_t read_bytes = 0;       // from disk, all told
-  uint64_t gathered_bytes = 0;   // of which for embedding rows
-  uint64_t resident_bytes = 0;   // read so far of the resident set
-  double stall_seconds = 0;      // the engine waited for a block
+  uint64_t read_bytes = 0;      // from disk, all told
+  uint64_t gathered_bytes = 0;  // of which for embedding rows
+  uint64_t resident_bytes = 0;  // read so far of the resident set
+  double stall_seconds = 0;     // the engine waited for a block
 };
 
 // One consumer thread (the engine's); stats() from any.

@@ -33,7 +33,8 @@ constexpr char kRopeRatioMark[] = ".logits_rope_ratio_";
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "qianyi-verify-XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "qianyi-verify-XXXXXX").string();
     if (mkdtemp(pattern.data()) != nullptr) path_ = pattern;
   }
   ~TemporaryFolder() {
@@ -102,9 +103,8 @@ absl::Status Open(const std::string& folder, const std::string& converted, Fixtu
 }
 
 // The variant NAME.logits_rope_ratio_R: the same weights with rope_ratio R.
-absl::Status ReplayRopeRatio(const Fixture& fixture, const std::string& tensor,
-                             const Json& fields, VerifyReport& report,
-                             std::set<std::string>* replayed) {
+absl::Status ReplayRopeRatio(const Fixture& fixture, const std::string& tensor, const Json& fields,
+                             VerifyReport& report, std::set<std::string>* replayed) {
   const size_t mark = tensor.find(kRopeRatioMark);
   double ratio = 0;
   if (!absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatioMark) - 1), &ratio)) {
@@ -178,7 +178,8 @@ void ReplayRest(const Fixture& fixture, VerifyReport& report) {
 absl::Status VerifyModel(const std::string& folder, VerifyReport& report) {
   const TemporaryFolder temporary;
   if (temporary.path().empty()) {
-    return absl::InternalError("cannot make a temporary folder; set TMPDIR to one that is writable");
+    return absl::InternalError(
+        "cannot make a temporary folder; set TMPDIR to one that is writable");
   }
   Fixture fixture;
   absl::Status status = Open(folder, temporary.path() + "/model", &fixture);
@@ -190,8 +191,8 @@ absl::Status VerifyModel(const std::string& folder, VerifyReport& report) {
 
   std::set<std::string> replayed;
   for (const Json& fields : fixture.cases["cases"]) {
-    status = ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report)
-                 .Replay(&replayed);
+    status =
+        ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report).Replay(&replayed);
     if (!status.ok()) return status;
     const std::string prefix = StringOf(fields, "name") + kRopeRatioMark;
     for (const SafetensorsEntry& entry : fixture.tensors->entries()) {

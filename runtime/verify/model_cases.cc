@@ -18,13 +18,24 @@ namespace {
 using Json = nlohmann::json;
 
 // Fields that describe a case, or are replayed together with another field.
-constexpr std::array<std::string_view, 18> kReplayedElsewhere = {
-    "name",          "attention",      "note",
-    "greedy_stops",  "logits_tensor",  "greedy_logits_tensor",
-    "context_ids",   "prompt_ids",     "input_ids",
-    "position_ids",  "continuation",   "continuation_logprobs",
-    "end_token_ids", "out_seq_length", "continuation_logprob_sum",
-    "greedy_first_input", "continuation_rule", "greedy_min_top1_top2_margin"};
+constexpr std::array<std::string_view, 18> kReplayedElsewhere = {"name",
+                                                                 "attention",
+                                                                 "note",
+                                                                 "greedy_stops",
+                                                                 "logits_tensor",
+                                                                 "greedy_logits_tensor",
+                                                                 "context_ids",
+                                                                 "prompt_ids",
+                                                                 "input_ids",
+                                                                 "position_ids",
+                                                                 "continuation",
+                                                                 "continuation_logprobs",
+                                                                 "end_token_ids",
+                                                                 "out_seq_length",
+                                                                 "continuation_logprob_sum",
+                                                                 "greedy_first_input",
+                                                                 "continuation_rule",
+                                                                 "greedy_min_top1_top2_margin"};
 
 absl::StatusOr<std::vector<int32_t>> Ids(const Json& list, const std::string& name) {
   std::vector<int32_t> ids;
@@ -214,17 +225,18 @@ void ModelCase::Compare(const std::string& field, const std::vector<float>& actu
   if (!expected.ok() || expected->size() != actual.size()) {
     line.result = VerifyLine::Result::kFail;
     line.difference = std::numeric_limits<double>::infinity();
-    line.note = expected.ok() ? "another number of values" : std::string(expected.status().message());
+    line.note =
+        expected.ok() ? "another number of values" : std::string(expected.status().message());
   } else {
     for (size_t i = 0; i < actual.size(); ++i) {
       const double difference = std::abs(double{actual[i]} - (*expected)[i]);
       // A NaN on either side is a difference without bound.
-      line.difference = std::max(line.difference, std::isnan(difference)
-                                                      ? std::numeric_limits<double>::infinity()
-                                                      : difference);
+      line.difference =
+          std::max(line.difference,
+                   std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
     }
-    line.result = line.difference <= line.tolerance ? VerifyLine::Result::kOk
-                                                    : VerifyLine::Result::kFail;
+    line.result =
+        line.difference <= line.tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
   }
   report_.Add(std::move(line));
 }
@@ -249,8 +261,7 @@ void ModelCase::AddNumber(const std::string& field, double actual, double expect
   if (!report_.Wants(name)) return;
   VerifyLine line{.name = name, .tolerance = tolerance, .note = {}};
   line.difference = std::abs(actual - expected);
-  line.result =
-      line.difference <= tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
+  line.result = line.difference <= tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
   report_.Add(std::move(line));
 }
 

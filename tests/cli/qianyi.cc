@@ -1,7 +1,6 @@
 #include "tests/cli/qianyi.h"
 
 #include <cmath>
-#include <regex>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -84,11 +83,12 @@ std::string WriteConfig(const TempFolder& folder, Family family) {
 uint64_t LeastHostMiB(const Arguments& arguments) {
   const ProcessResult result = Qianyi(arguments + Arguments{"--host-memory", "1MiB"});
   EXPECT_TRUE(Fails(result, 1, {"needs at least", "--host-memory"}));
-  std::smatch found;
-  if (!std::regex_search(result.err, found, std::regex("needs at least ([0-9.]+) (MiB|GiB)"))) {
-    return 0;
-  }
-  const double amount = std::stod(found[1]) * (found[2] == "GiB" ? 1024 : 1);
+  const std::string mark = "needs at least ";
+  const size_t at = result.err.find(mark);
+  if (at == std::string::npos) return 0;
+  char* unit = nullptr;
+  const double number = std::strtod(result.err.c_str() + at + mark.size(), &unit);
+  const double amount = number * (std::string_view(unit).starts_with(" GiB") ? 1024 : 1);
   return static_cast<uint64_t>(std::ceil(amount));
 }
 

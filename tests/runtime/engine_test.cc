@@ -80,8 +80,8 @@ GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t
                         int32_t max_tokens = 12) {
   auto prompt = engine.model().LayOut(std::move(ids));
   EXPECT_TRUE(prompt.ok()) << prompt.status();
-  GenerateRequest request{.prompt = *std::move(prompt), .sampling = {}, .max_tokens = max_tokens,
-                          .end_tokens = {}};
+  GenerateRequest request{
+      .prompt = *std::move(prompt), .sampling = {}, .max_tokens = max_tokens, .end_tokens = {}};
   request.sampling.seed = seed;
   request.sampling.temperature = seed == 0 ? 0.0f : 0.9f;
   return request;
@@ -150,7 +150,11 @@ TEST_P(EngineFamilyTest, SameTokensAloneTogetherSplitStreamedAndOnAnyThreads) {
       {.config = config, .format = format, .batch = 3, .step_tokens = 7},
       {.config = config, .format = format, .batch = 17, .streamed = true},
       {.config = config, .format = format, .batch = 2, .step_tokens = 1, .threads = 1},
-      {.config = config, .format = format, .batch = 17, .step_tokens = 50, .threads = 3,
+      {.config = config,
+       .format = format,
+       .batch = 17,
+       .step_tokens = 50,
+       .threads = 3,
        .streamed = true},
   };
   for (const EngineSetup& setup : variants) {

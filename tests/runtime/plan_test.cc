@@ -30,8 +30,8 @@ const ModelFile& Glm9b() {
 absl::StatusOr<Plan> PlanFor(const ModelFile& file, uint64_t host, uint64_t device = 0,
                              int64_t batch = 1, int64_t context = 2048) {
   const ModelUse use = {.file = &file, .context_tokens = context, .batch = batch};
-  return MakePlan({&use, 1}, {.host_bytes = host, .device_bytes = device,
-                              .process_bytes = 32 << 20});
+  return MakePlan({&use, 1},
+                  {.host_bytes = host, .device_bytes = device, .process_bytes = 32 << 20});
 }
 
 TEST(PlanTest, EverythingFits) {
@@ -159,8 +159,7 @@ TEST(PlanTest, DeviceTakesWhatFitsAndTheCpuHelps) {
   EXPECT_LE(plan->device_used_bytes(), 4 * kGiB);
   EXPECT_LE(plan->host_used_bytes(), 16 * kGiB);
   EXPECT_GT(plan->models[0].device_bytes, 2 * kGiB);
-  const Rates rates = {
-      .device_bandwidth = 1e12, .host_bandwidth = 80e9, .link = 25e9, .disk = 7e9};
+  const Rates rates = {.device_bandwidth = 1e12, .host_bandwidth = 80e9, .link = 25e9, .disk = 7e9};
   const Bound off = EstimateBound(*plan, rates, false);
   const Bound on = EstimateBound(*plan, rates, true);
   EXPECT_EQ(off.link(), "host_to_device");

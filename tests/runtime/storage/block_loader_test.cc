@@ -43,8 +43,9 @@ class BlockLoaderTest : public testing::Test {
   static uint64_t Padded(uint64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
   using Memory = std::unique_ptr<std::byte[], void (*)(std::byte*)>;
   static Memory Pages(uint64_t bytes) {
-    return Memory(static_cast<std::byte*>(std::aligned_alloc(4096, std::max<uint64_t>(bytes, 4096))),
-                  [](std::byte* p) { std::free(p); });
+    return Memory(
+        static_cast<std::byte*>(std::aligned_alloc(4096, std::max<uint64_t>(bytes, 4096))),
+        [](std::byte* p) { std::free(p); });
   }
   // Acquires, compares and releases; the status of the acquisition.
   absl::Status Use(int index) {
@@ -143,7 +144,8 @@ TEST_F(BlockLoaderTest, AReadErrorFailsItsBlockAndNoOther) {
 TEST_F(BlockLoaderTest, ADamagedBlockIsToldByItsChecksum) {
   Make(10, 7 << 20, 0.5);
   loader_.reset();
-  for (int bad : {1, 4, 7}) file_[sweep_[bad].block.offset + sweep_[bad].block.bytes / 2] ^= std::byte{4};
+  for (int bad : {1, 4, 7})
+    file_[sweep_[bad].block.offset + sweep_[bad].block.bytes / 2] ^= std::byte{4};
   std::vector<std::unique_ptr<Reader>> readers;
   readers.push_back(std::make_unique<MemoryReader>(file_));
   loader_ = std::make_unique<BlockLoader>(sweep_, resident_.get(), ring_.get(), 7 << 20,
