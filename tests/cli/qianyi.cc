@@ -1,6 +1,8 @@
 #include "tests/cli/qianyi.h"
 
 #include <cmath>
+#include <cstdlib>
+#include <string_view>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
