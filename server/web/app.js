@@ -40,8 +40,7 @@ const TEXT = {
     message: 'Message', messageHint: '你好', forget: 'New conversation',
     sampling: 'Sampling', seed: 'Seed', temperature: 'Temperature', topP: 'Top-p',
     maxTokens: 'Most tokens', automatic: 'automatic', asCurl: 'The same with curl', copy: 'Copy',
-    copied: 'Copied',
-    go: { poem: 'Write', couplet: 'Answer the line', summary: 'Find a title', qa: 'Ask',
+    copied: 'Copied', go: { poem: 'Write', couplet: 'Answer the line', summary: 'Find a title', qa: 'Ask',
       blanks: 'Fill', chat: 'Send' },
     stop: 'Stop', stopped: 'Stopped.', cut: 'Ended at the length limit.', answer: 'Answer',
     used: (tokens, seed) => `${tokens} tokens` + (seed === undefined ? '' : `, seed ${seed}`),
@@ -57,10 +56,8 @@ const TEXT = {
 };
 
 // Where each tab asks.
-const PATHS = {
-  poem: '/v1/tasks/poem', couplet: '/v1/tasks/couplet', summary: '/v1/tasks/summary',
-  qa: '/v1/tasks/qa', blanks: '/v1/completions', chat: '/v1/chat/completions',
-};
+const PATHS = { poem: '/v1/tasks/poem', couplet: '/v1/tasks/couplet', qa: '/v1/tasks/qa',
+  summary: '/v1/tasks/summary', blanks: '/v1/completions', chat: '/v1/chat/completions' };
 
 const $ = (id) => document.getElementById(id);
 const state = { language: 'zh', tab: 'poem', model: 'poet', running: null, talk: [] };
