@@ -129,7 +129,7 @@ struct Int4Dot {
                        float (*y)[kPanelRows]) {
     const LinearBlock& block = *work.block;
     const std::byte* w = panel + block.tile_offset + work.begin * 8;
-    const int8_t(*scales)[kPanelRows] = work.scratch->group_scales[work.pass_index];
+    const int8_t(*scales)[kPanelRows] = work.scratch->group_scales + work.pass_index * kHalves;
     const int32_t* x = PackedX<Int4Dot>(work, token);
     const int32_t(*start)[kHalves] = work.scratch->start + work.first_row + token;
     __m256i sum[kTokens][2];

@@ -160,7 +160,7 @@ struct Int4GroupDot {
         high[t] = _mm512_set1_epi32(start[t][tile * 2 + 1]);
       });
       Int4Tile<kTokens>(w + tile * 512, x + tile * 16 * kTokens, low, high);
-      const __m512i scale = LoadScales(scratch.group_scales[work.pass_index] + tile * 2);
+      const __m512i scale = LoadScales(scratch.group_scales + work.pass_index * kHalves + tile * 2);
       Unroll<kTokens>(QIANYI_EACH(t) {
         const __m512i both =
             _mm512_mask_blend_epi16(0xaaaaaaaau, low[t], _mm512_slli_epi32(high[t], 16));

@@ -18,8 +18,8 @@ constexpr int64_t kSliceTiles = kSliceCols / kTileCols;
 struct LinearScratch {
   float y[kGroupPanels][kChunkTokens][kPanelRows];
   int32_t x[kPassElements];
-  int32_t start[kPassRows][kHalves];                      // for Dot: by slice of the pass and token
-  int8_t group_scales[kPassSlices][kHalves][kPanelRows];  // of one panel
+  int32_t start[kPassRows][kHalves];  // for Dot: by slice of the pass and token
+  int8_t group_scales[kPassSlices * kHalves][kPanelRows];  // of one panel
 };
 static_assert(sizeof(LinearScratch) <= kLinearScratchBytes);
 

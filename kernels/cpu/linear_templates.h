@@ -80,7 +80,7 @@ inline void CopyGroupScales(const LinearBlock& block, const std::byte* panel, in
   for (int64_t half = begin; half < end; ++half) {
     const std::byte* from = scales + (half * 32 >> shift) * kPanelRows;
     if (block.prefetch) __builtin_prefetch(from + kAheadBytes);
-    __builtin_memcpy(scratch->group_scales[0][half - begin], from, kPanelRows);
+    __builtin_memcpy(scratch->group_scales[half - begin], from, kPanelRows);
   }
 }
 

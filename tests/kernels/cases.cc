@@ -143,6 +143,9 @@ std::vector<AttentionCase> AttentionCases() {
       {32, 2, 128, 128, DType::kF32, {300}, {5}},
       {32, 2, 128, 128, DType::kF16, {600, 31}, {1, 1}},
       {3, 1, 40, 24, DType::kF32, {1030}, {20}},
+      // Blocks of rows in which a split begins for some and not for others.
+      {3, 1, 24, 16, DType::kF32, {262}, {10}},
+      {1, 1, 16, 16, DType::kF16, {530}, {40}},
   };
 }
 
