@@ -47,20 +47,27 @@ void SetRates(benchmark::State& state, double bytes, double operations) {
   if (operations > 0) state.counters["TOPS"] = benchmark::Counter(operations * 1e-12, rate);
 }
 
-void BM_Read(benchmark::State& state, bool ahead, int threads) {
+// Sums all words of the lines [begin, end).
+template <bool kAhead>
+uint64_t SumLines(const uint64_t* words, int64_t begin, int64_t end) {
+  uint64_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+  for (const uint64_t* w = words + begin * 8; w < words + end * 8; w += 8) {
+    if constexpr (kAhead) __builtin_prefetch(w + 256);  // 2 KiB
+    a += w[0], b += w[1], c += w[2], d += w[3];
+    e += w[4], f += w[5], g += w[6], h += w[7];
+  }
+  return a + b + c + d + e + f + g + h;
+}
+
+template <bool kAhead>
+void BM_Read(benchmark::State& state, int threads) {
   const DeviceMemory memory(kPoolBytes);
   std::memset(memory.data(), 1, kPoolBytes);
   const auto pool = cpu::ThreadPool::Create(threads, 0);
   const uint64_t* words = reinterpret_cast<const uint64_t*>(memory.data());
-  constexpr int64_t kLineWords = 8, kGrain = 1 << 14;
   for (auto _ : state) {
-    pool->Run(kPoolBytes / 64, kGrain, [&](int64_t begin, int64_t end, int) {
-      uint64_t sum[kLineWords] = {};
-      for (int64_t line = begin; line < end; ++line) {
-        if (ahead) __builtin_prefetch(words + line * kLineWords + 256);  // 2 KiB
-        for (int i = 0; i < kLineWords; ++i) sum[i] += words[line * kLineWords + i];
-      }
-      benchmark::DoNotOptimize(sum);
+    pool->Run(kPoolBytes / 64, 1 << 14, [&](int64_t begin, int64_t end, int) {
+      benchmark::DoNotOptimize(SumLines<kAhead>(words, begin, end));
     });
   }
   SetRates(state, kPoolBytes, 0);
@@ -168,9 +175,9 @@ void RegisterAll() {
   constexpr PackedFormat kLinear[] = {
       {DType::kI8, 0}, {DType::kI4, 32}, {DType::kI4, 0}, {DType::kF16, 0}, {DType::kF32, 0}};
   for (int threads : {1, 2}) {
-    benchmark::RegisterBenchmark(("read" + Threads(threads)).c_str(), BM_Read, false, threads)
+    benchmark::RegisterBenchmark(("read" + Threads(threads)).c_str(), BM_Read<false>, threads)
         ->UseRealTime();
-    benchmark::RegisterBenchmark(("read_ahead" + Threads(threads)).c_str(), BM_Read, true, threads)
+    benchmark::RegisterBenchmark(("read_ahead" + Threads(threads)).c_str(), BM_Read<true>, threads)
         ->UseRealTime();
   }
   const BackendList& variants = CpuVariants();
