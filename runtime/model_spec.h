@@ -21,8 +21,8 @@ struct TensorSpec {
   std::string name;            // the checkpoint's own name
   std::vector<int64_t> shape;  // [rows, cols] or [n]
   TensorUse use = TensorUse::kMatrix;
-  int unit = 0;        // execution order: attention 0, mlp 0, attention 1, …
-  bool tied = false;   // kEmbedding only: also read by the head
+  int unit = 0;       // execution order: attention 0, mlp 0, attention 1, …
+  bool tied = false;  // kEmbedding only: also read by the head
 
   int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
@@ -46,7 +46,9 @@ struct ModelSpec {
   std::vector<TensorSpec> tensors;  // in execution order
   KvSpec kv;
   int64_t hidden_size = 0;
-  int64_t widest_row = 0;  // the widest activation of one token in a layer, elements
+  int64_t attention_cols = 0;  // heads * value_dim
+  int64_t widest_row = 0;      // the widest activation of one token in a layer, elements
+  int64_t rotary_dims = 0;     // rotated dimensions of a head, 0 without rotary positions
   int64_t vocab_size = 0;
   int64_t max_positions = 0;
   bool bidirectional = false;  // contexts are atomic: they ride one step whole

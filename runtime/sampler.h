@@ -40,22 +40,51 @@ struct SampledToken {
   std::vector<TokenLogprob> top;  // params.logprobs of them, best first
 };
 
-// Owns scratch for one vocabulary; allocates only in its constructor. One thread.
+// Owns scratch for one vocabulary; allocates only in its constructor (and `out->top`, whose
+// capacity is kept). One thread.
 class Sampler {
  public:
   explicit Sampler(int64_t vocab_size);
 
-  // `logits` [vocab_size] may be overwritten. `history`: the prompt and generated tokens the
-  // penalties look at. `index` counts the request's sampled tokens: the random number is a
-  // function of (seed, index) alone, so neither batch nor thread can change it.
-  // Order: bias, penalties, temperature, top-k, min-p, top-p, draw. Ties go to the lower id.
+  // `params` pass Validate. `logits` [vocab_size] may be overwritten. `history`: the prompt and
+  // generated tokens the penalties look at; ids outside the vocabulary are passed over. `index`
+  // counts the request's sampled tokens: the random number is a function of (seed, index) alone, so
+  // neither batch nor thread can change it.
+  //
+  // Order: bias, penalties, temperature, top-k, min-p, top-p, draw. Top-k keeps all tokens that
+  // tie with the k-th, as the original CogView does; top-p keeps those before which the sum does
+  // not exceed p, so the first one past p stays. Otherwise ties go to the lower id. A NaN logit
+  // is never taken; when all are NaN or -infinity the token is 0 with logprob -infinity.
   void Sample(const SamplingParams& params, std::span<float> logits,
               std::span<const int32_t> history, uint64_t index, SampledToken* out);
 
+  // The distribution Sample draws from, as `out` [vocab_size]; greedy gives one token all.
+  void Probabilities(const SamplingParams& params, std::span<float> logits,
+                     std::span<const int32_t> history, std::span<float> out);
+
  private:
-  std::vector<int32_t> order_;
-  std::vector<float> probabilities_;
-  std::vector<int32_t> counts_;
+  void Modify(const SamplingParams& params, std::span<float> logits,
+              std::span<const int32_t> history);
+  void Penalize(const SamplingParams& params, std::span<float> logits,
+                std::span<const int32_t> history);
+  void ReportTop(std::span<const float> logits, int32_t count, std::vector<TokenLogprob>* top);
+  void Filter(const SamplingParams& params, std::span<const float> logits);
+  std::span<const float> Candidates() const {
+    return std::span(weights_).first(static_cast<size_t>(candidates_));
+  }
+  int32_t Token(int64_t candidate) const {
+    return listed_ ? tokens_[static_cast<size_t>(candidate)] : static_cast<int32_t>(candidate);
+  }
+  void Keep(std::span<const float> from, float floor, int64_t equal);
+
+  // What may be drawn: weights_[i] is of token i, or of tokens_[i] when listed_.
+  std::vector<float> weights_;
+  std::vector<int32_t> tokens_;
+  int64_t candidates_ = 0;
+  bool listed_ = false;
+  std::vector<float> scratch_;
+  std::vector<float> unmodified_;  // the logits as they came, when they are still needed
+  std::vector<int32_t> counts_;    // zero between calls
 };
 
 }  // namespace qianyi

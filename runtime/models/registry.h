@@ -13,7 +13,7 @@
 namespace qianyi {
 
 class Model;
-class WeightStore;
+struct ModelFile;
 
 struct ModelFamily {
   std::string_view name;
@@ -21,9 +21,9 @@ struct ModelFamily {
   bool (*matches)(const nlohmann::json& config);
   // Checks every field (InvalidArgument names field, value and limit) and lists the tensors.
   absl::StatusOr<ModelSpec> (*describe)(const nlohmann::json& config);
-  // The model over opened weights; `store` outlives it.
+  // The model of a table of contents; takes no weights.
   absl::StatusOr<std::unique_ptr<Model>> (*create)(const nlohmann::json& config,
-                                                   const ModelSpec& spec, WeightStore& store);
+                                                   const ModelFile& file);
 };
 
 const std::vector<ModelFamily>& ModelFamilies();
@@ -32,6 +32,9 @@ const std::vector<ModelFamily>& ModelFamilies();
 absl::StatusOr<const ModelFamily*> FindFamily(const nlohmann::json& config);
 // Parses JSON text, finds the family and describes it.
 absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json);
+// The model whose tensors `file` lists: enough to lay out prompts; it runs over a WeightStore
+// opened on the same table.
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelFile& file);
 
 // Shapes known by name ("glm-4-9b", …) as config.json text; NotFound lists the names.
 absl::StatusOr<std::string> BuiltinConfig(std::string_view name);

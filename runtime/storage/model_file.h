@@ -25,11 +25,11 @@ inline constexpr uint64_t kStreamBlockBytes = 8ull << 20;  // what we write for 
 inline constexpr uint64_t kGatherBlockBytes = 1ull << 20;  // and for embeddings
 
 struct Block {
-  int file = 0;            // index into ModelFile::files
-  uint64_t offset = 0;     // multiple of kPageBytes
-  uint64_t bytes = 0;      // exact; reads are rounded up to kPageBytes, which the file covers
-  uint64_t checksum = 0;   // XXH3-64 of `bytes` bytes
-  int64_t row_begin = 0;   // multiple of kPanelRows
+  int file = 0;           // index into ModelFile::files
+  uint64_t offset = 0;    // multiple of kPageBytes
+  uint64_t bytes = 0;     // exact; reads are rounded up to kPageBytes, which the file covers
+  uint64_t checksum = 0;  // XXH3-64 of `bytes` bytes; 0 = unknown, not to be checked
+  int64_t row_begin = 0;  // multiple of kPanelRows
   int64_t rows = 0;
 };
 
@@ -51,13 +51,18 @@ struct ModelFile {
   std::vector<uint64_t> file_bytes;
   std::vector<StoredTensor> tensors;
 
+  // Index of a tensor, or -1.
+  int Find(std::string_view name) const;
+
   // Reads config.json and every header, checks them against each other and against the
   // sizes of the files. Reads no weights.
   static absl::StatusOr<ModelFile> Open(const std::string& folder);
 
   // The same table for a model that exists nowhere: blocks are laid out as `convert`
-  // would, in one virtual file (files[0] == "synth:SEED").
-  static absl::StatusOr<ModelFile> Lay(const ModelSpec& spec, PackedFormat format);
+  // would, in one virtual file (files[0] == "synth:SEED", which runtime/storage/synth.h
+  // reads) and without checksums.
+  static absl::StatusOr<ModelFile> Lay(const ModelSpec& spec, PackedFormat format,
+                                       uint64_t seed = 0);
 };
 
 // The format a tensor is stored in when the user asked for `requested`: group sizes

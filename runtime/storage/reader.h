@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,10 +14,10 @@
 namespace qianyi {
 
 struct ReadRequest {
-  uint64_t offset = 0;        // multiple of kPageBytes
-  uint64_t bytes = 0;         // multiple of kPageBytes
-  std::byte* to = nullptr;    // page aligned
-  uint64_t cookie = 0;        // returned with the completion
+  uint64_t offset = 0;      // multiple of kPageBytes
+  uint64_t bytes = 0;       // multiple of kPageBytes
+  std::byte* to = nullptr;  // page aligned
+  uint64_t cookie = 0;      // returned with the completion
 };
 
 struct ReadCompletion {
@@ -25,10 +26,13 @@ struct ReadCompletion {
   absl::Status status;  // DataLoss / Unavailable with the file, offset and errno
 };
 
-// Used by one thread at a time. Requests may complete in any order.
+// Used by one thread at a time. Requests may complete in any order. A request may reach
+// past the end of the file by less than a page, as the last one of a file whose size is no
+// multiple of it must; its completion then counts the bytes there are.
 class Reader {
  public:
-  virtual ~Reader() = default;
+  virtual ~Reader() = default;  // waits for reads under way: they write to their buffers
+  virtual std::string_view name() const { return "reader"; }  // for reports, e.g. "pread"
   virtual uint64_t size() const = 0;
   virtual int depth() const = 0;  // requests that may be under way at once
   // Starts a read; at most depth() may be under way.
@@ -43,8 +47,12 @@ struct ReaderOptions {
   ReaderKind kind = ReaderKind::kAuto;  // io_uring with O_DIRECT, else pread
   int depth = 4;
 };
-inline constexpr uint64_t kReadChunkBytes = 1ull << 20;  // docs/performance.md: fastest with depth 4
+// Fastest with depth 4: docs/performance.md.
+inline constexpr uint64_t kReadChunkBytes = 1ull << 20;
 
+// Opens a regular file. NotFound and the like; Unavailable when the kind asked for is not to
+// be had here (kAuto never is: it ends at plain reads). Reads of a file that has become
+// shorter since it was opened end in DataLoss.
 absl::StatusOr<std::unique_ptr<Reader>> OpenReader(const std::string& path, ReaderOptions options);
 
 }  // namespace qianyi

@@ -21,7 +21,7 @@ struct SafetensorsEntry {
   uint64_t begin = 0;          // absolute offsets in the file
   uint64_t end = 0;
 
-  int64_t elements() const;
+  int64_t elements() const;  // product of the shape: 1 for a scalar
 };
 
 // A file's table of contents. Immutable after Open, so safe to share.
@@ -30,11 +30,13 @@ class Safetensors {
   // Reads and checks the header only. Errors name the file and what is wrong in it:
   // NotFound, InvalidArgument (not the format), OutOfRange (truncated, overlapping).
   static absl::StatusOr<Safetensors> Open(const std::string& path);
-  // The same on a header already in memory; `file_bytes` is the whole file's size.
+  // The same on the file's first bytes, already in memory: the length, the JSON header
+  // and possibly more. `file_bytes` is the whole file's size.
   static absl::StatusOr<Safetensors> Parse(std::string_view head, uint64_t file_bytes,
                                            const std::string& path);
 
   const std::string& path() const { return path_; }
+  uint64_t file_bytes() const { return file_bytes_; }
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }  // by offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const SafetensorsEntry* Find(std::string_view name) const;  // null when absent
@@ -48,8 +50,13 @@ class Safetensors {
 
  private:
   std::string path_;
+  uint64_t file_bytes_ = 0;
   std::vector<SafetensorsEntry> entries_;
+  std::vector<uint32_t> by_name_;  // indices into entries_, sorted by name
   std::map<std::string, std::string> metadata_;
 };
+
+// Bits per element of a safetensors dtype, 0 when the format has no such dtype.
+int SafetensorsBits(std::string_view dtype);
 
 }  // namespace qianyi

@@ -25,8 +25,12 @@ class Tokenizer {
   // Ids outside the vocabulary are InvalidArgument. Bytes that are no UTF-8 become U+FFFD.
   virtual absl::StatusOr<std::string> Decode(std::span<const int32_t> ids) const = 0;
   // The raw bytes token `id` adds after other tokens, for streaming; may be part of a
-  // character. Empty for control tokens and unknown ids.
+  // character. Empty for control tokens and unknown ids. Lives as long as the tokenizer.
   virtual std::string_view TokenBytes(int32_t id) const = 0;
+  // The same at one place of a stream: `run_start`, true before the first token and updated
+  // by each, is where sentencepiece drops a leading space (again after a command word). The
+  // repaired concatenation is Decode's result.
+  virtual std::string_view NextBytes(int32_t id, bool* run_start) const = 0;
 
   virtual int32_t vocab_size() const = 0;
   // The id of a command by its role: "MASK", "gMASK", "sMASK", "sop", "eop", "eos", "ENC",

@@ -1,0 +1,197 @@
+#include "cli/command.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "runtime/memory_size.h"
+#include "runtime/models/registry.h"
+#include "runtime/storage/file_util.h"
+#include "runtime/storage/format.h"
+
+namespace qianyi {
+namespace {
+
+absl::StatusOr<uint64_t> ParsePositiveSize(std::string_view text) {
+  absl::StatusOr<uint64_t> bytes = ParseSize(text);
+  if (!bytes.ok() || *bytes > 0) return bytes;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("'%s' is no room at all; write for example 3GiB", text));
+}
+
+// CLI11 would take -1 for 2^64 - 1.
+absl::StatusOr<uint64_t> ParseSeed(std::string_view text) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error == std::errc() && end == text.data() + text.size()) return seed;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("'%s' is not a whole number from 0 to 2^64 - 1", text));
+}
+
+// config.json's text.
+absl::StatusOr<std::string> ReadConfig(const std::string& name_or_path) {
+  absl::StatusOr<std::string> builtin = BuiltinConfig(name_or_path);
+  if (builtin.ok()) return builtin;
+  std::error_code ignored;
+  if (!std::filesystem::exists(name_or_path, ignored)) return builtin.status();
+  const bool folder = std::filesystem::is_directory(name_or_path, ignored);
+  return ReadTextFile(folder ? JoinPath(name_or_path, "config.json") : name_or_path, 16 << 20);
+}
+
+template <typename Value>
+CLI::Option* AddParsed(CLI::App& command, const std::string& name, Value* value,
+                       const std::string& description,
+                       absl::StatusOr<Value> (*parse)(std::string_view), const char* type) {
+  return command
+      .add_option_function<std::string>(
+          name,
+          [=](const std::string& text) {
+            absl::StatusOr<Value> parsed = parse(text);
+            if (!parsed.ok()) {
+              throw CLI::ValidationError(name, std::string(parsed.status().message()));
+            }
+            *value = *parsed;
+          },
+          description)
+      ->type_name(type);
+}
+
+}  // namespace
+
+CLI::Option* AddSize(CLI::App& command, const std::string& name, uint64_t* bytes,
+                     const std::string& description) {
+  return AddParsed<uint64_t>(command, name, bytes, description, ParsePositiveSize, "SIZE");
+}
+
+CLI::Option* AddSizeOrNone(CLI::App& command, const std::string& name, uint64_t* bytes,
+                           const std::string& description) {
+  return AddParsed<uint64_t>(command, name, bytes, description, ParseSize, "SIZE");
+}
+
+CLI::Option* AddSeed(CLI::App& command, const std::string& name, uint64_t* seed,
+                     const std::string& description) {
+  return AddParsed<uint64_t>(command, name, seed, description, ParseSeed, "N")
+      ->default_str(std::to_string(*seed));
+}
+
+CLI::Option* AddRate(CLI::App& command, const std::string& name, double* bytes_per_second,
+                     const std::string& description) {
+  return AddParsed<double>(command, name, bytes_per_second, description, ParseRate, "RATE");
+}
+
+void AddFormat(CLI::App& command, std::string* dtype, std::optional<int>* group) {
+  command.add_option("--dtype", *dtype, "of matrices and embeddings: f32, f16, bf16, int8, int4")
+      ->capture_default_str()
+      ->type_name("TYPE");
+  command
+      .add_option("--group", *group,
+                  "columns that share a scale (int4 only): 32, 64, 128, or 0 for one scale per row "
+                  "[32]")
+      ->type_name("N");
+}
+
+void ModelFlags::Add(CLI::App& command, const char* config_flag) {
+  auto* model =
+      command.add_option("--model", folder, "folder that `qianyi convert` or `synth` made")
+          ->type_name("DIR");
+  auto* invented =
+      command
+          .add_option(config_flag, synth,
+                      "a built-in shape or the path of a config.json, without weights at hand")
+          ->type_name("NAME|FILE");
+  model->excludes(invented);
+  AddFormat(command, &dtype, &group);
+  AddSeed(command, "--synth-seed", &synth_seed, "of invented weights");
+}
+
+absl::StatusOr<ModelFile> ModelFlags::Open() const {
+  if (folder.empty() && synth.empty()) {
+    return absl::InvalidArgumentError(
+        "no model given; say --model DIR, or name a shape (see --help)");
+  }
+  if (!folder.empty()) return ModelFile::Open(folder);
+  absl::StatusOr<ModelSpec> spec = DescribeNamed(synth);
+  if (!spec.ok()) return spec.status();
+  absl::StatusOr<PackedFormat> format = ParseFormat(dtype, group);
+  if (!format.ok()) return format.status();
+  return ModelFile::Lay(*spec, *format, synth_seed);
+}
+
+void RunFlags::Add(CLI::App& command) {
+  AddSize(command, "--host-memory", &options.host_bytes,
+          "all that the process may take of RAM [80% of what there is]");
+  command.add_option("--device", device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  AddSizeOrNone(command, "--device-memory", &device_bytes,
+                "all that the process may take of the GPU");
+  command.add_option("--threads", options.threads, "worker threads [one per core]")
+      ->check(CLI::Range(0, 1024))
+      ->type_name("N");
+  command.add_option("--step-tokens", options.prompt_tokens, "of prompts in one step")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str()
+      ->type_name("N");
+  command
+      .add_option("--numerics", numerics,
+                  "exact: the same tokens whatever the batch, split or residency; fast: faster "
+                  "kernels where a backend has them (the CPU has none)")
+      ->check(CLI::IsMember({"exact", "fast"}))
+      ->capture_default_str();
+}
+
+absl::Status RunFlags::Check() const {
+  if (device == "cuda") {
+    return absl::FailedPreconditionError(
+        "--device cuda: this build has no CUDA backend; use --device cpu");
+  }
+  if (device_bytes > 0) {
+    return absl::InvalidArgumentError("--device-memory needs --device cuda; leave it out");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ModelSpec> DescribeNamed(const std::string& name_or_path) {
+  absl::StatusOr<std::string> config = ReadConfig(name_or_path);
+  if (!config.ok()) return config.status();
+  absl::StatusOr<ModelSpec> spec = DescribeModel(*config);
+  if (spec.ok()) return spec;
+  return absl::Status(spec.status().code(),
+                      absl::StrFormat("%s: %s", name_or_path, spec.status().message()));
+}
+
+absl::Status OutputError() {
+  return absl::UnavailableError(
+      "cannot write to standard output: its reader is gone, or its disk is full");
+}
+
+void ShowFraction(const std::string& what, uint64_t done_bytes, uint64_t total_bytes) {
+  static int shown = -1;  // tenths, where there is no terminal to redraw on
+  if (total_bytes == 0) return;
+  const double share = static_cast<double>(done_bytes) / total_bytes;
+  if (isatty(STDERR_FILENO) != 0) {
+    std::fprintf(stderr, "\r%s %5.1f%% of %s%s", what.c_str(), 100 * share,
+                 FormatSize(total_bytes).c_str(), done_bytes >= total_bytes ? "\n" : "");
+  } else if (static_cast<int>(share * 10) != shown) {
+    shown = static_cast<int>(share * 10);
+    std::fprintf(stderr, "%s %d%% of %s\n", what.c_str(), shown * 10,
+                 FormatSize(total_bytes).c_str());
+  }
+}
+
+ProgressFn ShowProgress(const std::string& what) {
+  return [what](const Progress& progress) {
+    if (!progress.note.empty()) {
+      std::fprintf(stderr, "%s%s\n", isatty(STDERR_FILENO) != 0 ? "\n" : "",
+                   std::string(progress.note).c_str());
+    }
+    ShowFraction(what, progress.done_bytes, progress.total_bytes);
+  };
+}
+
+}  // namespace qianyi

@@ -1,0 +1,47 @@
+#include "runtime/storage/convert.h"
+
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "cli/command.h"
+#include "runtime/storage/format.h"
+
+namespace qianyi {
+namespace {
+
+struct Flags {
+  ConvertOptions options;
+  std::string dtype = "int4";
+  std::optional<int> group;
+  int threads = 0;
+};
+
+absl::Status RunConvert(Flags flags) {
+  absl::StatusOr<PackedFormat> format = ParseFormat(flags.dtype, flags.group);
+  if (!format.ok()) return format.status();
+  flags.options.format = *format;
+  flags.options.threads =
+      flags.threads > 0 ? flags.threads : static_cast<int>(std::thread::hardware_concurrency());
+  return Convert(flags.options, ShowProgress("converting"));
+}
+
+}  // namespace
+
+void AddConvert(CLI::App& app, Run* run) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command =
+      app.add_subcommand("convert", "make a model folder in streaming layout from a checkpoint");
+  command
+      ->add_option("SRC", flags->options.source,
+                   "folder with config.json and safetensors (one, or shards with an index)")
+      ->required();
+  command->add_option("DST", flags->options.destination, "folder to make")->required();
+  AddFormat(*command, &flags->dtype, &flags->group);
+  command->add_option("--threads", flags->threads, "[one per core]")->check(CLI::Range(0, 1024));
+  command->footer(
+      "Example:\n  qianyi convert glm-4-9b-chat/ models/glm-4-9b --dtype int4 --group 32");
+  command->callback([=] { *run = [=] { return RunConvert(*flags); }; });
+}
+
+}  // namespace qianyi

@@ -1,0 +1,182 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "cli/command.h"
+#include "nlohmann/json.hpp"
+#include "runtime/measure.h"
+#include "runtime/memory_size.h"
+
+namespace qianyi {
+namespace {
+
+struct Flags {
+  ModelFlags model;
+  RunFlags run;
+  int64_t context = 2048;
+  int64_t batch = 1;
+  std::string cpu_rows = "auto";
+  Rates rates;
+  double compute = 0;
+  bool json = false;
+};
+
+// What was not given is measured; a device that is not here cannot be.
+absl::Status FillRates(const Flags& flags, const ModelFile& file, const Plan& plan, Rates* rates) {
+  *rates = flags.rates;
+  rates->compute = flags.compute;
+  const int threads = flags.run.options.threads > 0
+                          ? flags.run.options.threads
+                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const bool device = flags.run.device_bytes > 0;
+  if (device && (rates->device_bandwidth == 0 || rates->link == 0)) {
+    return absl::InvalidArgumentError(
+        "--device-memory without a device to measure needs --device-bandwidth and --link, for "
+        "example --device-bandwidth 1000GB/s --link 25GB/s");
+  }
+  if (rates->host_bandwidth == 0) rates->host_bandwidth = MeasureHostBandwidth(threads);
+  if (rates->compute == 0 && !device) {
+    rates->compute = MeasureCompute(file.tensors.back().format, threads);
+  }
+  const bool from_disk = std::any_of(plan.models.begin(), plan.models.end(),
+                                     [](const ModelPlan& model) { return model.disk_bytes > 0; });
+  if (rates->disk == 0 && from_disk) {
+    if (flags.model.folder.empty()) {
+      return absl::InvalidArgumentError(
+          "part of the weights would stream from disk; say how fast it is, for example --disk "
+          "3GB/s");
+    }
+    absl::StatusOr<double> measured = MeasureDisk(file.files[0]);
+    if (!measured.ok()) return measured.status();
+    rates->disk = *measured;
+  }
+  return absl::OkStatus();
+}
+
+nlohmann::json ToJson(const Plan& plan, const Bound& bound, const Rates& rates, int64_t batch) {
+  const ModelPlan& model = plan.models[0];
+  return {{"resident_bytes", bound.resident_bytes},
+          {"streamed_bytes", bound.streamed_bytes},
+          {"kv_bytes", model.kv_bytes},
+          {"workspace_bytes", model.workspace_bytes},
+          {"constant_bytes", model.constant_bytes},
+          {"ring_bytes", model.ring_bytes},
+          {"embedding_bytes", model.embedding_bytes},
+          {"device_weight_bytes", model.device_bytes},
+          {"host_weight_bytes", model.host_bytes},
+          {"disk_weight_bytes", model.disk_bytes},
+          {"host_used_bytes", plan.host_used_bytes()},
+          {"device_used_bytes", plan.device_used_bytes()},
+          {"rates",
+           {{"device_bandwidth", rates.device_bandwidth},
+            {"host_bandwidth", rates.host_bandwidth},
+            {"link", rates.link},
+            {"disk", rates.disk},
+            {"compute", rates.compute}}},
+          {"bound",
+           {{"link", bound.link()},
+            {"step_seconds", bound.step_seconds()},
+            {"device_memory_seconds", bound.device_memory},
+            {"host_memory_seconds", bound.host_memory},
+            {"host_to_device_seconds", bound.host_to_device},
+            {"disk_seconds", bound.disk},
+            {"compute_seconds", bound.compute}}},
+          {"tokens_per_second", batch / bound.step_seconds()}};
+}
+
+void PrintTable(const Plan& plan, const Bound& bound, int64_t batch) {
+  const ModelPlan& model = plan.models[0];
+  auto size = [](const char* what, uint64_t bytes) {
+    std::printf("  %-34s %12s\n", what, FormatSize(bytes).c_str());
+  };
+  std::printf("memory\n");
+  if (plan.budget.device_bytes > 0) size("weights on the device", model.device_bytes);
+  size("weights resident in RAM", model.host_bytes);
+  size("weights streamed from disk", model.disk_bytes);
+  size("embedding, of which resident", model.embedding_bytes);
+  size("", model.embedding_resident_bytes);
+  size("norms, biases, position tables", model.constant_bytes);
+  size("key-value cache", model.kv_bytes);
+  size("activations and logits", model.workspace_bytes);
+  size("prefetch ring", model.ring_bytes);
+  size("RAM in all", plan.host_used_bytes());
+  if (plan.budget.device_bytes > 0) size("device memory in all", plan.device_used_bytes());
+  std::printf("a step of %d token(s) takes at least\n", static_cast<int>(batch));
+  auto time = [&](const char* what, double seconds, std::string_view link) {
+    if (seconds > 0) {
+      std::printf("  %-34s %10.4f s%s\n", what, seconds,
+                  link == bound.link() ? "  <- the bound" : "");
+    }
+  };
+  time("device memory", bound.device_memory, "device_memory");
+  time("RAM", bound.host_memory, "host_memory");
+  time("link to the device", bound.host_to_device, "host_to_device");
+  time("disk", bound.disk, "disk");
+  time("arithmetic", bound.compute, "compute");
+  std::printf("at most %.2f tokens/s\n", batch / bound.step_seconds());
+}
+
+absl::Status RunPlan(const Flags& flags) {
+  absl::StatusOr<ModelFile> file = flags.model.Open();
+  if (!file.ok()) return file.status();
+  LoadOptions options = flags.run.options;
+  options.context_tokens = std::min(flags.context, file->spec.max_positions);
+  options.batch = flags.batch;
+  const ModelUse use = UseOf(*file, options);
+  MemoryBudget budget = HostBudget(options);
+  budget.device_bytes = flags.run.device_bytes;
+  absl::StatusOr<Plan> plan = MakePlan({&use, 1}, budget);
+  if (!plan.ok()) return plan.status();
+  Rates rates;
+  if (absl::Status status = FillRates(flags, *file, *plan, &rates); !status.ok()) return status;
+  const Bound bound = EstimateBound(*plan, rates, flags.cpu_rows == "auto");
+  if (flags.json) {
+    std::printf("%s\n", ToJson(*plan, bound, rates, flags.batch).dump(1).c_str());
+  } else {
+    PrintTable(*plan, bound, flags.batch);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddPlan(CLI::App& app, Run* run) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand(
+      "plan", "what would live where, and how fast that can be, before anything is loaded");
+  flags->model.Add(*command, "--config");
+  flags->run.Add(*command);
+  command->add_option("--context", flags->context, "tokens of one sequence, prompt and output")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->capture_default_str();
+  command->add_option("--batch", flags->batch, "sequences at once")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--cpu-rows", flags->cpu_rows,
+          "auto: with a device, rows in RAM are computed where they lie when that is faster "
+          "than moving them; off: all move")
+      ->check(CLI::IsMember({"auto", "off"}))
+      ->capture_default_str();
+  AddRate(*command, "--device-bandwidth", &flags->rates.device_bandwidth, "of device memory");
+  AddRate(*command, "--host-bandwidth", &flags->rates.host_bandwidth, "of RAM [measured]");
+  AddRate(*command, "--link", &flags->rates.link, "from RAM to the device");
+  AddRate(*command, "--disk", &flags->rates.disk, "of reading weights [measured]");
+  command
+      ->add_option("--compute", flags->compute,
+                   "operations per second, two per multiply-add, e.g. 3e12 [measured]")
+      ->check(CLI::Range(1.0, 1e18))
+      ->type_name("OPS");
+  command->add_flag("--json", flags->json, "print JSON");
+  command->footer(
+      "Example:\n  qianyi plan --config glm-4-9b --dtype int4 --host-memory 3GiB --disk 3GB/s");
+  command->callback([=] { *run = [=] { return RunPlan(*flags); }; });
+}
+
+}  // namespace qianyi

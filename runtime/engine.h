@@ -1,0 +1,110 @@
+// Runs a model for many callers at once: the loop, its thread, and all scheduling state.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/generation.h"
+#include "runtime/loaded_model.h"
+#include "runtime/sampler.h"
+#include "runtime/scheduler.h"
+#include "runtime/sequence.h"
+#include "runtime/sink.h"
+
+namespace qianyi {
+
+struct GenerateRequest {
+  Prompt prompt;  // from Model::LayOut
+  SamplingParams sampling;
+  int32_t max_tokens = 256;         // of each blank
+  std::vector<int32_t> end_tokens;  // a blank stops before any of these
+};
+
+struct EngineStats {
+  uint64_t steps = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t generated_tokens = 0;
+  double step_seconds = 0;  // spent in steps
+  // From the end of the first step, in which the resident set was read, to that of the last.
+  uint64_t steady_steps = 0;
+  uint64_t steady_read_bytes = 0;
+  double steady_seconds = 0;
+};
+
+// Submit and Cancel are thread-safe and never wait. Callers and engine meet only at the inbox
+// and at each call's Sink.
+class Engine {
+ public:
+  // `queue`: requests that may wait for a place, besides those that run.
+  Engine(std::unique_ptr<LoadedModel> model, int64_t queue);
+  ~Engine();  // cancels everything, then returns
+
+  const Model& model() const { return loaded_->model(); }
+  const Plan& plan() const { return loaded_->plan(); }
+
+  // InvalidArgument (names the field and its limit), ResourceExhausted when the queue is full.
+  // The id is for Cancel. `sink` must have room for MaxEvents(request).
+  absl::StatusOr<uint64_t> Submit(GenerateRequest request, std::shared_ptr<Sink> sink);
+  static int64_t MaxEvents(const GenerateRequest& request);
+  // What Submit refuses, without a loaded model. `context_tokens`: room for one sequence.
+  static absl::Status Check(const GenerateRequest& request, const ModelSpec& spec,
+                            int64_t context_tokens);
+  // Its sink is closed with Cancelled; a no-op once finished.
+  void Cancel(uint64_t id);
+
+  EngineStats stats() const;
+  WeightStoreStats weight_stats() const { return loaded_->store().stats(); }
+
+ private:
+  struct Call;
+
+  void Loop();
+  void TakeInbox();
+  void Admit();
+  void RunStep();
+  void TakeToken(Call* call, std::span<float> logits);
+  void CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds);
+  void NextBlank(Call* call, FinishReason why);
+  void Finish(Call* call, absl::Status status);
+
+  const std::unique_ptr<LoadedModel> loaded_;
+  const ModelUse use_;
+  const int64_t queue_limit_;
+
+  std::mutex mutex_;  // guards the inbox
+  std::condition_variable wake_;
+  std::deque<std::unique_ptr<Call>> inbox_;
+  std::vector<uint64_t> cancelled_;
+  int64_t queued_ = 0;  // in the inbox or waiting
+  uint64_t next_id_ = 1;
+  bool stop_ = false;
+
+  // Engine thread only.
+  std::deque<std::unique_ptr<Call>> waiting_;
+  std::vector<std::unique_ptr<Call>> running_;  // by place; null = free
+  std::vector<Sequence*> sequences_;            // the same places, for the scheduler
+  std::vector<int> order_;                      // places in order of arrival
+  SchedulerLimits limits_;
+  Step step_;
+  Sampler sampler_;
+
+  struct Mark {  // the end of a step
+    uint64_t read_bytes = 0;
+    int64_t nanoseconds = 0;
+  };
+  mutable std::mutex stats_mutex_;  // taken once a step
+  EngineStats stats_;
+  Mark first_step_;
+  std::thread thread_;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,74 @@
+#include "runtime/kv_cache.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+
+namespace qianyi {
+namespace {
+
+size_t LayerPageBytes(const KvSpec& spec, DType dtype) {
+  const size_t element_bytes = dtype == DType::kF32 ? 4 : 2;
+  return static_cast<size_t>(kPageTokens) * spec.heads * (spec.key_dim + spec.value_dim) *
+         element_bytes;
+}
+
+}  // namespace
+
+size_t KvCache::PageBytes(const KvSpec& spec, DType dtype) {
+  return spec.layers * LayerPageBytes(spec, dtype);
+}
+
+KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend)
+    : spec_(spec),
+      dtype_(dtype),
+      pages_(pages),
+      backend_(backend),
+      layer_page_bytes_(LayerPageBytes(spec, dtype)) {
+  free_.reserve(pages);
+  for (int64_t page = pages; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
+}
+
+absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvSpec& spec, DType dtype,
+                                                         int64_t pages, const Backend& backend) {
+  std::unique_ptr<KvCache> cache(new KvCache(spec, dtype, pages, backend));
+  const size_t bytes = PageBytes(spec, dtype) * pages;
+  cache->memory_ = static_cast<std::byte*>(backend.alloc(bytes));
+  if (cache->memory_ == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "no memory for a key-value cache of %d tokens (%.1f MiB); lower --context or --batch",
+        pages * kPageTokens, bytes / 1048576.0));
+  }
+  return cache;
+}
+
+KvCache::~KvCache() {
+  if (memory_ != nullptr) backend_.free(memory_, PageBytes(spec_, dtype_) * pages_);
+}
+
+KvLayer KvCache::layer(int index) const {
+  return {.pages = memory_ + index * pages_ * layer_page_bytes_,
+          .page_bytes = layer_page_bytes_,
+          .dtype = dtype_,
+          .kv_heads = spec_.heads,
+          .key_dim = spec_.key_dim,
+          .value_dim = spec_.value_dim};
+}
+
+bool KvCache::Reserve(int64_t tokens, std::vector<int32_t>* table) {
+  const int64_t missing = PagesFor(tokens) - static_cast<int64_t>(table->size());
+  if (missing > free_pages()) return false;
+  for (int64_t i = 0; i < missing; ++i) {
+    table->push_back(free_.back());
+    free_.pop_back();
+  }
+  return true;
+}
+
+void KvCache::Release(std::vector<int32_t>* table) {
+  free_.insert(free_.end(), table->rbegin(), table->rend());
+  table->clear();
+}
+
+}  // namespace qianyi

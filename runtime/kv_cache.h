@@ -1,0 +1,50 @@
+// Keys and values of all sequences of one model, in pages of kPageTokens tokens.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "runtime/model_spec.h"
+
+namespace qianyi {
+
+// Owned by the engine's thread. A page id stands for the same page in every layer.
+class KvCache {
+ public:
+  // Bytes of one page over all layers.
+  static size_t PageBytes(const KvSpec& spec, DType dtype);
+  static int64_t PagesFor(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+  // ResourceExhausted when the backend has no room.
+  static absl::StatusOr<std::unique_ptr<KvCache>> Create(const KvSpec& spec, DType dtype,
+                                                         int64_t pages, const Backend& backend);
+  ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  KvLayer layer(int index) const;
+  int64_t pages() const { return pages_; }
+  int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
+
+  // Appends pages to `table` until it holds `tokens`; false (and nothing changed) when there
+  // are too few free ones.
+  bool Reserve(int64_t tokens, std::vector<int32_t>* table);
+  void Release(std::vector<int32_t>* table);
+
+ private:
+  KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend);
+
+  const KvSpec spec_;
+  const DType dtype_;
+  const int64_t pages_;
+  const Backend& backend_;
+  const size_t layer_page_bytes_;
+  std::byte* memory_ = nullptr;  // [layers][pages][layer_page_bytes_]
+  std::vector<int32_t> free_;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,70 @@
+// A model with everything it needs to run: plan, weights, cache, working memory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "runtime/kv_cache.h"
+#include "runtime/model.h"
+#include "runtime/pass.h"
+#include "runtime/plan.h"
+#include "runtime/storage/weight_store.h"
+
+namespace qianyi {
+
+struct LoadOptions {
+  uint64_t host_bytes = 0;        // 0 = 80% of what the machine or its cgroup has
+  uint64_t process_bytes = 0;     // of which the program itself needs; 0 = as measured
+  int64_t context_tokens = 2048;  // of one sequence
+  int64_t batch = 1;              // sequences at once
+  int64_t prompt_tokens = 512;    // of prompts in one step
+  int64_t logit_rows = 0;         // 0 = batch
+  int threads = 0;                // 0 = one per core
+  std::optional<DType> kv_dtype = std::nullopt;  // then f32 for f32 weights, else f16
+  ReaderOptions reader = {};
+};
+
+// 80% of what the machine or its cgroup has.
+uint64_t DefaultHostBytes();
+// The use that `options` mean for `file`, and the budget, with what this process takes already.
+ModelUse UseOf(const ModelFile& file, const LoadOptions& options);
+MemoryBudget HostBudget(const LoadOptions& options);
+
+// One thread runs it; it need not be the one that opened it.
+class LoadedModel {
+ public:
+  // `readers` empty: the files named in `file`. Errors as of MakePlan and WeightStore::Open.
+  static absl::StatusOr<std::unique_ptr<LoadedModel>> Open(ModelFile file,
+                                                           const LoadOptions& options,
+                                                           ReaderFactory readers = {});
+  ~LoadedModel();
+
+  const Model& model() const { return *model_; }
+  const Plan& plan() const { return plan_; }
+  WeightStore& store() { return *store_; }
+  KvCache& kv() { return *kv_; }
+  Pass& pass() { return *pass_; }
+
+  // Called after each stage, when `observe` is set: stage and the pass.
+  using Observer = std::function<void(int stage, Pass& pass)>;
+  // Runs all stages over the step; logits are in pass().logits() afterwards.
+  absl::Status Run(const Step& step, const Observer& observe = {});
+
+ private:
+  explicit LoadedModel(const Backend& backend) : backend_(backend) {}
+
+  const Backend& backend_;
+  Stream stream_;
+  Plan plan_;
+  std::unique_ptr<WeightStore> store_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<Pass> pass_;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,78 @@
+#include "runtime/measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "runtime/storage/bench_io.h"
+
+namespace qianyi {
+namespace {
+
+constexpr int64_t kCols = 4096;
+constexpr double kSeconds = 0.4;
+
+// Seconds per product of `tokens` tokens with `rows` rows of weights, at best: the machine may
+// be shared, and what others take is not ours to give away.
+double BestSeconds(PackedFormat format, int64_t rows, int64_t tokens, int threads) {
+  const Backend& cpu = Cpu();
+  const Stream stream = cpu.create_stream(threads);
+  const size_t weight_bytes = PackedBytes(format, rows, kCols);
+  auto* weights = static_cast<std::byte*>(cpu.alloc(weight_bytes));
+  double best = 0;
+  if (weights != nullptr) {
+    std::memset(weights, 1, weight_bytes);  // so that every page is there
+    std::vector<float> x(tokens * kCols, 0.5f), out(tokens * rows);
+    std::vector<int8_t> values(tokens * kCols + 64);
+    std::vector<float> scales(tokens * kCols / kSliceCols);
+    std::vector<int32_t> sums(tokens * kCols / 32);
+    auto* aligned =
+        reinterpret_cast<int8_t*>((reinterpret_cast<uintptr_t>(values.data()) + 63) / 64 * 64);
+    Linear task;
+    task.x = F32(x.data(), tokens, kCols);
+    task.quantized = {aligned, scales.data(), sums.data(), tokens, kCols};
+    task.weight = {weights, format, rows, kCols};
+    task.out = F32(out.data(), tokens, rows);
+    cpu.quantize({.x = task.x, .out = task.quantized}, stream);
+    double total = 0;
+    for (int run = 0; run < 3 || total < kSeconds; ++run) {
+      const auto start = std::chrono::steady_clock::now();
+      cpu.linear(task, stream);
+      cpu.synchronize(stream);
+      const double seconds =
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      best = run == 0 ? seconds : std::min(best, seconds);
+      total += seconds;
+    }
+    cpu.free(weights, weight_bytes);
+  }
+  cpu.destroy_stream(stream);
+  return best;
+}
+
+}  // namespace
+
+double MeasureHostBandwidth(int threads) {
+  // Far larger than any cache.
+  constexpr int64_t kRows = 48 << 10;
+  const PackedFormat format{DType::kI8};
+  const double seconds = BestSeconds(format, kRows, 1, threads);
+  return seconds > 0 ? PackedBytes(format, kRows, kCols) / seconds : 0;
+}
+
+double MeasureCompute(PackedFormat format, int threads) {
+  constexpr int64_t kRows = 4096;
+  constexpr int64_t kTokens = 64;
+  const double seconds = BestSeconds(format, kRows, kTokens, threads);
+  return seconds > 0 ? 2.0 * kRows * kCols * kTokens / seconds : 0;
+}
+
+absl::StatusOr<double> MeasureDisk(const std::string& path) {
+  absl::StatusOr<IoReport> report = BenchIo(path, {.max_seconds = 2 * kSeconds});
+  if (!report.ok()) return report.status();
+  return report->gb_per_second() * 1e9;
+}
+
+}  // namespace qianyi

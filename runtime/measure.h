@@ -1,0 +1,19 @@
+// What this machine sustains, measured in about half a second each.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/packed.h"
+
+namespace qianyi {
+
+// Bytes per second of reading RAM with `threads` threads through our own matrix kernel.
+double MeasureHostBandwidth(int threads);
+// Operations per second (2 per multiply-add) of products with weights of `format`, for a
+// batch of 64 tokens: what a large batch is limited by.
+double MeasureCompute(PackedFormat format, int threads);
+// Bytes per second of a weight file, as the weight store reads it.
+absl::StatusOr<double> MeasureDisk(const std::string& path);
+
+}  // namespace qianyi

@@ -1,0 +1,118 @@
+#include "runtime/models/registry.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+#include "runtime/model.h"
+#include "runtime/models/chatglm2.h"
+#include "runtime/models/glm_blocklm.h"
+#include "runtime/parse_json.h"
+#include "runtime/storage/model_file.h"
+
+namespace qianyi {
+namespace {
+
+std::string Join(const std::vector<std::string_view>& names) {
+  std::string list;
+  for (std::string_view name : names) {
+    if (!list.empty()) list += ", ";
+    list += name;
+  }
+  return list;
+}
+
+struct Builtin {
+  std::string_view name;
+  std::string_view config;
+};
+
+// Published shapes; sources beside each family's file.
+constexpr Builtin kBuiltins[] = {
+    {"glm-large-chinese",
+     R"({"model_type":"glm","num_layers":24,"hidden_size":1024,"num_attention_heads":16,)"
+     R"("max_sequence_length":1024,"vocab_size":50048})"},
+    {"glm-10b",
+     R"({"model_type":"glm","num_layers":48,"hidden_size":4096,"num_attention_heads":64,)"
+     R"("max_sequence_length":1024,"vocab_size":50304})"},
+    {"glm-10b-chinese",
+     R"({"model_type":"glm","num_layers":48,"hidden_size":4096,"num_attention_heads":64,)"
+     R"("max_sequence_length":1024,"vocab_size":50048})"},
+    {"chatglm2-6b",
+     R"({"model_type":"chatglm","num_layers":28,"hidden_size":4096,"ffn_hidden_size":13696,)"
+     R"("num_attention_heads":32,"multi_query_attention":true,"multi_query_group_num":2,)"
+     R"("kv_channels":128,"padded_vocab_size":65024,"seq_length":32768,)"
+     R"("layernorm_epsilon":1e-5,"add_qkv_bias":true,"eos_token_id":2})"},
+    {"glm-4-9b",
+     R"({"model_type":"chatglm","num_layers":40,"hidden_size":4096,"ffn_hidden_size":13696,)"
+     R"("num_attention_heads":32,"multi_query_attention":true,"multi_query_group_num":2,)"
+     R"("kv_channels":128,"padded_vocab_size":151552,"seq_length":131072,)"
+     R"("layernorm_epsilon":1.5625e-7,"rope_ratio":500,"add_qkv_bias":true,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
+};
+
+}  // namespace
+
+const std::vector<ModelFamily>& ModelFamilies() {
+  static const auto* families = new std::vector<ModelFamily>{kGlmBlockLmFamily, kChatGlm2Family};
+  return *families;
+}
+
+absl::StatusOr<const ModelFamily*> FindFamily(const nlohmann::json& config) {
+  if (!config.is_object()) {
+    return absl::InvalidArgumentError("config.json must be a JSON object");
+  }
+  std::vector<std::string_view> names;
+  for (const ModelFamily& family : ModelFamilies()) {
+    const auto type = config.find("model_type");
+    const bool has_type = type != config.end() && type->is_string();
+    if (has_type && family.matches(config)) return &family;
+    names.push_back(family.name);
+  }
+  const auto type = config.find("model_type");
+  const std::string shown =
+      type == config.end()
+          ? "missing"
+          : type->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).substr(0, 60);
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "config.json: model_type is %s and its fields match no model family we run (%s)", shown,
+      Join(names)));
+}
+
+absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json) {
+  const nlohmann::json config = ParseJson(config_json);
+  if (config.is_discarded()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "config.json is not valid JSON, or nests deeper than %d levels", kMaxJsonDepth));
+  }
+  absl::StatusOr<const ModelFamily*> family = FindFamily(config);
+  if (!family.ok()) return family.status();
+  absl::StatusOr<ModelSpec> spec = (*family)->describe(config);
+  if (spec.ok()) spec->config_json = std::string(config_json);
+  return spec;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelFile& file) {
+  const nlohmann::json config = ParseJson(file.spec.config_json);
+  absl::StatusOr<const ModelFamily*> family = FindFamily(config);
+  if (!family.ok()) return family.status();
+  return (*family)->create(config, file);
+}
+
+absl::StatusOr<std::string> BuiltinConfig(std::string_view name) {
+  for (const Builtin& builtin : kBuiltins) {
+    if (builtin.name == name) return std::string(builtin.config);
+  }
+  return absl::NotFoundError(absl::StrFormat(
+      "no built-in configuration is called '%s'; there are %s, or give the path of a config.json",
+      name, Join(BuiltinConfigNames())));
+}
+
+std::vector<std::string_view> BuiltinConfigNames() {
+  std::vector<std::string_view> names;
+  for (const Builtin& builtin : kBuiltins) names.push_back(builtin.name);
+  return names;
+}
+
+}  // namespace qianyi

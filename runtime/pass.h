@@ -1,0 +1,105 @@
+// The working memory of a step and the operations models are written in.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "runtime/kv_cache.h"
+#include "runtime/model_spec.h"
+#include "runtime/step.h"
+#include "runtime/storage/weight_store.h"
+
+namespace qianyi {
+
+// A matrix and its bias, as indices of tensors in the store; bias -1: none.
+struct Projection {
+  int weight = -1;
+  int bias = -1;
+};
+
+// Owned by the engine's thread; allocates in Create only. The buffers have a row for every
+// token of the step that was begun last.
+class Pass {
+ public:
+  struct Limits {
+    int64_t tokens = 0;
+    int64_t logit_rows = 0;
+  };
+  // What Create takes from the backend.
+  static uint64_t MemoryBytes(const ModelSpec& spec, Limits limits);
+  // ResourceExhausted when the backend has no room.
+  static absl::StatusOr<std::unique_ptr<Pass>> Create(const ModelSpec& spec, Limits limits,
+                                                      WeightStore& store, KvCache& kv,
+                                                      const Backend& backend, Stream stream);
+  ~Pass();
+  Pass(const Pass&) = delete;
+  Pass& operator=(const Pass&) = delete;
+
+  const Limits& limits() const { return limits_; }
+  void Begin(const Step& step);
+
+  Tensor hidden() const { return Rows(buffers_.hidden, spec_.hidden_size, tokens_); }
+  // Scratch rows; narrow: hidden_size or attention_cols wide, wide: widest_row.
+  Tensor narrow(int64_t cols) const { return Rows(buffers_.narrow, cols, tokens_); }
+  Tensor wide(int64_t cols) const { return Rows(buffers_.wide, cols, tokens_); }
+  Tensor logits() const { return Rows(buffers_.logits, spec_.vocab_size, logit_rows_); }
+  // Final-norm output of step.logit_tokens.
+  Tensor head_input() const { return Rows(buffers_.head_input, spec_.hidden_size, logit_rows_); }
+
+  const Backend& backend() const { return backend_; }
+  Stream stream() const { return stream_; }
+  WeightStore& store() { return store_; }
+  const float* constant(int tensor) const { return store_.Constant(tensor); }
+
+  // hidden = rows of an embedding.
+  absl::Status Embed(int embedding, const Step& step);
+  // out = x Wᵀ + bias (+ residual_scale * residual), block by block as they arrive.
+  absl::Status Linear(Projection projection, Tensor x, Tensor out, Tensor residual = {},
+                      float residual_scale = 1.0f);
+  // Computes the step's rotation table from one row of positions, once for all layers.
+  void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies);
+  void Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs);
+  // Stores k and v at the step's slots, then out = attention of q over them.
+  void Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads, float scale,
+              Tensor out);
+  // head_input = hidden rows of step.logit_tokens.
+  void TakeLogitRows(const Step& step);
+
+ private:
+  Pass(const ModelSpec& spec, Limits limits, WeightStore& store, KvCache& kv,
+       const Backend& backend, Stream stream)
+      : spec_(spec), limits_(limits), store_(store), kv_(kv), backend_(backend), stream_(stream) {}
+  static Tensor Rows(float* data, int64_t cols, int64_t rows) { return F32(data, rows, cols); }
+
+  struct Buffers {
+    float* hidden = nullptr;
+    float* narrow = nullptr;
+    float* wide = nullptr;
+    float* rope = nullptr;
+    float* head_input = nullptr;
+    float* logits = nullptr;
+    QuantizedRows quantized;
+  };
+  // Places the buffers from `base` on and returns the bytes they take.
+  static uint64_t LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buffers* buffers);
+
+  const ModelSpec& spec_;
+  const Limits limits_;
+  WeightStore& store_;
+  KvCache& kv_;
+  const Backend& backend_;
+  const Stream stream_;
+  std::byte* memory_ = nullptr;
+  uint64_t memory_bytes_ = 0;
+  Buffers buffers_;
+  int64_t tokens_ = 0;
+  int64_t logit_rows_ = 0;
+  int64_t rotary_dims_ = 0;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,265 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "runtime/kv_cache.h"
+#include "runtime/memory_size.h"
+#include "runtime/pass.h"
+
+namespace qianyi {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kWantedRingBytes = 64 * kMiB;
+constexpr uint64_t kWantedGatherBytes = 8 * kMiB;
+// Context, modules and work space of a device driver, by experience.
+constexpr uint64_t kDeviceOverheadBytes = 600 * kMiB;
+
+// What no machine has: sums of such amounts stay far from overflow.
+constexpr double kMostBytes = 1152921504606846976.0;  // 2^60
+
+uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+uint64_t Product(uint64_t count, uint64_t bytes) {
+  return static_cast<uint64_t>(std::min(kMostBytes, 1.0 * count * bytes));
+}
+
+bool Streams(const TensorSpec& spec) {
+  return spec.use == TensorUse::kMatrix || (spec.use == TensorUse::kEmbedding && spec.tied);
+}
+
+struct Extent {
+  uint64_t bytes = 0;
+  uint64_t largest = 0;
+
+  void Add(uint64_t block_bytes) {
+    bytes += Padded(block_bytes);
+    largest = std::max(largest, Padded(block_bytes));
+  }
+};
+
+// What a model needs whatever is resident, and the extents of what may be.
+struct Needs {
+  ModelPlan plan;
+  Extent streamed;
+  Extent gathered;    // by rows only
+  Extent embeddings;  // gathered from, tied tables included
+};
+
+Needs NeedsOf(const ModelUse& use) {
+  Needs needs;
+  ModelPlan& plan = needs.plan;
+  const ModelFile& file = *use.file;
+  plan.use = use;
+  for (const StoredTensor& tensor : file.tensors) {
+    plan.tiers.emplace_back(tensor.blocks.size(), Tier::kDisk);
+    if (tensor.spec.use == TensorUse::kConstant) {
+      plan.constant_bytes += tensor.bytes();
+      continue;
+    }
+    const bool streams = Streams(tensor.spec);
+    for (const Block& block : tensor.blocks) {
+      if (tensor.spec.use == TensorUse::kEmbedding) needs.embeddings.Add(block.bytes);
+      (streams ? needs.streamed : needs.gathered).Add(block.bytes);
+    }
+    if (streams) plan.matrix_elements += 1.0 * tensor.spec.rows() * tensor.spec.cols();
+  }
+  plan.weight_bytes = needs.streamed.bytes;
+  plan.embedding_bytes = needs.gathered.bytes;
+  const int64_t pages = KvCache::PagesFor(use.context_tokens) * use.batch;
+  plan.kv_bytes = Product(pages, KvCache::PageBytes(file.spec.kv, use.kv_dtype));
+  plan.kv_read_bytes =
+      Product(use.context_tokens * use.batch,
+              file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
+  plan.workspace_bytes =
+      Pass::MemoryBytes(file.spec, {.tokens = StepTokens(use), .logit_rows = LogitRows(use)});
+  return needs;
+}
+
+// One block is computed while the next is read; a model that fits in less needs less.
+uint64_t LeastRing(const Needs& needs) {
+  return std::min(2 * needs.streamed.largest, needs.streamed.bytes);
+}
+
+// Marks blocks of the streamed tensors with `tier` until `room` is used: error diffusion keeps
+// the marked ones evenly spaced among those still on disk. Returns the bytes taken.
+uint64_t SpreadEvenly(const ModelFile& file, bool streamed, Tier tier, uint64_t room,
+                      std::vector<std::vector<Tier>>* tiers) {
+  uint64_t total = 0;
+  auto each = [&](auto&& visit) {
+    for (size_t t = 0; t < file.tensors.size(); ++t) {
+      const StoredTensor& tensor = file.tensors[t];
+      if (tensor.spec.use == TensorUse::kConstant || Streams(tensor.spec) != streamed) continue;
+      for (size_t b = 0; b < tensor.blocks.size(); ++b) {
+        if ((*tiers)[t][b] == Tier::kDisk) visit((*tiers)[t][b], Padded(tensor.blocks[b].bytes));
+      }
+    }
+  };
+  each([&](Tier&, uint64_t bytes) { total += bytes; });
+  if (total == 0) return 0;
+  const double share = std::min(1.0, 1.0 * room / total);
+  double owed = 0;
+  uint64_t used = 0;
+  each([&](Tier& at, uint64_t bytes) {
+    owed += share * bytes;
+    if ((owed >= bytes * 0.5 || share == 1.0) && used + bytes <= room) {
+      at = tier;
+      used += bytes;
+      owed -= bytes;
+    }
+  });
+  return used;
+}
+
+// With what this process itself takes varying by some pages, the amount that is named must do.
+absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t needed, uint64_t budget,
+                       std::string_view flag) {
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%s does not fit: context %d x batch %d needs at least %s %s, but %s is %s; raise %s, or "
+      "lower --context or --batch",
+      use.file->folder.empty() ? "the model" : use.file->folder, use.context_tokens, use.batch,
+      FormatSize((needed + 2 * kMiB - 1) / kMiB * kMiB), what, flag, FormatSize(budget), flag));
+}
+
+// Divides `room` bytes of RAM that are left for weights of one model.
+void PlaceOnHost(const Needs& needs, uint64_t room, ModelPlan* plan) {
+  const ModelFile& file = *plan->use.file;
+  const uint64_t rest = plan->weight_bytes - plan->device_bytes;
+  if (rest <= room) {
+    plan->host_bytes = SpreadEvenly(file, true, Tier::kHost, rest, &plan->tiers);
+    plan->embedding_resident_bytes =
+        SpreadEvenly(file, false, Tier::kHost, room - rest, &plan->tiers);
+  } else {
+    plan->ring_bytes = std::max(LeastRing(needs), std::min(kWantedRingBytes, room / 4));
+    plan->host_bytes = SpreadEvenly(file, true, Tier::kHost, room - plan->ring_bytes, &plan->tiers);
+  }
+  plan->disk_bytes = rest - plan->host_bytes;
+}
+
+}  // namespace
+
+int64_t StepTokens(const ModelUse& use) {
+  const int64_t prompts = use.file->spec.bidirectional
+                              ? std::max(use.prompt_tokens, use.context_tokens)
+                              : std::min(use.prompt_tokens, use.context_tokens * use.batch);
+  return prompts + use.batch;
+}
+
+int64_t LogitRows(const ModelUse& use) { return use.logit_rows > 0 ? use.logit_rows : use.batch; }
+
+uint64_t Plan::host_used_bytes() const {
+  uint64_t bytes = budget.process_bytes;
+  for (const ModelPlan& model : models) {
+    bytes += model.constant_bytes + model.ring_bytes + model.gather_bytes + model.host_bytes +
+             model.embedding_resident_bytes;
+    if (budget.device_bytes == 0) bytes += model.kv_bytes + model.workspace_bytes;
+  }
+  return bytes;
+}
+
+uint64_t Plan::device_used_bytes() const {
+  if (budget.device_bytes == 0) return 0;
+  uint64_t bytes = kDeviceOverheadBytes;
+  for (const ModelPlan& model : models) {
+    bytes += model.device_bytes + model.kv_bytes + model.workspace_bytes + model.constant_bytes +
+             (model.device_bytes < model.weight_bytes ? kWantedRingBytes : 0);
+  }
+  return bytes;
+}
+
+absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudget& budget) {
+  Plan plan;
+  plan.budget = budget;
+  std::vector<Needs> needs;
+  for (const ModelUse& use : models) needs.push_back(NeedsOf(use));
+
+  const bool device = budget.device_bytes > 0;
+  uint64_t fixed_host = budget.process_bytes;
+  uint64_t least_host = 0;
+  uint64_t fixed_device = device ? kDeviceOverheadBytes : 0;
+  double total_weights = 0;
+  for (Needs& model : needs) {
+    ModelPlan& it = model.plan;
+    it.gather_bytes = std::min(model.embeddings.bytes,
+                               std::max(kWantedGatherBytes, 2 * model.embeddings.largest));
+    fixed_host += it.constant_bytes + it.gather_bytes;
+    least_host += LeastRing(model);
+    (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes;
+    if (device) fixed_device += it.constant_bytes + kWantedRingBytes;
+    total_weights += it.weight_bytes;
+  }
+  if (fixed_host + least_host > budget.host_bytes) {
+    return CannotFit(models[0], "of RAM", fixed_host + least_host, budget.host_bytes,
+                     "--host-memory");
+  }
+  if (fixed_device > budget.device_bytes) {
+    return CannotFit(models[0], "on the device", fixed_device, budget.device_bytes,
+                     "--device-memory");
+  }
+  const uint64_t host_room = budget.host_bytes - fixed_host - least_host;
+  const uint64_t device_room = budget.device_bytes - fixed_device;
+  for (Needs& model : needs) {
+    ModelPlan& it = model.plan;
+    const double share = total_weights > 0 ? it.weight_bytes / total_weights : 0;
+    if (device) {
+      it.device_bytes = SpreadEvenly(*it.use.file, true, Tier::kDevice,
+                                     static_cast<uint64_t>(device_room * share), &it.tiers);
+    }
+    PlaceOnHost(model, LeastRing(model) + static_cast<uint64_t>(host_room * share), &it);
+    plan.models.push_back(std::move(it));
+  }
+  return plan;
+}
+
+std::string_view Bound::link() const {
+  const std::array<std::pair<double, std::string_view>, 5> all = {
+      {{device_memory, "device_memory"},
+       {host_memory, "host_memory"},
+       {host_to_device, "host_to_device"},
+       {disk, "disk"},
+       {compute, "compute"}}};
+  return std::max_element(all.begin(), all.end(),
+                          [](auto& a, auto& b) { return a.first < b.first; })
+      ->second;
+}
+
+double Bound::step_seconds() const {
+  return std::max({device_memory, host_memory, host_to_device, disk, compute});
+}
+
+Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows) {
+  Bound bound;
+  auto seconds = [](double amount, double rate) { return rate > 0 ? amount / rate : 0; };
+  double host_bytes = 0, device_bytes = 0, disk_bytes = 0, operations = 0, kv_bytes = 0;
+  for (const ModelPlan& model : plan.models) {
+    device_bytes += model.device_bytes;
+    host_bytes += model.host_bytes;
+    disk_bytes += model.disk_bytes;
+    kv_bytes += model.kv_read_bytes;
+    operations += 2 * model.matrix_elements * model.use.batch;
+  }
+  bound.disk = seconds(disk_bytes, rates.disk);
+  bound.compute = seconds(operations, rates.compute);
+  if (plan.budget.device_bytes == 0) {
+    bound.host_memory = seconds(host_bytes + disk_bytes + kv_bytes, rates.host_bandwidth);
+    bound.resident_bytes = static_cast<uint64_t>(host_bytes);
+    bound.streamed_bytes = static_cast<uint64_t>(disk_bytes);
+    return bound;
+  }
+  // Rows computed where they lie in RAM and rows moved over the link finish together.
+  const double away = host_bytes + disk_bytes;
+  const double by_cpu = cpu_rows && rates.host_bandwidth > 0
+                            ? away * rates.host_bandwidth / (rates.host_bandwidth + rates.link)
+                            : 0;
+  bound.host_memory = seconds(by_cpu, rates.host_bandwidth);
+  bound.host_to_device = seconds(away - by_cpu, rates.link);
+  bound.device_memory = seconds(device_bytes + kv_bytes + away - by_cpu, rates.device_bandwidth);
+  bound.resident_bytes = static_cast<uint64_t>(device_bytes + by_cpu);
+  bound.streamed_bytes = static_cast<uint64_t>(away - by_cpu);
+  return bound;
+}
+
+}  // namespace qianyi

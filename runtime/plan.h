@@ -1,0 +1,97 @@
+// What lives where, and how fast that can be. Pure arithmetic over the extents of all
+// loaded models and one budget: no weights, no device, no clock.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/storage/model_file.h"
+
+namespace qianyi {
+
+struct MemoryBudget {
+  uint64_t host_bytes = 0;     // everything the process takes in RAM
+  uint64_t device_bytes = 0;   // everything it takes on the accelerator; 0 = CPU only
+  uint64_t process_bytes = 0;  // of host_bytes, what the program itself needs
+};
+
+// How a model is to be used.
+struct ModelUse {
+  const ModelFile* file = nullptr;
+  int64_t context_tokens = 2048;  // of one sequence, prompt and output together
+  int64_t batch = 1;              // sequences at once
+  int64_t prompt_tokens = 512;    // of prompts in one step
+  int64_t logit_rows = 0;         // rows of logits in one step; 0 = batch
+  DType kv_dtype = DType::kF16;
+};
+
+enum class Tier : uint8_t { kDevice, kHost, kDisk };
+
+struct ModelPlan {
+  ModelUse use;
+  std::vector<std::vector<Tier>> tiers;  // [tensor][block]; constants are always resident
+  uint64_t constant_bytes = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t workspace_bytes = 0;  // activations, scratch and logits of one step
+  uint64_t ring_bytes = 0;       // of the cyclic prefetch; 0 when nothing streams
+  uint64_t gather_bytes = 0;     // cache of embedding blocks that are not resident
+  uint64_t weight_bytes = 0;     // read by one step: all matrices, tied tables once
+  uint64_t device_bytes = 0;     // of weight_bytes, by tier
+  uint64_t host_bytes = 0;
+  uint64_t disk_bytes = 0;
+  uint64_t embedding_bytes = 0;  // gathered tables, of which this much is resident
+  uint64_t embedding_resident_bytes = 0;
+  double matrix_elements = 0;  // multiply-adds of one token
+  uint64_t kv_read_bytes = 0;  // of one step at full context
+};
+
+struct Plan {
+  MemoryBudget budget;
+  std::vector<ModelPlan> models;
+
+  uint64_t host_used_bytes() const;
+  uint64_t device_used_bytes() const;
+};
+
+// Chooses an evenly spaced resident set (a cyclic scan defeats LRU; evenly spaced, so that
+// reading and computing alternate) and streams the rest. ResourceExhausted, with the smallest
+// budget that would do and what to lower, when it cannot fit.
+absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudget& budget);
+
+// The longest step a use needs: room for prompts (a whole context when contexts are atomic)
+// and one token of every sequence.
+int64_t StepTokens(const ModelUse& use);
+int64_t LogitRows(const ModelUse& use);
+
+// Sustained rates of a machine: bytes/s, and integer or float operations/s (2 per
+// multiply-add). 0 = absent.
+struct Rates {
+  double device_bandwidth = 0;
+  double host_bandwidth = 0;
+  double link = 0;  // host to device
+  double disk = 0;
+  double compute = 0;
+};
+
+// The limits of one decoding step of `batch` tokens, in seconds each.
+struct Bound {
+  double device_memory = 0;
+  double host_memory = 0;
+  double host_to_device = 0;
+  double disk = 0;
+  double compute = 0;
+  uint64_t resident_bytes = 0;  // weights that stay where they are computed
+  uint64_t streamed_bytes = 0;  // weights that are moved every step
+
+  std::string_view link() const;  // the name of the largest
+  double step_seconds() const;
+};
+// With a device and `cpu_rows`, weights in RAM are computed by the CPU where that is faster
+// than moving them: the share that makes both finish together.
+Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows);
+
+}  // namespace qianyi

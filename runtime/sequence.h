@@ -1,0 +1,42 @@
+// One generation as the engine sees it: what is known, what is cached, what comes next.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace qianyi {
+
+// One stretch of tokens to generate. Token k fed within it (the start token, if any, is
+// k = 0) stands at position[i] + k * stride[i].
+struct Blank {
+  int32_t start_token = -1;  // fed first, e.g. <|startofpiece|>; -1: continue the prompt
+  int32_t position[2] = {0, 0};
+  int32_t stride[2] = {0, 0};
+};
+
+// A prompt as its model laid it out. Positions may repeat and run in two rows (GLM).
+struct Prompt {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions[2];
+  int32_t bidirectional = 0;  // the first tokens that all tokens see ("sep")
+  std::vector<Blank> blanks;  // at least one, filled in order over one cache
+};
+
+// Tokens known so far, of which the first `cached` have been through the model. Capacity is
+// reserved on admission, so appending never allocates.
+struct Sequence {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions[2];
+  int32_t bidirectional = 0;
+  int32_t cached = 0;
+  std::vector<int32_t> pages;  // of the key-value cache
+
+  int32_t pending() const { return static_cast<int32_t>(tokens.size()) - cached; }
+  void Append(int32_t token, int32_t position0, int32_t position1) {
+    tokens.push_back(token);
+    positions[0].push_back(position0);
+    positions[1].push_back(position1);
+  }
+};
+
+}  // namespace qianyi

@@ -1,0 +1,69 @@
+// The per-call queue of tokens from the engine to a front end.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/sampler.h"
+
+namespace qianyi {
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength };
+
+struct TokenEvent {
+  int32_t blank = 0;                          // which blank of the prompt
+  FinishReason finish = FinishReason::kNone;  // set: the blank ended, and there is no token
+  SampledToken token;
+};
+
+// One writer (the engine), one reader. All memory is taken in the constructor: the writer
+// neither allocates nor locks.
+class Sink {
+ public:
+  // `events`: at most so many will come (Engine::MaxEvents); `logprobs` as in SamplingParams.
+  Sink(int64_t events, int32_t logprobs) : events_(events) {
+    for (TokenEvent& event : events_) event.token.top.reserve(logprobs);
+  }
+
+  // Engine: fills Next(), then publishes it; Close is the last call.
+  TokenEvent& Next() { return events_[written_]; }
+  void Publish() {
+    ++written_;
+    Advance();
+  }
+  void Close(absl::Status status) {
+    status_ = std::move(status);
+    closed_ = true;
+    Advance();
+  }
+
+  // Front end: the next event, waiting for it; null at the end, when status() is final.
+  const TokenEvent* Wait() {
+    for (;;) {
+      const uint64_t seen = progress_.load(std::memory_order_acquire);
+      if (read_ < static_cast<int64_t>(seen >> 1)) return &events_[read_++];
+      if ((seen & 1) != 0) return nullptr;
+      progress_.wait(seen, std::memory_order_acquire);
+    }
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  void Advance() {
+    progress_.store(static_cast<uint64_t>(written_) << 1 | (closed_ ? 1 : 0),
+                    std::memory_order_release);
+    progress_.notify_one();
+  }
+
+  std::vector<TokenEvent> events_;
+  int64_t written_ = 0;  // writer only
+  bool closed_ = false;  // writer only
+  int64_t read_ = 0;     // reader only
+  absl::Status status_;
+  std::atomic<uint64_t> progress_{0};  // events published * 2 + closed
+};
+
+}  // namespace qianyi

@@ -1,0 +1,39 @@
+// One pass over the model: a flat list of tokens of many sequences, each with all that
+// the kernels need to know of it. Nothing is derived from the cache's length.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace qianyi {
+
+struct Step {
+  // Per token.
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions[2];
+  std::vector<int64_t> slots;         // page * kPageTokens + offset in the page
+  std::vector<int32_t> visible;       // leading slots of its sequence that it may see
+  std::vector<const int32_t*> pages;  // page table of its sequence
+  std::vector<int32_t> sequences;     // index in the list given to the scheduler
+
+  // Tokens whose logits are wanted (indices into the above), in order.
+  std::vector<int32_t> logit_tokens;
+
+  explicit Step(int64_t max_tokens) {
+    for (auto* v : {&tokens, &positions[0], &positions[1], &visible, &sequences, &logit_tokens}) {
+      v->reserve(max_tokens);
+    }
+    slots.reserve(max_tokens);
+    pages.reserve(max_tokens);
+  }
+  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  void Clear() {
+    for (auto* v : {&tokens, &positions[0], &positions[1], &visible, &sequences, &logit_tokens}) {
+      v->clear();
+    }
+    slots.clear();
+    pages.clear();
+  }
+};
+
+}  // namespace qianyi

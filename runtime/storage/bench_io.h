@@ -1,0 +1,35 @@
+// How fast a file can be read the way weights are read.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "runtime/storage/reader.h"
+
+namespace qianyi {
+
+struct BenchIoOptions {
+  ReaderKind kind = ReaderKind::kAuto;
+  int depth = 4;
+  uint64_t chunk_bytes = kReadChunkBytes;  // multiple of kPageBytes
+  uint64_t max_bytes = 0;                  // stop after so many; 0 = the whole file
+  double max_seconds = 0;                  // start no read after so long; 0 = no limit
+};
+
+struct IoReport {
+  std::string reader;  // "io_uring+O_DIRECT", …
+  uint64_t chunk_bytes = 0;
+  int depth = 0;
+  uint64_t bytes = 0;
+  double seconds = 0;
+  double cpu_seconds = 0;  // of this process, user and system
+
+  double gb_per_second() const { return seconds > 0 ? bytes / seconds * 1e-9 : 0; }
+  double cpu_seconds_per_gb() const { return bytes > 0 ? cpu_seconds / bytes * 1e9 : 0; }
+};
+
+// Reads a file once from its start. InvalidArgument for an empty file or bad options.
+absl::StatusOr<IoReport> BenchIo(const std::string& path, const BenchIoOptions& options);
+
+}  // namespace qianyi

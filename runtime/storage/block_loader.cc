@@ -1,0 +1,245 @@
+#include "runtime/storage/block_loader.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "xxhash.h"
+
+namespace qianyi {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+}  // namespace
+
+BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, std::byte* ring,
+                         uint64_t ring_bytes, std::vector<std::unique_ptr<Reader>> readers)
+    : blocks_(std::move(blocks)),
+      place_(blocks_.size()),
+      ring_(ring),
+      ring_bytes_(ring_bytes),
+      checked_(blocks_.size(), false),
+      reads_(std::move(readers)) {
+  uint64_t offset = 0;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    auto& list = blocks_[i].resident ? resident_ : streamed_;
+    place_[i] = static_cast<int>(list.size());
+    list.push_back(static_cast<int>(i));
+    if (blocks_[i].resident) {
+      resident_at_.push_back(resident + offset);
+      offset += Padded(blocks_[i].block.bytes);
+    }
+  }
+  resident_state_ = std::vector<std::atomic<State>>(resident_.size());
+  for (auto& state : resident_state_) state.store(State::kAbsent, std::memory_order_relaxed);
+  resident_status_.resize(resident_.size());
+  thread_ = std::thread([this] { Run(); });
+}
+
+BlockLoader::~BlockLoader() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wanted_.notify_all();
+  thread_.join();
+}
+
+void BlockLoader::Run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    while (!stop_ && reads_.waiting_bytes() < reads_.wanted_waiting_bytes() && IssueNext()) {
+    }
+    if (reads_.idle()) {
+      if (stop_) return;
+      wanted_.wait(lock, [this] { return stop_ || HasWork(); });
+      continue;
+    }
+    lock.unlock();
+    const std::optional<BlockReads::Done> done = reads_.Wait();
+    absl::Status status;
+    if (done) status = Check(done->id, done->status);
+    lock.lock();
+    if (done) Finish(*done, status);
+  }
+}
+
+bool BlockLoader::HasWork() const {
+  if (next_resident_ < resident_.size()) return true;
+  if (streamed_.empty()) return false;
+  const Block& next = blocks_[streamed_[next_issue_ % streamed_.size()]].block;
+  return AllocateRing(Padded(next.bytes), nullptr) != nullptr;
+}
+
+// The first sweep loads in execution order, so that the first token needs no more than what
+// it needs; a full ring does not hold up the resident set.
+bool BlockLoader::IssueNext() {
+  const bool any_resident = next_resident_ < resident_.size();
+  const bool first_sweep = next_issue_ < streamed_.size();
+  if (any_resident && (!first_sweep || resident_[next_resident_] < streamed_[next_issue_])) {
+    IssueResident();
+    return true;
+  }
+  if (!streamed_.empty() && IssueStreamed()) return true;
+  if (!any_resident) return false;
+  IssueResident();
+  return true;
+}
+
+void BlockLoader::IssueResident() {
+  const size_t at = next_resident_++;
+  const Block& block = blocks_[resident_[at]].block;
+  resident_state_[at].store(State::kLoading, std::memory_order_relaxed);
+  reads_.Add({static_cast<uint64_t>(at) << 1, block.file, block.offset, Padded(block.bytes),
+              resident_at_[at]});
+}
+
+bool BlockLoader::IssueStreamed() {
+  const Block& block = blocks_[streamed_[next_issue_ % streamed_.size()]].block;
+  const uint64_t bytes = Padded(block.bytes);
+  uint64_t begin = 0;
+  std::byte* to = AllocateRing(bytes, &begin);
+  if (to == nullptr) return false;
+  entries_.push_back({.ticket = next_issue_, .begin = begin, .bytes = bytes, .status = {}});
+  ring_head_ = begin + bytes;
+  reads_.Add({next_issue_ << 1 | 1, block.file, block.offset, bytes, to});
+  ++next_issue_;
+  return true;
+}
+
+// First in, first out: the free part is from the head to the oldest entry. Null when it is
+// too small; with `begin` null this only asks.
+std::byte* BlockLoader::AllocateRing(uint64_t bytes, uint64_t* begin) const {
+  uint64_t at = entries_.empty() ? 0 : ring_head_;
+  const uint64_t tail = entries_.empty() ? ring_bytes_ : entries_.front().begin;
+  if (!entries_.empty() && at > tail) {  // the free part wraps
+    if (at + bytes > ring_bytes_) {
+      at = 0;
+      if (bytes > tail) return nullptr;
+    }
+  } else if (at + bytes > tail) {
+    return nullptr;
+  }
+  if (begin != nullptr) *begin = at;
+  return ring_ + at;
+}
+
+absl::Status BlockLoader::Check(uint64_t id, const absl::Status& read) {
+  const bool streamed = (id & 1) != 0;
+  const uint64_t key = id >> 1;
+  const int index = streamed ? streamed_[key % streamed_.size()] : resident_[key];
+  const SweepBlock& block = blocks_[index];
+  if (!read.ok()) {
+    return absl::DataLossError(absl::StrFormat("cannot read %s: %s", block.name, read.message()));
+  }
+  read_bytes_.fetch_add(Padded(block.block.bytes), std::memory_order_relaxed);
+  if (checked_[index] || block.block.checksum == 0) return absl::OkStatus();
+  const std::byte* data = nullptr;
+  if (streamed) {
+    std::lock_guard lock(mutex_);
+    data = ring_ + FindEntry(key)->begin;
+  } else {
+    data = resident_at_[key];
+  }
+  if (XXH3_64bits(data, block.block.bytes) != block.block.checksum) {
+    return absl::DataLossError(absl::StrFormat(
+        "%s at offset %d does not match its checksum: the file is damaged; convert or download "
+        "it again",
+        block.name, block.block.offset));
+  }
+  checked_[index] = true;
+  return absl::OkStatus();
+}
+
+void BlockLoader::Finish(const BlockReads::Done& done, const absl::Status& status) {
+  const uint64_t key = done.id >> 1;
+  const State state = status.ok() ? State::kReady : State::kFailed;
+  if ((done.id & 1) == 0) {
+    resident_status_[key] = status;
+    if (status.ok()) resident_read_.fetch_add(Padded(blocks_[resident_[key]].block.bytes));
+    resident_state_[key].store(state, std::memory_order_release);
+  } else {
+    Entry* entry = FindEntry(key);
+    entry->state = state;
+    entry->status = status;
+    DropReleased();
+  }
+  ready_.notify_all();
+}
+
+BlockLoader::Entry* BlockLoader::FindEntry(uint64_t ticket) {
+  auto it = std::lower_bound(entries_.begin(), entries_.end(), ticket,
+                             [](const Entry& entry, uint64_t t) { return entry.ticket < t; });
+  return it != entries_.end() && it->ticket == ticket ? &*it : nullptr;
+}
+
+// Memory may be used again once its read has ended, even if nobody wants the result.
+void BlockLoader::DropReleased() {
+  while (!entries_.empty() && entries_.front().released &&
+         entries_.front().state != State::kLoading) {
+    entries_.pop_front();
+  }
+}
+
+absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
+  const int place = place_[index];
+  if (blocks_[index].resident) {
+    if (resident_state_[place].load(std::memory_order_acquire) == State::kReady) {
+      return Held{resident_at_[place], kNoTicket};
+    }
+  }
+  const auto start = Clock::now();
+  std::unique_lock lock(mutex_);
+  absl::StatusOr<Held> held;
+  if (blocks_[index].resident) {
+    ready_.wait(lock, [&] { return resident_state_[place].load() >= State::kReady; });
+    if (resident_state_[place].load() == State::kFailed) {
+      held = resident_status_[place];
+    } else {
+      held = Held{resident_at_[place], kNoTicket};
+    }
+  } else {
+    const uint64_t count = streamed_.size();
+    const uint64_t ticket = next_use_ + (place + count - next_use_ % count) % count;
+    for (Entry& entry : entries_) {
+      if (entry.ticket < ticket && !entry.leased) entry.released = true;
+    }
+    DropReleased();
+    next_use_ = ticket + 1;
+    next_issue_ = std::max(next_issue_, ticket);
+    wanted_.notify_one();
+    Entry* entry = nullptr;
+    ready_.wait(lock, [&] {
+      entry = FindEntry(ticket);
+      return entry != nullptr && entry->state != State::kLoading;
+    });
+    if (entry->state == State::kFailed) {
+      held = entry->status;
+      entry->released = true;
+      DropReleased();
+      wanted_.notify_one();
+    } else {
+      entry->leased = true;
+      held = Held{ring_ + entry->begin, ticket};
+    }
+  }
+  stall_nanoseconds_.fetch_add((Clock::now() - start).count(), std::memory_order_relaxed);
+  return held;
+}
+
+void BlockLoader::Release(uint64_t ticket) {
+  {
+    std::lock_guard lock(mutex_);
+    Entry* entry = FindEntry(ticket);
+    entry->leased = false;
+    entry->released = true;
+    DropReleased();
+  }
+  wanted_.notify_one();
+}
+
+}  // namespace qianyi

@@ -1,0 +1,103 @@
+// The thread that brings a model's blocks from disk: the resident set once, the others
+// through a ring, round and round. See weight_store.h.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/storage/block_reads.h"
+#include "runtime/storage/model_file.h"
+
+namespace qianyi {
+
+// A block of the sweep, in execution order.
+struct SweepBlock {
+  Block block;
+  bool resident = false;
+  std::string name;  // for messages: tensor and file
+};
+
+class BlockLoader {
+ public:
+  // `resident` holds all resident blocks padded to pages, `ring` the others as they pass; both
+  // outlive the loader. The ring must hold at least two of its largest blocks, or all of them.
+  BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, std::byte* ring,
+              uint64_t ring_bytes, std::vector<std::unique_ptr<Reader>> readers);
+  ~BlockLoader();  // waits for reads under way
+
+  static constexpr uint64_t kNoTicket = ~uint64_t{0};
+  struct Held {
+    const std::byte* data = nullptr;
+    uint64_t ticket = kNoTicket;  // to Release, unless kNoTicket
+  };
+  // Waits for block `index` of the sweep. Consumer thread only.
+  absl::StatusOr<Held> Acquire(int index);
+  void Release(uint64_t ticket);
+
+  bool resident(int index) const { return blocks_[index].resident; }
+  uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }
+  uint64_t resident_read_bytes() const { return resident_read_.load(std::memory_order_relaxed); }
+  double stall_seconds() const { return stall_nanoseconds_.load(std::memory_order_relaxed) * 1e-9; }
+
+ private:
+  enum class State : uint8_t { kAbsent, kLoading, kReady, kFailed };
+  struct Entry {  // of the ring, one per ticket in flight or in use
+    uint64_t ticket = 0;
+    uint64_t begin = 0;
+    uint64_t bytes = 0;
+    State state = State::kLoading;
+    bool leased = false;
+    bool released = false;
+    absl::Status status;
+  };
+
+  void Run();
+  bool IssueNext();  // all below with mutex_ held
+  void IssueResident();
+  bool IssueStreamed();
+  std::byte* AllocateRing(uint64_t bytes, uint64_t* begin) const;
+  void Finish(const BlockReads::Done& done, const absl::Status& status);
+  void DropReleased();
+  Entry* FindEntry(uint64_t ticket);
+  absl::Status Check(uint64_t id, const absl::Status& read);  // without mutex_
+  bool HasWork() const;
+
+  const std::vector<SweepBlock> blocks_;
+  std::vector<int> streamed_;            // indices of blocks_ that pass through the ring
+  std::vector<int> resident_;            // indices of those that stay
+  std::vector<int> place_;               // block -> index in streamed_ or resident_
+  std::vector<std::byte*> resident_at_;  // by index in resident_
+  std::byte* const ring_;
+  const uint64_t ring_bytes_;
+  std::vector<std::atomic<State>> resident_state_;
+  std::vector<bool> checked_;  // by block; loader thread only
+
+  BlockReads reads_;  // loader thread only
+  mutable std::mutex mutex_;
+  std::condition_variable ready_;   // something finished
+  std::condition_variable wanted_;  // there is room or a wish
+  std::deque<Entry> entries_;       // by ticket
+  std::vector<absl::Status> resident_status_;
+  size_t next_resident_ = 0;
+  uint64_t next_issue_ = 0;  // ticket to load next; block streamed_[ticket % size]
+  uint64_t next_use_ = 0;    // first ticket the consumer has not asked for
+  uint64_t ring_head_ = 0;   // where the next block may begin
+  bool stop_ = false;
+
+  std::atomic<uint64_t> read_bytes_{0};
+  std::atomic<uint64_t> resident_read_{0};
+  std::atomic<int64_t> stall_nanoseconds_{0};
+  std::thread thread_;
+};
+
+}  // namespace qianyi

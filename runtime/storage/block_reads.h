@@ -1,0 +1,69 @@
+// Reads whole blocks through readers that deal in chunks: keeps each reader's queue full,
+// asks again for what a short read left out, and reports a block once all of it is there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/storage/reader.h"
+
+namespace qianyi {
+
+// Used by one thread.
+class BlockReads {
+ public:
+  struct Block {
+    uint64_t id = 0;  // given back when it is done
+    int file = 0;
+    uint64_t offset = 0;  // multiple of kPageBytes
+    uint64_t bytes = 0;   // multiple of kPageBytes
+    std::byte* to = nullptr;
+  };
+  struct Done {
+    uint64_t id = 0;
+    absl::Status status;
+  };
+
+  explicit BlockReads(std::vector<std::unique_ptr<Reader>> readers);
+
+  void Add(const Block& block);
+  bool idle() const { return jobs_.empty(); }
+  // Bytes of added blocks that were not submitted yet.
+  uint64_t waiting_bytes() const { return waiting_bytes_; }
+  // What should be waiting so that the disk never runs dry.
+  uint64_t wanted_waiting_bytes() const;
+  // Submits what fits, waits for one chunk, and returns a block if that finished one.
+  // Not to be called when idle.
+  std::optional<Done> Wait();
+
+ private:
+  struct Job {
+    Block block;
+    uint64_t submitted = 0;  // bytes
+    int outstanding = 0;     // chunks under way
+    bool reported = false;
+    absl::Status status;
+  };
+  struct Chunk {
+    Job* job = nullptr;
+    ReadRequest request;
+  };
+
+  void Submit();
+  bool SubmitChunk(Job* job, const ReadRequest& request);
+  void Complete(int file, const ReadCompletion& completion);
+  std::optional<Done> TakeFinished();
+
+  std::vector<std::unique_ptr<Reader>> readers_;
+  std::vector<int> in_flight_;              // by reader
+  std::vector<std::vector<Chunk>> chunks_;  // by reader; cookie = index
+  std::deque<Job> jobs_;                    // in the order added; addresses are stable
+  uint64_t waiting_bytes_ = 0;
+};
+
+}  // namespace qianyi

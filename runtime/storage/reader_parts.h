@@ -1,0 +1,51 @@
+// What both readers of real files share: how they are made, and what a read's result means.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/storage/reader.h"
+
+namespace qianyi {
+
+// io_uring with O_DIRECT; Unavailable when the kernel, a sandbox or the file system
+// refuses either. `path` must be a regular file.
+absl::StatusOr<std::unique_ptr<Reader>> OpenUringReader(const std::string& path, int depth);
+// pread with O_DIRECT, or through the page cache where the file system refuses it.
+absl::StatusOr<std::unique_ptr<Reader>> OpenPreadReader(const std::string& path, int depth);
+
+// Reads the first page, so that what only shows when reading shows before it matters.
+absl::Status ProbeReader(Reader& reader);
+
+// InvalidArgument unless offset, bytes and address are page-aligned and the range begins
+// inside the file and passes its end by less than a page.
+absl::Status CheckRequest(const ReadRequest& request, uint64_t file_bytes, const std::string& path);
+
+// A request on its way through reads that may each deliver a part.
+class ReadProgress {
+ public:
+  ReadProgress() = default;
+  ReadProgress(const ReadRequest& request, uint64_t file_bytes);
+
+  uint64_t offset() const { return request_.offset + done_; }
+  uint64_t bytes() const { return std::min(request_.bytes - done_, kMaxReadBytes); }
+  std::byte* to() const { return request_.to + done_; }
+
+  // Takes a read's result, as pread returns it or a negated errno. A completion when that
+  // ends the request; otherwise what is left is to be read again.
+  std::optional<ReadCompletion> Advance(int64_t result, const std::string& path);
+
+ private:
+  static constexpr uint64_t kMaxReadBytes = 1ull << 30;  // the kernel's limit is just under 2 GiB
+
+  ReadRequest request_;
+  uint64_t wanted_ = 0;  // request_.bytes less what lies past the end
+  uint64_t done_ = 0;    // multiple of kPageBytes until complete
+};
+
+}  // namespace qianyi

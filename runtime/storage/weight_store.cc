@@ -1,0 +1,268 @@
+#include "runtime/storage/weight_store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "runtime/memory_size.h"
+#include "runtime/storage/synth.h"
+#include "xxhash.h"
+
+namespace qianyi {
+namespace {
+
+uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+absl::StatusOr<std::vector<std::unique_ptr<Reader>>> OpenAll(const ModelFile& file,
+                                                             const ReaderFactory& readers) {
+  std::vector<std::unique_ptr<Reader>> opened;
+  for (size_t i = 0; i < file.files.size(); ++i) {
+    absl::StatusOr<std::unique_ptr<Reader>> reader = readers(static_cast<int>(i));
+    if (!reader.ok()) return reader.status();
+    opened.push_back(*std::move(reader));
+  }
+  return opened;
+}
+
+std::string BlockName(const ModelFile& file, const StoredTensor& tensor, const Block& block) {
+  return absl::StrFormat("rows %d..%d of %s in %s", block.row_begin,
+                         block.row_begin + block.rows - 1, tensor.spec.name,
+                         file.files[block.file]);
+}
+
+}  // namespace
+
+absl::Status WeightStore::Memory::Allocate(const Backend& from, uint64_t size,
+                                           std::string_view purpose) {
+  if (size == 0) return absl::OkStatus();
+  data = static_cast<std::byte*>(from.alloc(size));
+  if (data == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "the system has no %s for %s; lower --host-memory", FormatSize(size), purpose));
+  }
+  backend = &from;
+  bytes = size;
+  return absl::OkStatus();
+}
+
+WeightStore::Memory::~Memory() {
+  if (data != nullptr) backend->free(data, bytes);
+}
+
+ReaderFactory WeightStore::FileReaders(const ModelFile& file, ReaderOptions options) {
+  return [file, options](int index) { return OpenModelReader(file, index, options); };
+}
+
+absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::Open(ModelFile file,
+                                                               const ModelPlan& plan,
+                                                               const Backend& backend,
+                                                               const ReaderFactory& readers) {
+  std::unique_ptr<WeightStore> store(new WeightStore(std::move(file), backend));
+  absl::Status status = store->ReadConstants(readers);
+  if (status.ok()) status = store->Place(plan, readers);
+  if (!status.ok()) return status;
+  return store;
+}
+
+WeightStore::~WeightStore() = default;
+
+absl::Status WeightStore::ReadConstants(const ReaderFactory& readers) {
+  absl::StatusOr<std::vector<std::unique_ptr<Reader>>> opened = OpenAll(file_, readers);
+  if (!opened.ok()) return opened.status();
+  BlockReads reads(*std::move(opened));
+  constants_.resize(file_.tensors.size());
+  uint64_t largest = 0;
+  for (const StoredTensor& tensor : file_.tensors) {
+    if (tensor.spec.use == TensorUse::kConstant) {
+      largest = std::max(largest, Padded(tensor.blocks[0].bytes));
+    }
+  }
+  Memory buffer;
+  if (absl::Status status = buffer.Allocate(backend_, largest, "reading constants"); !status.ok()) {
+    return status;
+  }
+  for (size_t t = 0; t < file_.tensors.size(); ++t) {
+    const StoredTensor& tensor = file_.tensors[t];
+    if (tensor.spec.use != TensorUse::kConstant) continue;
+    const Block& block = tensor.blocks[0];
+    reads.Add({t, block.file, block.offset, Padded(block.bytes), buffer.data});
+    absl::Status status;
+    while (!reads.idle()) {
+      if (auto done = reads.Wait()) status.Update(done->status);
+    }
+    if (!status.ok()) {
+      return absl::DataLossError(
+          absl::StrCat("cannot read ", BlockName(file_, tensor, block), ": ", status.message()));
+    }
+    if (block.checksum != 0 && XXH3_64bits(buffer.data, block.bytes) != block.checksum) {
+      return absl::DataLossError(absl::StrCat(
+          BlockName(file_, tensor, block),
+          " does not match its checksum: the file is damaged; convert or download it again"));
+    }
+    constants_[t].resize(block.bytes / sizeof(float));
+    std::memcpy(constants_[t].data(), buffer.data, block.bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& readers) {
+  std::vector<SweepBlock> sweep;
+  uint64_t resident_bytes = 0;
+  uint64_t largest_gather = 0;
+  int blocks = 0;
+  for (size_t t = 0; t < file_.tensors.size(); ++t) {
+    const StoredTensor& tensor = file_.tensors[t];
+    first_block_.push_back(blocks);
+    blocks += static_cast<int>(tensor.blocks.size());
+    if (tensor.spec.use == TensorUse::kConstant) {
+      sweep_index_.push_back(-1);
+      continue;
+    }
+    const bool swept = tensor.spec.use == TensorUse::kMatrix || tensor.spec.tied;
+    for (size_t b = 0; b < tensor.blocks.size(); ++b) {
+      const Block& block = tensor.blocks[b];
+      const bool resident = plan.tiers[t][b] != Tier::kDisk;
+      sweep_index_.push_back(swept || resident ? static_cast<int>(sweep.size()) : -1);
+      if (swept || resident) sweep.push_back({block, resident, BlockName(file_, tensor, block)});
+      if (resident) resident_bytes += Padded(block.bytes);
+      if (tensor.spec.use == TensorUse::kEmbedding && !resident) {
+        largest_gather = std::max(largest_gather, Padded(block.bytes));
+      }
+    }
+  }
+  absl::Status status = resident_.Allocate(backend_, resident_bytes, "resident weights");
+  status.Update(ring_.Allocate(backend_, plan.ring_bytes, "the prefetch ring"));
+  const uint64_t gather_bytes =
+      largest_gather == 0 ? 0 : std::max(largest_gather, plan.gather_bytes);
+  status.Update(gather_memory_.Allocate(backend_, gather_bytes, "embedding rows"));
+  if (!status.ok()) return status;
+  if (largest_gather > 0) {
+    absl::StatusOr<std::vector<std::unique_ptr<Reader>>> opened = OpenAll(file_, readers);
+    if (!opened.ok()) return opened.status();
+    gathers_ = std::make_unique<GatherCache>(gather_memory_.data, gather_bytes, largest_gather,
+                                             blocks, *std::move(opened));
+  }
+  absl::StatusOr<std::vector<std::unique_ptr<Reader>>> opened = OpenAll(file_, readers);
+  if (!opened.ok()) return opened.status();
+  loader_ = std::make_unique<BlockLoader>(std::move(sweep), resident_.data, ring_.data,
+                                          plan.ring_bytes, *std::move(opened));
+  return absl::OkStatus();
+}
+
+const float* WeightStore::Constant(int tensor) const {
+  return constants_[tensor].empty() ? nullptr : constants_[tensor].data();
+}
+
+PackedRows WeightStore::RowsAt(int tensor, int block, const std::byte* data) const {
+  const StoredTensor& stored = file_.tensors[tensor];
+  return {data, stored.format, stored.blocks[block].rows, stored.spec.cols()};
+}
+
+WeightStore::Lease::Lease(Lease&& other) noexcept
+    : store_(std::exchange(other.store_, nullptr)),
+      ticket_(other.ticket_),
+      rows_(other.rows_),
+      row_begin_(other.row_begin_) {}
+
+WeightStore::Lease::~Lease() {
+  if (store_ != nullptr && ticket_ != BlockLoader::kNoTicket) store_->loader_->Release(ticket_);
+}
+
+absl::StatusOr<WeightStore::Lease> WeightStore::Acquire(int tensor, int block) {
+  absl::StatusOr<BlockLoader::Held> held =
+      loader_->Acquire(sweep_index_[first_block_[tensor] + block]);
+  if (!held.ok()) return held.status();
+  return Lease(this, held->ticket, RowsAt(tensor, block, held->data),
+               file_.tensors[tensor].blocks[block].row_begin);
+}
+
+absl::Status WeightStore::Gather(int tensor, std::span<const int32_t> ids, Tensor out,
+                                 Stream stream) {
+  const StoredTensor& stored = file_.tensors[tensor];
+  rows_.clear();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    auto after =
+        std::upper_bound(stored.blocks.begin(), stored.blocks.end(), ids[i],
+                         [](int64_t row, const Block& block) { return row < block.row_begin; });
+    const int block = static_cast<int>(after - stored.blocks.begin()) - 1;
+    rows_.push_back({block, static_cast<int32_t>(ids[i] - stored.blocks[block].row_begin),
+                     static_cast<int32_t>(i)});
+  }
+  std::sort(rows_.begin(), rows_.end(), [](const RowWish& a, const RowWish& b) {
+    return std::pair(a.block, a.target) < std::pair(b.block, b.target);
+  });
+  const size_t at_once = gathers_ == nullptr ? rows_.size() : gathers_->slots();
+  size_t begin = 0;
+  wishes_.clear();
+  for (size_t i = 0; i <= rows_.size(); ++i) {
+    const bool end = i == rows_.size();
+    if (!end && !wishes_.empty() && wishes_.back().id == first_block_[tensor] + rows_[i].block) {
+      continue;
+    }
+    if (end || wishes_.size() == at_once) {
+      absl::Status status = GatherSome(tensor, std::span(wishes_),
+                                       std::span(rows_).subspan(begin, i - begin), out, stream);
+      if (!status.ok()) return status;
+      begin = i;
+      wishes_.clear();
+    }
+    if (!end) {
+      wishes_.push_back({first_block_[tensor] + rows_[i].block, stored.blocks[rows_[i].block]});
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightStore::GatherSome(int tensor, std::span<GatherCache::Wish> blocks,
+                                     std::span<const RowWish> rows, Tensor out, Stream stream) {
+  if (blocks.empty()) return absl::OkStatus();
+  // Resident ones to the front; the others are read together.
+  auto is_resident = [&](const GatherCache::Wish& wish) {
+    const int index = sweep_index_[wish.id];
+    return index >= 0 && loader_->resident(index);
+  };
+  auto others = std::partition(blocks.begin(), blocks.end(), is_resident);
+  for (auto it = blocks.begin(); it != others; ++it) {
+    absl::StatusOr<BlockLoader::Held> held = loader_->Acquire(sweep_index_[it->id]);
+    if (!held.ok()) return held.status();
+    it->data = held->data;
+  }
+  if (others != blocks.end()) {
+    absl::Status status = gathers_->Load(std::span(others, blocks.end()));
+    if (!status.ok()) {
+      return absl::DataLossError(absl::StrCat("cannot read ", file_.tensors[tensor].spec.name,
+                                              " in ", file_.files[others->block.file], ": ",
+                                              status.message()));
+    }
+  }
+  for (const GatherCache::Wish& wish : blocks) {
+    const int block = wish.id - first_block_[tensor];
+    source_rows_.clear();
+    targets_.clear();
+    for (const RowWish& row : rows) {
+      if (row.block != block) continue;
+      source_rows_.push_back(row.row);
+      targets_.push_back(row.target);
+    }
+    backend_.gather({.table = RowsAt(tensor, block, wish.data),
+                     .source_rows = source_rows_.data(),
+                     .targets = targets_.data(),
+                     .count = static_cast<int64_t>(targets_.size()),
+                     .out = out},
+                    stream);
+  }
+  return absl::OkStatus();
+}
+
+WeightStoreStats WeightStore::stats() const {
+  WeightStoreStats stats;
+  stats.gathered_bytes = gathers_ == nullptr ? 0 : gathers_->read_bytes();
+  stats.read_bytes = loader_->read_bytes() + stats.gathered_bytes;
+  stats.resident_bytes = loader_->resident_read_bytes();
+  stats.stall_seconds = loader_->stall_seconds();
+  return stats;
+}
+
+}  // namespace qianyi

@@ -1,0 +1,125 @@
+// Keeps the weights of one model moving along the tiers, ahead of use.
+//
+// Resident blocks have a place of their own and are read once, in execution order. All
+// others pass through a ring: a loader thread reads them in execution order, wrapping from
+// the last to the first, so that the next step's first layers are in flight while the last
+// ones of this step are computed. It runs as far ahead as the ring has room.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "runtime/plan.h"
+#include "runtime/storage/block_loader.h"
+#include "runtime/storage/gather_cache.h"
+#include "runtime/storage/model_file.h"
+#include "runtime/storage/reader.h"
+
+namespace qianyi {
+
+// Opens the reader of file `index`; called twice per file (the sweep and the gathers each
+// have their own).
+using ReaderFactory = std::function<absl::StatusOr<std::unique_ptr<Reader>>(int index)>;
+
+struct WeightStoreStats {
+  uint64_t read_bytes = 0;      // from disk, all told
+  uint64_t gathered_bytes = 0;  // of which for embedding rows
+  uint64_t resident_bytes = 0;  // read so far of the resident set
+  double stall_seconds = 0;     // the engine waited for a block
+};
+
+// One consumer thread (the engine's); stats() from any.
+class WeightStore {
+ public:
+  // Reads the constants and starts the loader. `plan` says which blocks are resident and how
+  // large ring and gather cache are; nothing more is ever allocated.
+  static absl::StatusOr<std::unique_ptr<WeightStore>> Open(ModelFile file, const ModelPlan& plan,
+                                                           const Backend& backend,
+                                                           const ReaderFactory& readers);
+  // The readers of the files that `file` names, on disk or invented.
+  static ReaderFactory FileReaders(const ModelFile& file, ReaderOptions options);
+  ~WeightStore();
+
+  const ModelFile& file() const { return file_; }
+  // A constant's values, row-major; null when `tensor` is none.
+  const float* Constant(int tensor) const;
+
+  // A block in memory, held until destruction.
+  class Lease {
+   public:
+    Lease(Lease&& other) noexcept;
+    Lease& operator=(Lease&&) = delete;
+    ~Lease();
+    const PackedRows& rows() const { return rows_; }
+    int64_t row_begin() const { return row_begin_; }
+
+   private:
+    friend class WeightStore;
+    Lease(WeightStore* store, uint64_t ticket, PackedRows rows, int64_t row_begin)
+        : store_(store), ticket_(ticket), rows_(rows), row_begin_(row_begin) {}
+    WeightStore* store_;  // null when there is nothing to give back
+    uint64_t ticket_;
+    PackedRows rows_;
+    int64_t row_begin_;
+  };
+
+  // Waits for a block. Asking in execution order never waits longer than the disk needs;
+  // asking ahead of it skips what lies between. DataLoss names file, tensor and offset when the
+  // block cannot be read or its checksum is wrong; the store stays usable.
+  absl::StatusOr<Lease> Acquire(int tensor, int block);
+
+  // out[t, :] = row ids[t] of an embedding, block by block. Blocks that are not resident are read
+  // into a small cache, least recently used first out.
+  absl::Status Gather(int tensor, std::span<const int32_t> ids, Tensor out, Stream stream);
+
+  WeightStoreStats stats() const;
+
+ private:
+  struct Memory {  // of the backend, given back with the store
+    const Backend* backend = nullptr;
+    std::byte* data = nullptr;
+    uint64_t bytes = 0;
+    absl::Status Allocate(const Backend& from, uint64_t size, std::string_view purpose);
+    ~Memory();
+  };
+  struct RowWish {  // one row to gather, by block
+    int block;
+    int32_t row;
+    int32_t target;
+  };
+
+  WeightStore(ModelFile file, const Backend& backend) : file_(std::move(file)), backend_(backend) {}
+  absl::Status ReadConstants(const ReaderFactory& readers);
+  absl::Status Place(const ModelPlan& plan, const ReaderFactory& readers);
+  PackedRows RowsAt(int tensor, int block, const std::byte* data) const;
+  absl::Status GatherSome(int tensor, std::span<GatherCache::Wish> blocks,
+                          std::span<const RowWish> rows, Tensor out, Stream stream);
+
+  const ModelFile file_;
+  const Backend& backend_;
+  std::vector<std::vector<float>> constants_;  // by tensor
+  std::vector<int> first_block_;               // tensor -> number of its first block
+  std::vector<int> sweep_index_;               // by block number; -1 = only gathered
+  Memory resident_;
+  Memory ring_;
+  Memory gather_memory_;
+  std::unique_ptr<GatherCache> gathers_;
+  std::unique_ptr<BlockLoader> loader_;
+  // Scratch of Gather, kept so that steps do not allocate.
+  std::vector<RowWish> rows_;
+  std::vector<GatherCache::Wish> wishes_;
+  std::vector<int32_t> source_rows_;
+  std::vector<int32_t> targets_;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,49 @@
+// Sentencepiece's normalizer: replaces characters by the model's table, collapses white
+// space and marks it as U+2581. As in version 0.1.97.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <vector>
+
+#include "runtime/tokenizers/sentencepiece_model.h"
+
+namespace qianyi {
+
+// Finds the user-defined pieces of a model in a text. Views the model's strings.
+class UserDefinedPieces {
+ public:
+  explicit UserDefinedPieces(const SentencePieceModel& model);
+  // Bytes of the longest such piece at the start of `text`, or 0.
+  size_t Match(std::string_view text) const;
+
+ private:
+  bool starts_[256] = {};        // first bytes
+  std::vector<size_t> lengths_;  // longest first
+  std::unordered_set<std::string_view> pieces_;
+};
+
+class SentencePieceNormalizer {
+ public:
+  // Both outlive the normalizer.
+  SentencePieceNormalizer(const SentencePieceModel& model, const UserDefinedPieces& user_defined)
+      : model_(model), user_defined_(user_defined) {}
+
+  // `text` is well-formed UTF-8; the result may be ill-formed if the model's table is.
+  std::string Normalize(std::string_view text) const;
+
+ private:
+  struct Prefix {
+    std::string_view replacement;
+    size_t bytes;  // of the text, at least 1
+  };
+  Prefix First(std::string_view text) const;
+  bool LongestRule(std::string_view text, Prefix* prefix) const;
+
+  const SentencePieceModel& model_;
+  const UserDefinedPieces& user_defined_;
+};
+
+}  // namespace qianyi

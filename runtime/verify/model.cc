@@ -1,0 +1,214 @@
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+#include "runtime/loaded_model.h"
+#include "runtime/models/registry.h"
+#include "runtime/parse_json.h"
+#include "runtime/storage/convert.h"
+#include "runtime/storage/file_util.h"
+#include "runtime/storage/model_file.h"
+#include "runtime/verify/model_cases.h"
+#include "runtime/verify/verify.h"
+
+namespace qianyi {
+namespace {
+
+using Json = nlohmann::json;
+
+// Marks a logits tensor of the model with another base of rotary positions.
+constexpr int64_t kMaxContextTokens = 1 << 20;
+constexpr char kRopeRatioMark[] = ".logits_rope_ratio_";
+
+// A folder of our own that is gone when we are.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "qianyi-verify-XXXXXX").string();
+    if (mkdtemp(pattern.data()) != nullptr) path_ = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+absl::StatusOr<Json> ReadJson(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadTextFile(path, 256 << 20);
+  if (!text.ok()) return text.status();
+  Json json = ParseJson(*text);
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s is not a JSON object", path));
+  }
+  return json;
+}
+
+// Everything of one fixture folder that its cases share.
+struct Fixture {
+  Json cases;
+  std::optional<Safetensors> tensors;
+  std::vector<int32_t> end_tokens;
+  ModelFile file;  // the converted weights
+  LoadOptions options;
+};
+
+absl::Status Open(const std::string& folder, const std::string& converted, Fixture* fixture) {
+  absl::StatusOr<Json> cases = ReadJson(JoinPath(folder, "cases.json"));
+  if (!cases.ok()) return cases.status();
+  fixture->cases = *std::move(cases);
+  if (!fixture->cases.contains("cases") || !fixture->cases["cases"].is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s/cases.json has no list \"cases\"", folder));
+  }
+  absl::StatusOr<Safetensors> tensors = Safetensors::Open(JoinPath(folder, "cases.safetensors"));
+  if (!tensors.ok()) return tensors.status();
+  fixture->tensors = *std::move(tensors);
+  absl::Status status =
+      Convert({.source = folder, .destination = converted, .format = {DType::kF32}}, {});
+  if (!status.ok()) return status;
+  absl::StatusOr<ModelFile> file = ModelFile::Open(converted);
+  if (!file.ok()) return file.status();
+  fixture->file = *std::move(file);
+  int64_t longest = 1;
+  for (const Json& fields : fixture->cases["cases"]) {
+    if (!fields.is_object()) return absl::InvalidArgumentError("cases.json: a case is no object");
+    int64_t tokens = 0;
+    for (const char* key : {"input_ids", "context_ids", "prompt_ids", "greedy_tokens"}) {
+      if (fields.contains(key)) tokens += static_cast<int64_t>(fields[key].size());
+    }
+    const int64_t blanks =
+        fields.contains("blanks") ? static_cast<int64_t>(fields["blanks"].size()) : 1;
+    const int64_t length =
+        std::clamp<int64_t>(NumberOf(fields, "out_seq_length", 0), 0, kMaxContextTokens);
+    longest = std::max(longest, tokens + blanks * (length + 2));
+  }
+  fixture->options.context_tokens = std::min(longest, kMaxContextTokens);
+  fixture->options.prompt_tokens = fixture->options.context_tokens;
+  fixture->options.logit_rows = fixture->options.context_tokens;
+  return absl::OkStatus();
+}
+
+// The variant NAME.logits_rope_ratio_R: the same weights with rope_ratio R.
+absl::Status ReplayRopeRatio(const Fixture& fixture, const std::string& tensor, const Json& fields,
+                             VerifyReport& report, std::set<std::string>* replayed) {
+  const size_t mark = tensor.find(kRopeRatioMark);
+  double ratio = 0;
+  if (!absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatioMark) - 1), &ratio)) {
+    return absl::OkStatus();  // not such a variant after all; it will be reported as unknown
+  }
+  Json config = ParseJson(fixture.file.spec.config_json);
+  config["rope_ratio"] = ratio;
+  absl::StatusOr<ModelSpec> spec = DescribeModel(config.dump());
+  if (!spec.ok()) return spec.status();
+  ModelFile file = fixture.file;
+  file.spec = *std::move(spec);
+  absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
+      LoadedModel::Open(std::move(file), fixture.options);
+  if (!loaded.ok()) return loaded.status();
+  replayed->insert(tensor);
+  return ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report)
+      .ReplayLogits(tensor.substr(mark + 1));
+}
+
+// How far another rope_ratio moves the logits, from the two tensors that were replayed.
+void ReplayRopeRatioChange(const Fixture& fixture, const Json& variant, VerifyReport& report) {
+  const std::string tensor = StringOf(variant, "logits_tensor");
+  VerifyLine line{.name = "rope_ratio_variant", .tolerance = 2 * kLogitTolerance, .note = {}};
+  absl::StatusOr<std::vector<float>> base =
+      fixture.tensors->ReadFloats(StringOf(variant, "case") + ".logits");
+  absl::StatusOr<std::vector<float>> moved = fixture.tensors->ReadFloats(tensor);
+  double ratio = 0;
+  const size_t mark = tensor.find(kRopeRatioMark);
+  const bool named = mark != std::string::npos &&
+                     absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatioMark) - 1), &ratio);
+  const Json stated = variant.is_object() ? variant.value("rope_ratio", Json()) : Json();
+  const Json most = variant.is_object() ? variant.value("max_abs_change", Json()) : Json();
+  if (!base.ok() || !moved.ok() || base->size() != moved->size() || !named || !stated.is_number() ||
+      stated.get<double>() != ratio || !most.is_number()) {
+    line.note = "its case, tensor and rope_ratio do not belong together";
+    line.difference = std::numeric_limits<double>::infinity();
+  } else {
+    double change = 0;
+    for (size_t i = 0; i < base->size(); ++i) {
+      change = std::max(change, std::abs(double{(*base)[i]} - (*moved)[i]));
+    }
+    line.difference = std::abs(change - most.get<double>());
+  }
+  line.result =
+      line.difference <= line.tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
+  report.Add(std::move(line));
+}
+
+// What cases.json says beside its cases.
+void ReplayRest(const Fixture& fixture, VerifyReport& report) {
+  for (const auto& [key, value] : fixture.cases.items()) {
+    if (key == "cases" || value.is_string() || absl::StartsWith(key, "max_abs_diff")) continue;
+    if (key == "end_token_ids") {
+      const bool same = value == Json(fixture.end_tokens);
+      report.Add({.name = key,
+                  .difference = same ? 0.0 : 1.0,
+                  .result = same ? VerifyLine::Result::kOk : VerifyLine::Result::kFail,
+                  .note = same ? "" : "not the end tokens of config.json"});
+    } else if (key == "rope_ratio_variant") {
+      ReplayRopeRatioChange(fixture, value, report);
+    } else {
+      report.Add({.name = key,
+                  .result = VerifyLine::Result::kUnknown,
+                  .note = "nothing here replays this field"});
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status VerifyModel(const std::string& folder, VerifyReport& report) {
+  const TemporaryFolder temporary;
+  if (temporary.path().empty()) {
+    return absl::InternalError(
+        "cannot make a temporary folder; set TMPDIR to one that is writable");
+  }
+  Fixture fixture;
+  absl::Status status = Open(folder, temporary.path() + "/model", &fixture);
+  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
+      LoadedModel::Open(fixture.file, fixture.options);
+  if (!loaded.ok()) return loaded.status();
+  fixture.end_tokens = (*loaded)->model().end_tokens();
+
+  std::set<std::string> replayed;
+  for (const Json& fields : fixture.cases["cases"]) {
+    status =
+        ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report).Replay(&replayed);
+    if (!status.ok()) return status;
+    const std::string prefix = StringOf(fields, "name") + kRopeRatioMark;
+    for (const SafetensorsEntry& entry : fixture.tensors->entries()) {
+      if (!absl::StartsWith(entry.name, prefix)) continue;
+      status = ReplayRopeRatio(fixture, entry.name, fields, report, &replayed);
+      if (!status.ok()) return status;
+    }
+  }
+  ReplayRest(fixture, report);
+  for (const SafetensorsEntry& entry : fixture.tensors->entries()) {
+    if (replayed.count(entry.name) != 0 || !report.Wants(entry.name)) continue;
+    VerifyLine line{.name = entry.name, .note = "nothing here replays this tensor"};
+    line.result = VerifyLine::Result::kUnknown;
+    report.Add(std::move(line));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace qianyi

@@ -1,0 +1,448 @@
+#include "runtime/verify/model_cases.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "runtime/engine.h"
+#include "runtime/generation.h"
+#include "runtime/scheduler.h"
+
+namespace qianyi {
+namespace {
+
+using Json = nlohmann::json;
+
+// Fields that describe a case, or are replayed together with another field.
+constexpr std::array<std::string_view, 18> kReplayedElsewhere = {"name",
+                                                                 "attention",
+                                                                 "note",
+                                                                 "greedy_stops",
+                                                                 "logits_tensor",
+                                                                 "greedy_logits_tensor",
+                                                                 "context_ids",
+                                                                 "prompt_ids",
+                                                                 "input_ids",
+                                                                 "position_ids",
+                                                                 "continuation",
+                                                                 "continuation_logprobs",
+                                                                 "end_token_ids",
+                                                                 "out_seq_length",
+                                                                 "continuation_logprob_sum",
+                                                                 "greedy_first_input",
+                                                                 "continuation_rule",
+                                                                 "greedy_min_top1_top2_margin"};
+
+absl::StatusOr<std::vector<int32_t>> Ids(const Json& list, const std::string& name) {
+  std::vector<int32_t> ids;
+  if (!list.is_array()) {
+    return absl::InvalidArgumentError(absl::StrFormat("cases.json: %s is not a list of ids", name));
+  }
+  for (const Json& id : list) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("cases.json: %s is not a list of ids", name));
+    }
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+template <typename T>
+std::vector<int64_t> Wide(const std::vector<T>& values) {
+  return {values.begin(), values.end()};
+}
+
+// Whole numbers of a possibly nested list, or of one number; others become "no such number".
+std::vector<int64_t> Flatten(const Json& value) {
+  if (value.is_number_integer()) return {value.get<int64_t>()};
+  if (!value.is_array()) return {std::numeric_limits<int64_t>::min()};
+  std::vector<int64_t> numbers;
+  for (const Json& item : value) {
+    const std::vector<int64_t> inner = Flatten(item);
+    numbers.insert(numbers.end(), inner.begin(), inner.end());
+  }
+  return numbers;
+}
+
+Json FieldOf(const Json& object, const char* key) {
+  return object.is_object() ? object.value(key, Json()) : Json();
+}
+
+double LogSumExp(const float* logits, int64_t count) {
+  const double most = *std::max_element(logits, logits + count);
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += std::exp(logits[i] - most);
+  return most + std::log(sum);
+}
+
+void Append(const Tensor& rows, std::vector<float>* out) {
+  for (int64_t r = 0; r < rows.rows; ++r) {
+    out->insert(out->end(), rows.f32(r), rows.f32(r) + rows.cols);
+  }
+}
+
+}  // namespace
+
+int64_t NumberOf(const Json& fields, const char* key, int64_t absent) {
+  const auto found = fields.is_object() ? fields.find(key) : fields.end();
+  return found == fields.end() || !found->is_number_integer() ? absent : found->get<int64_t>();
+}
+
+std::string StringOf(const Json& fields, const char* key) {
+  const auto found = fields.is_object() ? fields.find(key) : fields.end();
+  return found == fields.end() || !found->is_string() ? "" : found->get<std::string>();
+}
+
+ModelCase::ModelCase(const Json& fields, const std::vector<int32_t>& end_tokens,
+                     const Safetensors& tensors, LoadedModel& loaded, VerifyReport& report)
+    : fields_(fields),
+      end_tokens_(end_tokens),
+      tensors_(tensors),
+      loaded_(loaded),
+      report_(report),
+      name_(StringOf(fields, "name")) {}
+
+absl::Status ModelCase::ReadInputs() {
+  absl::StatusOr<std::vector<int32_t>> inputs =
+      Ids(fields_.value("input_ids", Json()), Name("input_ids"));
+  if (!inputs.ok()) return inputs.status();
+  input_ids_ = *std::move(inputs);
+  const char* key = fields_.contains("context_ids") ? "context_ids" : "prompt_ids";
+  absl::StatusOr<std::vector<int32_t>> context = Ids(fields_.value(key, Json()), Name(key));
+  if (!context.ok()) return context.status();
+  context_ = *context;
+  absl::StatusOr<Prompt> prompt = loaded_.model().LayOut(*std::move(context));
+  if (!prompt.ok()) return prompt.status();
+  prompt_ = *std::move(prompt);
+  return absl::OkStatus();
+}
+
+// Feeds input_ids whole. Positions come from the fixture here; that the model would lay them
+// out alike is compared in ReplayForced.
+absl::StatusOr<ModelCase::Pass> ModelCase::RunForced() {
+  const std::vector<int64_t> positions = Flatten(fields_.value("position_ids", Json()));
+  const size_t count = input_ids_.size();
+  if (count == 0 || (positions.size() != count && positions.size() != 2 * count)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("cases.json: %s does not match input_ids", Name("position_ids")));
+  }
+  Sequence sequence;
+  const int64_t sep = NumberOf(fields_, "sep", 0);
+  if (sep < 0 || sep > static_cast<int64_t>(count)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("cases.json: %s is %d; it must be 0..%d, the number of input_ids",
+                        Name("sep"), sep, count));
+  }
+  sequence.bidirectional = static_cast<int32_t>(sep);
+  for (size_t i = 0; i < count; ++i) {
+    sequence.Append(input_ids_[i], static_cast<int32_t>(positions[i]),
+                    positions.size() == count ? 0 : static_cast<int32_t>(positions[count + i]));
+  }
+  const ModelSpec& spec = loaded_.model().spec();
+  for (size_t i = 0; i < count; ++i) {
+    for (int row : {0, 1}) {
+      if (sequence.positions[row][i] < 0 || sequence.positions[row][i] > spec.max_positions ||
+          sequence.tokens[i] >= spec.vocab_size) {
+        return absl::InvalidArgumentError(absl::StrFormat(
+            "cases.json: %s has an id or position that the model does not have", name_));
+      }
+    }
+  }
+  if (!loaded_.kv().Reserve(count, &sequence.pages)) {
+    return absl::ResourceExhaustedError("the case is longer than the cache made for it");
+  }
+  Step step(count);
+  Sequence* list[] = {&sequence};
+  const int order[] = {0};
+  ScheduleStep(list, order, {.prompt_tokens = static_cast<int64_t>(count)}, &step);
+  step.logit_tokens.resize(count);
+  std::iota(step.logit_tokens.begin(), step.logit_tokens.end(), 0);
+  Pass pass;
+  const int stages = loaded_.model().stages();
+  const absl::Status status = loaded_.Run(step, [&](int stage, qianyi::Pass& running) {
+    if (stage == 0) Append(running.hidden(), &pass.embedding);
+    if (stage > 0 && stage < stages - 1 && stage % 2 == 0) Append(running.hidden(), &pass.hidden);
+    if (stage == stages - 1) Append(running.head_input(), &pass.final_norm);
+  });
+  loaded_.kv().Release(&sequence.pages);
+  if (!status.ok()) return status;
+  Append(loaded_.pass().logits(), &pass.logits);
+  return pass;
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> ModelCase::RunGreedy(
+    int32_t max_tokens, const std::vector<int32_t>& end_tokens, std::vector<float>* logits,
+    Sequence* fed) {
+  const GenerateRequest request{
+      .prompt = prompt_, .sampling = {}, .max_tokens = max_tokens, .end_tokens = {}};
+  absl::Status status =
+      Engine::Check(request, loaded_.model().spec(), loaded_.plan().models[0].use.context_tokens);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("cases.json: case %s: %s", name_, status.message()));
+  }
+  Generation generation(prompt_, max_tokens);
+  if (!loaded_.kv().Reserve(generation.max_cached(), &generation.sequence.pages)) {
+    return absl::ResourceExhaustedError("the case is longer than the cache made for it");
+  }
+  std::vector<std::vector<int32_t>> blanks(prompt_.blanks.size());
+  Step step(generation.max_cached());
+  Sequence* list[] = {&generation.sequence};
+  const int order[] = {0};
+  while (!generation.done() && status.ok()) {
+    ScheduleStep(list, order, {.prompt_tokens = generation.max_cached()}, &step);
+    status = loaded_.Run(step);
+    const Tensor row = loaded_.pass().logits();
+    Append(row, logits);
+    const int32_t token =
+        static_cast<int32_t>(std::max_element(row.f32(), row.f32() + row.cols) - row.f32());
+    if (std::find(end_tokens.begin(), end_tokens.end(), token) != end_tokens.end()) {
+      generation.EndBlank();
+      continue;
+    }
+    blanks[generation.blank()].push_back(token);
+    if (generation.Accept(token)) generation.EndBlank();
+  }
+  loaded_.kv().Release(&generation.sequence.pages);
+  if (!status.ok()) return status;
+  *fed = std::move(generation.sequence);
+  return blanks;
+}
+
+void ModelCase::Compare(const std::string& field, const std::vector<float>& actual,
+                        std::set<std::string>* replayed) {
+  const std::string name = Name(field);
+  if (tensors_.Find(name) == nullptr) return;
+  replayed->insert(name);
+  if (!report_.Wants(name)) return;
+  VerifyLine line{.name = name, .tolerance = kLogitTolerance, .note = {}};
+  absl::StatusOr<std::vector<float>> expected = tensors_.ReadFloats(name);
+  if (!expected.ok() || expected->size() != actual.size()) {
+    line.result = VerifyLine::Result::kFail;
+    line.difference = std::numeric_limits<double>::infinity();
+    line.note =
+        expected.ok() ? "another number of values" : std::string(expected.status().message());
+  } else {
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const double difference = std::abs(double{actual[i]} - (*expected)[i]);
+      // A NaN on either side is a difference without bound.
+      line.difference =
+          std::max(line.difference,
+                   std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
+    }
+    line.result =
+        line.difference <= line.tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
+  }
+  report_.Add(std::move(line));
+}
+
+void ModelCase::CompareIds(const std::string& field, const std::vector<int64_t>& actual,
+                           const std::vector<int64_t>& expected) {
+  const std::string name = Name(field);
+  if (!report_.Wants(name)) return;
+  size_t same = 0;
+  for (size_t i = 0; i < std::min(actual.size(), expected.size()); ++i) {
+    same += actual[i] == expected[i] ? 1 : 0;
+  }
+  VerifyLine line{.name = name, .note = {}};
+  line.difference = static_cast<double>(std::max(actual.size(), expected.size()) - same);
+  line.result = line.difference == 0 ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
+  report_.Add(std::move(line));
+}
+
+void ModelCase::AddNumber(const std::string& field, double actual, double expected,
+                          double tolerance) {
+  const std::string name = Name(field);
+  if (!report_.Wants(name)) return;
+  VerifyLine line{.name = name, .tolerance = tolerance, .note = {}};
+  line.difference = std::abs(actual - expected);
+  line.result = line.difference <= tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
+  report_.Add(std::move(line));
+}
+
+void ModelCase::ReplayLogprobs(const std::vector<float>& logits) {
+  const int64_t vocab = loaded_.model().spec().vocab_size;
+  const std::vector<int64_t> tokens = Flatten(fields_["continuation"]);
+  const Json expected = fields_.value("continuation_logprobs", Json::array());
+  const int64_t rows = static_cast<int64_t>(logits.size()) / vocab;
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  double sum = 0;
+  double worst = expected.size() == tokens.size() ? 0 : std::numeric_limits<double>::infinity();
+  for (int64_t i = 0; i < count; ++i) {
+    if (count > rows || tokens[i] < 0 || tokens[i] >= vocab) {
+      worst = sum = std::numeric_limits<double>::infinity();
+      break;
+    }
+    const float* row = logits.data() + (rows - count + i) * vocab;
+    const double logprob = row[tokens[i]] - LogSumExp(row, vocab);
+    sum += logprob;
+    if (i < static_cast<int64_t>(expected.size()) && expected[i].is_number()) {
+      worst = std::max(worst, std::abs(logprob - expected[i].get<double>()));
+    }
+  }
+  if (fields_.contains("continuation_logprobs")) {
+    AddNumber("continuation_logprobs", worst, 0, kLogitTolerance);
+  }
+  if (fields_.contains("continuation_logprob_sum")) {
+    const Json& total = fields_["continuation_logprob_sum"];
+    AddNumber("continuation_logprob_sum", sum, total.is_number() ? total.get<double>() : 1e300,
+              kLogprobSumTolerance);
+  }
+}
+
+absl::Status ModelCase::ReplayLogits(const std::string& tensor) {
+  if (absl::Status status = ReadInputs(); !status.ok()) return status;
+  absl::StatusOr<Pass> pass = RunForced();
+  if (!pass.ok()) return pass.status();
+  std::set<std::string> unused;
+  Compare(tensor, pass->logits, &unused);
+  return absl::OkStatus();
+}
+
+absl::Status ModelCase::ReplayForced(std::set<std::string>* replayed) {
+  absl::StatusOr<Pass> pass = RunForced();
+  if (!pass.ok()) return pass.status();
+  Compare("embedding_output", pass->embedding, replayed);
+  Compare("hidden_states", pass->hidden, replayed);
+  Compare("final_layernorm_output", pass->final_norm, replayed);
+  Compare("logits", pass->logits, replayed);
+  if (fields_.contains("continuation")) ReplayLogprobs(pass->logits);
+  return absl::OkStatus();
+}
+
+absl::Status ModelCase::ReplayGreedy(std::set<std::string>* replayed) {
+  absl::StatusOr<std::vector<int32_t>> expected =
+      Ids(fields_["greedy_tokens"], Name("greedy_tokens"));
+  if (!expected.ok()) return expected.status();
+  std::vector<float> logits;
+  Sequence fed;
+  absl::StatusOr<std::vector<std::vector<int32_t>>> blanks =
+      RunGreedy(std::max<int32_t>(1, static_cast<int32_t>(expected->size())), {}, &logits, &fed);
+  if (!blanks.ok()) return blanks.status();
+  CompareIds("greedy_tokens", Wide((*blanks)[0]), Wide(*expected));
+  Compare("greedy_logits", logits, replayed);
+  if (fields_.contains("greedy_first_input")) {
+    CompareIds("greedy_first_input", {fed.tokens[prompt_.tokens.size()]},
+               Flatten(fields_["greedy_first_input"]));
+  }
+  ReplayMargin(std::move(logits));
+  return absl::OkStatus();
+}
+
+void ModelCase::ReplayMargin(std::vector<float> logits) {
+  if (!fields_.contains("greedy_min_top1_top2_margin")) return;
+  const int64_t vocab = loaded_.model().spec().vocab_size;
+  double margin = std::numeric_limits<double>::infinity();
+  for (size_t at = 0; at < logits.size(); at += vocab) {
+    std::nth_element(logits.begin() + at, logits.begin() + at + 1, logits.begin() + at + vocab,
+                     std::greater<>());
+    margin = std::min(margin, double{logits[at]} - logits[at + 1]);
+  }
+  const Json& wanted = fields_["greedy_min_top1_top2_margin"];
+  AddNumber("greedy_min_top1_top2_margin", margin,
+            wanted.is_number() ? wanted.get<double>() : 1e300, 2 * kLogitTolerance);
+}
+
+absl::Status ModelCase::ReplayBlanks() {
+  std::vector<int32_t> ends = end_tokens_;
+  if (fields_.contains("end_token_ids")) {
+    absl::StatusOr<std::vector<int32_t>> own = Ids(fields_["end_token_ids"], Name("end_token_ids"));
+    if (!own.ok()) return own.status();
+    ends = *std::move(own);
+  }
+  const int64_t length = NumberOf(fields_, "out_seq_length", 1);
+  if (length < 1 || length > loaded_.model().spec().max_positions) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("cases.json: %s is %d", Name("out_seq_length"), length));
+  }
+  std::vector<float> logits;
+  Sequence fed;
+  absl::StatusOr<std::vector<std::vector<int32_t>>> blanks =
+      RunGreedy(static_cast<int32_t>(length), ends, &logits, &fed);
+  if (!blanks.ok()) return blanks.status();
+  const Json& expected = fields_["blanks"];
+  CompareIds("blanks", {static_cast<int64_t>(blanks->size())},
+             {static_cast<int64_t>(expected.size())});
+  for (size_t i = 0; i < std::min(expected.size(), blanks->size()); ++i) {
+    const std::string at = absl::StrFormat("blanks[%d].", i);
+    CompareIds(at + "tokens", Wide((*blanks)[i]), Flatten(FieldOf(expected[i], "tokens")));
+    if (expected[i].contains("tokens_with_sop")) {
+      std::vector<int64_t> with_start = Wide((*blanks)[i]);
+      with_start.insert(with_start.begin(), prompt_.blanks[i].start_token);
+      CompareIds(at + "tokens_with_sop", with_start, Flatten(expected[i]["tokens_with_sop"]));
+    }
+    CompareIds(at + "mask_position", {prompt_.blanks[i].position[0]},
+               Flatten(FieldOf(expected[i], "mask_position")));
+    const bool full = static_cast<int64_t>((*blanks)[i].size()) == length;
+    CompareIds(at + "stopped_by", {full}, {StringOf(expected[i], "stopped_by") != "end_token"});
+  }
+  CompareIds("fed_ids", Wide(fed.tokens), Wide(input_ids_));
+  ReplayMargin(std::move(logits));
+  return absl::OkStatus();
+}
+
+// The inputs stand in both files, which must agree, and the model must lay them out alike.
+void ModelCase::ReplayInputs(std::set<std::string>* replayed) {
+  const std::vector<int64_t> positions = Flatten(fields_.value("position_ids", Json()));
+  const size_t count = input_ids_.size();
+  const bool two_rows = positions.size() == 2 * count;
+  const auto second = positions.begin() + std::min(count, positions.size());
+  const std::pair<const char*, std::vector<int64_t>> inputs[] = {
+      {"input_ids", Wide(input_ids_)},
+      {"position_ids", {positions.begin(), second}},
+      {"block_position_ids", {second, positions.end()}}};
+  for (const auto& [field, values] : inputs) {
+    const std::string tensor = Name(field);
+    if (tensors_.Find(tensor) == nullptr) continue;
+    replayed->insert(tensor);
+    absl::StatusOr<std::vector<int64_t>> stored = tensors_.ReadIntegers(tensor);
+    CompareIds(field, values, stored.value_or(std::vector<int64_t>()));
+  }
+  // Several blanks end where the model ends them: ReplayBlanks compares what they fed.
+  if (fields_.contains("blanks") || count < prompt_.tokens.size()) return;
+  Generation layout(prompt_, static_cast<int32_t>(count) + 1);
+  for (size_t i = layout.sequence.tokens.size(); i < count; ++i) layout.Accept(input_ids_[i]);
+  std::vector<int64_t> laid;
+  for (int row = 0; row < (two_rows ? 2 : 1); ++row) {
+    const std::vector<int32_t>& all = layout.sequence.positions[row];
+    laid.insert(laid.end(), all.begin(), all.begin() + std::min(count, all.size()));
+  }
+  CompareIds("layout", laid, positions);
+}
+
+absl::Status ModelCase::Replay(std::set<std::string>* replayed) {
+  if (name_.empty()) return absl::InvalidArgumentError("cases.json: a case has no name");
+  absl::Status status = ReadInputs();
+  if (status.ok()) {
+    ReplayInputs(replayed);
+    status = ReplayForced(replayed);
+  }
+  for (auto field = fields_.begin(); field != fields_.end() && status.ok(); ++field) {
+    const std::string& key = field.key();
+    if (key == "sep" || key == "context_length") {
+      CompareIds(key, {prompt_.bidirectional}, Flatten(*field));
+    } else if (key == "mask_position" || key == "mask_positions") {
+      std::vector<int64_t> masks;
+      for (const Blank& blank : prompt_.blanks) masks.push_back(blank.position[0]);
+      CompareIds(key, masks, Flatten(*field));
+    } else if (key == "blanks") {
+      status = ReplayBlanks();
+    } else if (key == "greedy_tokens") {
+      status = ReplayGreedy(replayed);
+    } else if (std::find(kReplayedElsewhere.begin(), kReplayedElsewhere.end(), key) ==
+                   kReplayedElsewhere.end() &&
+               report_.Wants(Name(key))) {
+      VerifyLine line{.name = Name(key), .note = {}};
+      line.result = VerifyLine::Result::kUnknown;
+      report_.Add(std::move(line));
+    }
+  }
+  return status;
+}
+
+}  // namespace qianyi

@@ -1,0 +1,46 @@
+// What `qianyi verify` found: one line for each expected value.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace qianyi {
+
+struct VerifyLine {
+  enum class Result : uint8_t { kOk, kFail, kUnknown };
+
+  std::string name;
+  double difference = 0;  // the largest; of ids: how many differ
+  double tolerance = 0;
+  Result result = Result::kOk;
+  std::string note;  // why, where the numbers do not say it
+};
+
+// One thread.
+class VerifyReport {
+ public:
+  // `only`: a glob (* and ?) that a name must match whole, or a plain piece of it; empty takes
+  // all. `show`, if set, is called with each line as it comes.
+  explicit VerifyReport(std::string only, std::function<void(const VerifyLine&)> show = {})
+      : only_(std::move(only)), show_(std::move(show)) {}
+
+  bool Wants(std::string_view name) const;
+  // Names that are not wanted are dropped.
+  void Add(VerifyLine line);
+
+  const std::vector<VerifyLine>& lines() const { return lines_; }
+  // Lines that are not ok: any of them fails the whole.
+  int64_t failed() const { return failed_; }
+
+ private:
+  std::string only_;
+  std::function<void(const VerifyLine&)> show_;
+  std::vector<VerifyLine> lines_;
+  int64_t failed_ = 0;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,338 @@
+#include "runtime/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/models/registry.h"
+#include "runtime/storage/synth.h"
+#include "tests/runtime/faulty_reader.h"
+
+namespace qianyi {
+namespace {
+
+constexpr char kCausal[] =
+    R"({"model_type":"chatglm","num_layers":3,"hidden_size":128,"ffn_hidden_size":272,)"
+    R"("num_attention_heads":8,"multi_query_group_num":2,"kv_channels":16,)"
+    R"("padded_vocab_size":517,"seq_length":512})";
+constexpr char kBlanks[] =
+    R"({"model_type":"glm","num_layers":2,"hidden_size":288,"num_attention_heads":6,)"
+    R"("max_sequence_length":256,"vocab_size":400,"special_token_ids":)"
+    R"({"sop":390,"eop":391,"MASK":392,"gMASK":393,"sMASK":394,"eos":395}})";
+
+ModelFile Lay(const char* config, PackedFormat format) {
+  auto spec = DescribeModel(config);
+  EXPECT_TRUE(spec.ok()) << spec.status();
+  auto file = ModelFile::Lay(*spec, format, 5);
+  EXPECT_TRUE(file.ok()) << file.status();
+  return *std::move(file);
+}
+
+struct EngineSetup {
+  const char* config = kCausal;
+  PackedFormat format = {DType::kI4, 32};
+  int64_t batch = 17;
+  int64_t step_tokens = 512;
+  int threads = 2;
+  bool streamed = false;
+  int64_t queue = 64;
+};
+
+std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {}) {
+  ModelFile file = Lay(setup.config, setup.format);
+  LoadOptions options;
+  options.context_tokens = 200;
+  options.batch = setup.batch;
+  options.prompt_tokens = setup.step_tokens;
+  options.threads = setup.threads;
+  options.host_bytes = 4ull << 30;
+  options.process_bytes = 1 << 20;
+  if (setup.streamed) {  // the least there can be: everything but two blocks streams
+    const ModelUse use = UseOf(file, options);
+    auto roomy = MakePlan({&use, 1}, HostBudget(options));
+    EXPECT_TRUE(roomy.ok()) << roomy.status();
+    uint64_t largest = 0;
+    for (const StoredTensor& tensor : file.tensors) {
+      for (const Block& block : tensor.blocks) largest = std::max(largest, block.bytes);
+    }
+    const ModelPlan& model = roomy->models[0];
+    options.host_bytes = roomy->host_used_bytes() - model.host_bytes -
+                         model.embedding_resident_bytes + 2 * (largest + 4096) + (1 << 16);
+  }
+  auto loaded = LoadedModel::Open(std::move(file), options, std::move(readers));
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  if (setup.streamed) {
+    EXPECT_GT((*loaded)->plan().models[0].disk_bytes, 0u);
+  }
+  return std::make_unique<Engine>(*std::move(loaded), setup.queue);
+}
+
+std::vector<int32_t> PromptIds(int which, int length) {
+  std::vector<int32_t> ids;
+  for (int i = 0; i < length; ++i) ids.push_back((which * 131 + i * 17 + i * i) % 380);
+  return ids;
+}
+
+GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t seed,
+                        int32_t max_tokens = 12) {
+  auto prompt = engine.model().LayOut(std::move(ids));
+  EXPECT_TRUE(prompt.ok()) << prompt.status();
+  GenerateRequest request{
+      .prompt = *std::move(prompt), .sampling = {}, .max_tokens = max_tokens, .end_tokens = {}};
+  request.sampling.seed = seed;
+  request.sampling.temperature = seed == 0 ? 0.0f : 0.9f;
+  return request;
+}
+
+struct Outcome {
+  std::vector<std::vector<int32_t>> blanks;
+  absl::Status status;
+};
+
+Outcome Collect(Sink& sink) {
+  Outcome outcome;
+  while (const TokenEvent* event = sink.Wait()) {
+    outcome.blanks.resize(std::max<size_t>(outcome.blanks.size(), event->blank + 1));
+    if (event->finish == FinishReason::kNone) {
+      outcome.blanks[event->blank].push_back(event->token.token);
+    }
+  }
+  outcome.status = sink.status();
+  return outcome;
+}
+
+std::vector<Outcome> Generate(Engine& engine, std::vector<GenerateRequest> requests) {
+  std::vector<std::shared_ptr<Sink>> sinks;
+  for (GenerateRequest& request : requests) {
+    sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(request), 0));
+    const auto id = engine.Submit(std::move(request), sinks.back());
+    EXPECT_TRUE(id.ok()) << id.status();
+  }
+  std::vector<Outcome> outcomes;
+  for (auto& sink : sinks) outcomes.push_back(Collect(*sink));
+  return outcomes;
+}
+
+std::vector<GenerateRequest> SeventeenRequests(const Engine& engine) {
+  std::vector<GenerateRequest> requests;
+  for (int i = 0; i < 17; ++i) {
+    std::vector<int32_t> ids = PromptIds(i, 5 + 9 * i % 83);
+    if (engine.model().spec().bidirectional) {
+      ids[2] = 392;
+      if (i % 2 == 0) ids.back() = 393;
+    }
+    requests.push_back(Request(engine, ids, i));
+  }
+  return requests;
+}
+
+class EngineFamilyTest : public testing::TestWithParam<std::tuple<const char*, PackedFormat>> {};
+
+// The promise: tokens depend on the request alone.
+TEST_P(EngineFamilyTest, SameTokensAloneTogetherSplitStreamedAndOnAnyThreads) {
+  const auto [config, format] = GetParam();
+  const EngineSetup plain{.config = config, .format = format};
+  std::vector<Outcome> together;
+  {
+    auto engine = Open(plain);
+    together = Generate(*engine, SeventeenRequests(*engine));
+  }
+  for (const Outcome& outcome : together) {
+    ASSERT_TRUE(outcome.status.ok()) << outcome.status;
+    EXPECT_EQ(outcome.blanks[0].size(), 12u);
+  }
+  EXPECT_NE(together[1].blanks, together[2].blanks);
+  const EngineSetup variants[] = {
+      {.config = config, .format = format, .batch = 1},
+      {.config = config, .format = format, .batch = 3, .step_tokens = 7},
+      {.config = config, .format = format, .batch = 17, .streamed = true},
+      {.config = config, .format = format, .batch = 2, .step_tokens = 1, .threads = 1},
+      {.config = config,
+       .format = format,
+       .batch = 17,
+       .step_tokens = 50,
+       .threads = 3,
+       .streamed = true},
+  };
+  for (const EngineSetup& setup : variants) {
+    auto engine = Open(setup);
+    const std::vector<Outcome> again = Generate(*engine, SeventeenRequests(*engine));
+    for (int i = 0; i < 17; ++i) {
+      EXPECT_EQ(again[i].blanks, together[i].blanks)
+          << "request " << i << " batch " << setup.batch << " step " << setup.step_tokens
+          << " streamed " << setup.streamed << " threads " << setup.threads;
+    }
+  }
+}
+
+std::string FamilyName(const testing::TestParamInfo<EngineFamilyTest::ParamType>& test) {
+  static const char* const kNames[] = {"f32", "f16", "bf16", "int8", "int4"};
+  const PackedFormat format = std::get<1>(test.param);
+  return std::string(std::get<0>(test.param) == kCausal ? "chatglm2_" : "glm_") +
+         kNames[static_cast<int>(format.dtype)] + "_" + std::to_string(format.group);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, EngineFamilyTest,
+    testing::Combine(testing::Values(kCausal, kBlanks),
+                     testing::Values(PackedFormat{DType::kF32}, PackedFormat{DType::kF16},
+                                     PackedFormat{DType::kBF16}, PackedFormat{DType::kI8},
+                                     PackedFormat{DType::kI4, 32}, PackedFormat{DType::kI4, 0})),
+    FamilyName);
+
+TEST(EngineTest, BlanksAreFilledLeftToRightOverOneCache) {
+  auto engine = Open({.config = kBlanks, .format = {DType::kF32}});
+  std::vector<int32_t> ids = PromptIds(3, 20);
+  ids[4] = 392;
+  ids[11] = 394;
+  GenerateRequest both = Request(*engine, ids, 0, 6);
+  GenerateRequest first = both;
+  first.prompt.blanks.resize(1);
+  GenerateRequest second = both;
+  second.prompt.blanks.erase(second.prompt.blanks.begin());
+  const std::vector<Outcome> outcomes = Generate(*engine, {both, first, second});
+  ASSERT_EQ(outcomes[0].blanks.size(), 2u);
+  EXPECT_EQ(outcomes[0].blanks[0], outcomes[1].blanks[0]);
+  // The second blank has seen the first one.
+  EXPECT_NE(outcomes[0].blanks[1], outcomes[2].blanks[0]);
+}
+
+TEST(EngineTest, EndTokensEndABlankAndAreNotEmitted) {
+  auto engine = Open({});
+  GenerateRequest request = Request(*engine, PromptIds(1, 9), 3, 10);
+  const Outcome free = Generate(*engine, {request})[0];
+  ASSERT_EQ(free.blanks[0].size(), 10u);
+  request.end_tokens = {free.blanks[0][4]};
+  const Outcome ended = Generate(*engine, {request})[0];
+  EXPECT_LE(ended.blanks[0].size(), 4u);
+  EXPECT_TRUE(std::equal(ended.blanks[0].begin(), ended.blanks[0].end(), free.blanks[0].begin()));
+}
+
+TEST(EngineTest, RefusesWhatCannotRun) {
+  auto engine = Open({});
+  auto refused = [&](GenerateRequest request, const char* word) {
+    auto sink = std::make_shared<Sink>(1, 0);
+    const auto id = engine->Submit(std::move(request), sink);
+    EXPECT_EQ(id.status().code(), absl::StatusCode::kInvalidArgument) << id.status();
+    EXPECT_NE(id.status().message().find(word), absl::string_view::npos) << id.status();
+  };
+  refused(Request(*engine, PromptIds(1, 9), 0, 0), "max_tokens");
+  refused(Request(*engine, PromptIds(1, 9), 0, -5), "max_tokens");
+  refused(Request(*engine, PromptIds(1, 9), 0, 1 << 30), "max_tokens");
+  refused(Request(*engine, PromptIds(1, 190), 0, 50), "context");
+  GenerateRequest hot = Request(*engine, PromptIds(1, 9), 1);
+  hot.sampling.temperature = -1;
+  refused(std::move(hot), "temperature");
+  EXPECT_FALSE(engine->model().LayOut({}).ok());
+  EXPECT_FALSE(engine->model().LayOut({1, -1}).ok());
+  EXPECT_FALSE(engine->model().LayOut({1, 517}).ok());
+  EXPECT_FALSE(engine->model().LayOut(std::vector<int32_t>(513, 1)).ok());
+}
+
+TEST(EngineTest, TheQueueIsBoundedAndPlacesAreReused) {
+  auto engine = Open({.batch = 2, .queue = 3});
+  std::vector<std::shared_ptr<Sink>> sinks;
+  int accepted = 0;
+  for (int i = 0; i < 40; ++i) {
+    GenerateRequest request = Request(*engine, PromptIds(i, 30), 0, 40);
+    auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 0);
+    const auto id = engine->Submit(std::move(request), sink);
+    if (id.ok()) {
+      ++accepted;
+      sinks.push_back(std::move(sink));
+    } else {
+      EXPECT_EQ(id.status().code(), absl::StatusCode::kResourceExhausted);
+    }
+  }
+  EXPECT_GE(accepted, 3);
+  EXPECT_LT(accepted, 40);
+  for (auto& sink : sinks) EXPECT_EQ(Collect(*sink).blanks[0].size(), 40u);
+  EXPECT_EQ(Generate(*engine, {Request(*engine, PromptIds(1, 9), 0)})[0].blanks[0].size(), 12u);
+}
+
+TEST(EngineTest, CancelEndsWaitingAndRunningRequests) {
+  auto engine = Open({.batch = 1});
+  std::vector<std::pair<uint64_t, std::shared_ptr<Sink>>> calls;
+  for (int i = 0; i < 3; ++i) {
+    GenerateRequest request = Request(*engine, PromptIds(i, 10), 0, 180);
+    auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 0);
+    const auto id = engine->Submit(std::move(request), sink);
+    ASSERT_TRUE(id.ok());
+    calls.emplace_back(*id, sink);
+  }
+  ASSERT_NE(calls[0].second->Wait(), nullptr);  // it runs
+  engine->Cancel(calls[0].first);
+  engine->Cancel(calls[1].first);
+  engine->Cancel(987654321);
+  EXPECT_EQ(Collect(*calls[0].second).status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Collect(*calls[1].second).status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Collect(*calls[2].second).blanks[0].size(), 180u);
+}
+
+TEST(EngineTest, ShuttingDownClosesEveryCall) {
+  std::vector<std::shared_ptr<Sink>> sinks;
+  {
+    auto engine = Open({.batch = 1});
+    for (int i = 0; i < 4; ++i) {
+      GenerateRequest request = Request(*engine, PromptIds(i, 10), 0, 180);
+      sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(request), 0));
+      ASSERT_TRUE(engine->Submit(std::move(request), sinks.back()).ok());
+    }
+  }
+  for (auto& sink : sinks) {
+    const absl::Status status = Collect(*sink).status;
+    EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
+  }
+}
+
+TEST(EngineTest, AFailingDiskFailsTheRequestsAndServesTheNext) {
+  std::atomic<bool> broken{false};
+  const ModelFile file = Lay(kCausal, {DType::kI4, 32});
+  auto readers = [&](int index) -> absl::StatusOr<std::unique_ptr<Reader>> {
+    auto inner = OpenModelReader(file, index, {});
+    if (!inner.ok()) return inner.status();
+    return std::make_unique<FaultyReader>(*std::move(inner), [&](uint64_t) {
+      return Fault{.status = broken ? absl::DataLossError("Input/output error") : absl::OkStatus()};
+    });
+  };
+  auto engine = Open({.streamed = true}, readers);
+  const Outcome before = Generate(*engine, {Request(*engine, PromptIds(1, 9), 0)})[0];
+  ASSERT_TRUE(before.status.ok()) << before.status;
+  broken = true;
+  const Outcome during = Generate(*engine, {Request(*engine, PromptIds(1, 9), 0)})[0];
+  EXPECT_EQ(during.status.code(), absl::StatusCode::kDataLoss) << during.status;
+  broken = false;
+  // What failed to load while it was broken may fail one more request, then all is well.
+  Outcome after;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    after = Generate(*engine, {Request(*engine, PromptIds(1, 9), 0)})[0];
+    if (after.status.ok()) break;
+  }
+  EXPECT_TRUE(after.status.ok()) << after.status;
+  EXPECT_EQ(after.blanks, before.blanks);
+}
+
+TEST(EngineTest, LogprobsAreReported) {
+  auto engine = Open({});
+  GenerateRequest request = Request(*engine, PromptIds(1, 9), 0, 4);
+  request.sampling.report_logprob = true;
+  request.sampling.logprobs = 3;
+  auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 3);
+  ASSERT_TRUE(engine->Submit(std::move(request), sink).ok());
+  int tokens = 0;
+  while (const TokenEvent* event = sink->Wait()) {
+    if (event->finish != FinishReason::kNone) continue;
+    ++tokens;
+    ASSERT_EQ(event->token.top.size(), 3u);
+    EXPECT_EQ(event->token.top[0].token, event->token.token);  // greedy
+    EXPECT_FLOAT_EQ(event->token.top[0].logprob, event->token.logprob);
+    EXPECT_LT(event->token.logprob, 0);
+  }
+  EXPECT_EQ(tokens, 4);
+}
+
+}  // namespace
+}  // namespace qianyi

@@ -1,0 +1,56 @@
+#include "runtime/kv_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <vector>
+
+namespace qianyi {
+namespace {
+
+const KvSpec kSpec = {.layers = 3, .heads = 2, .key_dim = 8, .value_dim = 4};
+
+TEST(KvCacheTest, PagesAreCountedByTheirBytes) {
+  // 3 layers x 16 tokens x 2 heads x (8 + 4) elements.
+  EXPECT_EQ(KvCache::PageBytes(kSpec, DType::kF32), 3u * 16 * 2 * 12 * 4);
+  EXPECT_EQ(KvCache::PageBytes(kSpec, DType::kF16), 3u * 16 * 2 * 12 * 2);
+  EXPECT_EQ(KvCache::PagesFor(1), 1);
+  EXPECT_EQ(KvCache::PagesFor(16), 1);
+  EXPECT_EQ(KvCache::PagesFor(17), 2);
+}
+
+TEST(KvCacheTest, ReserveIsAllOrNothingAndReleaseGivesBack) {
+  auto cache = KvCache::Create(kSpec, DType::kF16, 4, Cpu());
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  std::vector<int32_t> a, b;
+  EXPECT_TRUE((*cache)->Reserve(33, &a));
+  EXPECT_EQ(a.size(), 3u);
+  EXPECT_FALSE((*cache)->Reserve(17, &b));
+  EXPECT_TRUE(b.empty());
+  EXPECT_EQ((*cache)->free_pages(), 1);
+  EXPECT_TRUE((*cache)->Reserve(48, &a));  // the third page has room
+  EXPECT_EQ(a.size(), 3u);
+  EXPECT_TRUE((*cache)->Reserve(64, &a));
+  EXPECT_EQ(std::set<int32_t>(a.begin(), a.end()).size(), 4u);
+  (*cache)->Release(&a);
+  EXPECT_EQ((*cache)->free_pages(), 4);
+  EXPECT_TRUE(a.empty());
+}
+
+TEST(KvCacheTest, LayersDoNotOverlap) {
+  auto cache = KvCache::Create(kSpec, DType::kF16, 5, Cpu());
+  ASSERT_TRUE(cache.ok());
+  const KvLayer first = (*cache)->layer(0);
+  EXPECT_EQ(first.page_bytes * 3, KvCache::PageBytes(kSpec, DType::kF16));
+  EXPECT_EQ((*cache)->layer(1).pages, first.pages + 5 * first.page_bytes);
+  EXPECT_EQ((*cache)->layer(2).pages, first.pages + 10 * first.page_bytes);
+}
+
+TEST(KvCacheTest, SaysWhenThereIsNoRoom) {
+  const KvSpec huge = {.layers = 1024, .heads = 1024, .key_dim = 1024, .value_dim = 1024};
+  auto cache = KvCache::Create(huge, DType::kF32, 10000, Cpu());  // 1.3 PB
+  EXPECT_EQ(cache.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace qianyi

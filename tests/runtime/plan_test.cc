@@ -1,0 +1,171 @@
+#include "runtime/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "runtime/models/registry.h"
+
+namespace qianyi {
+namespace {
+
+constexpr uint64_t kGiB = 1ull << 30;
+
+ModelFile Lay(const char* name, PackedFormat format) {
+  auto config = BuiltinConfig(name);
+  EXPECT_TRUE(config.ok()) << config.status();
+  auto spec = DescribeModel(*config);
+  EXPECT_TRUE(spec.ok()) << spec.status();
+  auto file = ModelFile::Lay(*spec, format);
+  EXPECT_TRUE(file.ok()) << file.status();
+  return *std::move(file);
+}
+
+const ModelFile& Glm9b() {
+  static const ModelFile* file = new ModelFile(Lay("glm-4-9b", {DType::kI4, 32}));
+  return *file;
+}
+
+absl::StatusOr<Plan> PlanFor(const ModelFile& file, uint64_t host, uint64_t device = 0,
+                             int64_t batch = 1, int64_t context = 2048) {
+  const ModelUse use = {.file = &file, .context_tokens = context, .batch = batch};
+  return MakePlan({&use, 1},
+                  {.host_bytes = host, .device_bytes = device, .process_bytes = 32 << 20});
+}
+
+TEST(PlanTest, EverythingFits) {
+  const auto plan = PlanFor(Glm9b(), 16 * kGiB);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const ModelPlan& model = plan->models[0];
+  EXPECT_EQ(model.disk_bytes, 0u);
+  EXPECT_EQ(model.ring_bytes, 0u);
+  EXPECT_EQ(model.host_bytes, model.weight_bytes);
+  EXPECT_EQ(model.embedding_resident_bytes, model.embedding_bytes);
+  EXPECT_LE(plan->host_used_bytes(), 16 * kGiB);
+}
+
+TEST(PlanTest, WhatDoesNotFitStreams) {
+  const auto plan = PlanFor(Glm9b(), 3 * kGiB);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const ModelPlan& model = plan->models[0];
+  EXPECT_LE(plan->host_used_bytes(), 3 * kGiB);
+  // Nothing is wasted: less than a block and the gaps of rounding are left.
+  EXPECT_GT(plan->host_used_bytes(), 3 * kGiB - (64 << 20));
+  EXPECT_EQ(model.host_bytes + model.disk_bytes, model.weight_bytes);
+  EXPECT_GT(model.disk_bytes, kGiB);
+  EXPECT_EQ(model.embedding_resident_bytes, 0u);
+}
+
+TEST(PlanTest, ResidentBlocksAreEvenlySpaced) {
+  const auto plan = PlanFor(Glm9b(), 3 * kGiB);
+  ASSERT_TRUE(plan.ok());
+  const ModelPlan& model = plan->models[0];
+  const double share = static_cast<double>(model.host_bytes) / model.weight_bytes;
+  // In execution order, the resident part of every prefix keeps to the share within two blocks.
+  double seen = 0, resident = 0, largest = 0;
+  for (size_t t = 0; t < Glm9b().tensors.size(); ++t) {
+    const StoredTensor& tensor = Glm9b().tensors[t];
+    if (tensor.spec.use != TensorUse::kMatrix) continue;
+    for (size_t b = 0; b < tensor.blocks.size(); ++b) {
+      seen += tensor.blocks[b].bytes;
+      largest = std::max<double>(largest, tensor.blocks[b].bytes);
+      if (model.tiers[t][b] == Tier::kHost) resident += tensor.blocks[b].bytes;
+      EXPECT_NEAR(resident, share * seen, 2 * largest);
+    }
+  }
+}
+
+TEST(PlanTest, SaysWhatWouldFit) {
+  const auto plan = PlanFor(Glm9b(), 100 << 20);
+  ASSERT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
+  const std::string message(plan.status().message());
+  EXPECT_NE(message.find("--host-memory"), std::string::npos) << message;
+  EXPECT_NE(message.find("MiB"), std::string::npos) << message;
+}
+
+TEST(PlanTest, TheSmallestBudgetItNamesIsEnough) {
+  for (uint64_t host = 64 << 20; host < 2 * kGiB; host += 16 << 20) {
+    const auto plan = PlanFor(Glm9b(), host);
+    if (plan.ok()) {
+      EXPECT_LE(plan->host_used_bytes(), host);
+      EXPECT_TRUE(plan->models[0].ring_bytes > 0);
+      EXPECT_FALSE(PlanFor(Glm9b(), host - (64 << 20)).ok());
+      return;
+    }
+  }
+  FAIL() << "no budget was enough";
+}
+
+TEST(PlanTest, AnyBudgetIsKept) {
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 100; ++round) {
+    const uint64_t host = 256 * (1ull << 20) + random() % (12 * kGiB);
+    const int64_t batch = 1 + random() % 64;
+    const int64_t context = 16 + random() % 4096;
+    const auto plan = PlanFor(Glm9b(), host, 0, batch, context);
+    if (!plan.ok()) continue;
+    const ModelPlan& model = plan->models[0];
+    EXPECT_LE(plan->host_used_bytes(), host);
+    EXPECT_EQ(model.host_bytes + model.disk_bytes, model.weight_bytes);
+    uint64_t resident = 0;
+    for (size_t t = 0; t < Glm9b().tensors.size(); ++t) {
+      for (size_t b = 0; b < Glm9b().tensors[t].blocks.size(); ++b) {
+        if (Glm9b().tensors[t].spec.use == TensorUse::kMatrix && model.tiers[t][b] == Tier::kHost) {
+          resident += (Glm9b().tensors[t].blocks[b].bytes + 4095) / 4096 * 4096;
+        }
+      }
+    }
+    EXPECT_EQ(resident, model.host_bytes);
+  }
+}
+
+TEST(PlanTest, TwoModelsShareOneBudget) {
+  const ModelFile small = Lay("glm-large-chinese", {DType::kI8});
+  const ModelUse uses[] = {{.file = &Glm9b()}, {.file = &small, .context_tokens = 512}};
+  const auto plan = MakePlan(uses, {.host_bytes = 3 * kGiB});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_LE(plan->host_used_bytes(), 3 * kGiB);
+  EXPECT_GT(plan->models[1].host_bytes + plan->models[1].ring_bytes, 0u);
+}
+
+TEST(PlanTest, BidirectionalContextsMakeLongSteps) {
+  const ModelFile glm = Lay("glm-10b", {DType::kI4, 32});
+  EXPECT_EQ(StepTokens({.file = &glm, .context_tokens = 1024, .batch = 2, .prompt_tokens = 16}),
+            1024 + 2);
+  EXPECT_EQ(StepTokens({.file = &Glm9b(), .context_tokens = 1024, .batch = 2, .prompt_tokens = 16}),
+            16 + 2);
+}
+
+TEST(PlanTest, BoundIsTheSlowestLink) {
+  const auto plan = PlanFor(Glm9b(), 3 * kGiB);
+  ASSERT_TRUE(plan.ok());
+  const Bound disk =
+      EstimateBound(*plan, {.host_bandwidth = 30e9, .disk = 3e9, .compute = 1e13}, true);
+  EXPECT_EQ(disk.link(), "disk");
+  EXPECT_DOUBLE_EQ(disk.step_seconds(), plan->models[0].disk_bytes / 3e9);
+  EXPECT_EQ(disk.streamed_bytes, plan->models[0].disk_bytes);
+  const Bound memory =
+      EstimateBound(*plan, {.host_bandwidth = 30e9, .disk = 300e9, .compute = 1e13}, true);
+  EXPECT_EQ(memory.link(), "host_memory");
+  const Bound compute =
+      EstimateBound(*plan, {.host_bandwidth = 30e12, .disk = 300e12, .compute = 1e9}, true);
+  EXPECT_EQ(compute.link(), "compute");
+}
+
+TEST(PlanTest, DeviceTakesWhatFitsAndTheCpuHelps) {
+  const auto plan = PlanFor(Glm9b(), 16 * kGiB, 4 * kGiB);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_LE(plan->device_used_bytes(), 4 * kGiB);
+  EXPECT_LE(plan->host_used_bytes(), 16 * kGiB);
+  EXPECT_GT(plan->models[0].device_bytes, 2 * kGiB);
+  const Rates rates = {.device_bandwidth = 1e12, .host_bandwidth = 80e9, .link = 25e9, .disk = 7e9};
+  const Bound off = EstimateBound(*plan, rates, false);
+  const Bound on = EstimateBound(*plan, rates, true);
+  EXPECT_EQ(off.link(), "host_to_device");
+  EXPECT_LT(on.step_seconds(), off.step_seconds());
+  EXPECT_NEAR(on.host_memory, on.host_to_device, 1e-9);
+}
+
+}  // namespace
+}  // namespace qianyi

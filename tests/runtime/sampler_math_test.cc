@@ -1,0 +1,205 @@
+#include "runtime/sampler_math.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace qianyi {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// Known answers published with the paper's implementation (Random123).
+TEST(Philox, GivesThePublishedNumbers) {
+  using Words = std::array<uint32_t, 4>;
+  EXPECT_EQ(Philox({0, 0, 0, 0}, {0, 0}), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(Philox({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
+            (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(Philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(UniformAt, DependsOnBothNumbersAndCoversTheInterval) {
+  EXPECT_EQ(UniformAt(1, 2), UniformAt(1, 2));
+  EXPECT_NE(UniformAt(1, 2), UniformAt(2, 1));
+  EXPECT_NE(UniformAt(1, 2), UniformAt(uint64_t{1} << 32 | 1, 2));
+  EXPECT_NE(UniformAt(1, 2), UniformAt(1, uint64_t{1} << 32 | 2));
+  std::vector<int> bins(64);
+  constexpr int kDraws = 64000;
+  for (int i = 0; i < kDraws; ++i) {
+    const double u = UniformAt(42, static_cast<uint64_t>(i));
+    ASSERT_GE(u, 0.0);
+    ASSERT_LT(u, 1.0);
+    ++bins[static_cast<size_t>(u * 64)];
+  }
+  double chi_square = 0;
+  for (const int count : bins) chi_square += (count - 1000.0) * (count - 1000.0) / 1000.0;
+  EXPECT_LT(chi_square, 120);  // 63 degrees of freedom: above this once in 10^5
+  EXPECT_GT(chi_square, 25);
+}
+
+TEST(SoftmaxWeights, AreExponentialsToTwoUnits) {
+  std::vector<float> values;
+  for (float x = 0; x > -87.3f; x -= 0.00137f) values.push_back(x);
+  std::vector<float> weights(values.size());
+  SoftmaxWeights(values, 0.0f, 1.0f, weights.data());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double want = std::exp(static_cast<double>(values[i]));
+    ASSERT_NEAR(weights[i] / want, 1.0, 2.4e-7) << values[i];
+  }
+  EXPECT_EQ(weights[0], 1.0f);
+}
+
+TEST(SoftmaxWeights, HandleEveryKindOfNumber) {
+  const std::vector<float> values = {3.0f, -kInfinity, kNan, -1e30f, 1.0f, 3.0f};
+  std::vector<float> weights(values.size());
+  SoftmaxWeights(values, 3.0f, 1e-30f, weights.data());
+  EXPECT_EQ(weights, (std::vector<float>{1, 0, 0, 0, 0, 1}));
+  const std::vector<float> infinite = {3.0f, kInfinity, kNan, -kInfinity, kInfinity, 0.0f};
+  SoftmaxWeights(infinite, kInfinity, 1.0f, weights.data());
+  EXPECT_EQ(weights, (std::vector<float>{0, 1, 0, 0, 1, 0}));
+}
+
+TEST(Largest, SkipsNanAndTakesTheLowestOfEquals) {
+  std::mt19937 random(1);
+  for (const size_t size : {1u, 15u, 16u, 17u, 511u, 512u, 513u, 3000u}) {
+    for (int round = 0; round < 30; ++round) {
+      std::vector<float> values(size);
+      for (float& value : values) {
+        value = random() % 5 == 0 ? kNan : static_cast<float>(static_cast<int>(random() % 9) - 4);
+      }
+      float best = -kInfinity;
+      int32_t index = 0;
+      for (size_t i = 0; i < size; ++i) {
+        if (values[i] > best) {
+          best = values[i];
+          index = static_cast<int32_t>(i);
+        }
+      }
+      ASSERT_EQ(Largest(values), best);
+      ASSERT_EQ(IndexOfLargest(values), index);
+    }
+  }
+  EXPECT_EQ(IndexOfLargest(std::vector<float>(40, kNan)), 0);
+  EXPECT_EQ(Largest(std::vector<float>(40, kNan)), -kInfinity);
+  EXPECT_EQ(IndexOfLargest(std::vector<float>{-kInfinity, kInfinity, kInfinity}), 1);
+}
+
+TEST(KthLargest, IsTheSortedOne) {
+  std::mt19937 random(2);
+  for (const size_t size : {1u, 63u, 64u, 65u, 700u, 5000u}) {
+    for (int round = 0; round < 20; ++round) {
+      std::vector<float> values(size);
+      for (float& value : values) {
+        // Few distinct values in half of the rounds, and infinities.
+        value = round % 2 ? static_cast<float>(random() % 4)
+                          : static_cast<float>(random()) * 1e-6f - 2000;
+        if (random() % 50 == 0) value = random() % 2 ? kInfinity : -kInfinity;
+      }
+      std::vector<float> sorted = values;
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      std::vector<float> scratch(size);
+      for (int64_t k : {int64_t{1}, int64_t{2}, int64_t{50}, static_cast<int64_t>(size) / 2,
+                        static_cast<int64_t>(size)}) {
+        k = std::clamp<int64_t>(k, 1, static_cast<int64_t>(size));
+        ASSERT_EQ(KthLargest(values, k, scratch.data()), sorted[static_cast<size_t>(k - 1)]);
+      }
+    }
+  }
+}
+
+TEST(KthLargest, CountsNanAsMinusInfinity) {
+  std::vector<float> scratch(3);
+  const std::vector<float> values = {kNan, 1.0f, kNan};
+  EXPECT_EQ(KthLargest(values, 1, scratch.data()), 1.0f);
+  EXPECT_EQ(KthLargest(values, 2, scratch.data()), -kInfinity);
+}
+
+// Sorts, and keeps while the sum before does not exceed the mass.
+std::vector<bool> NaiveCut(const std::vector<float>& weights, double mass) {
+  std::vector<size_t> order(weights.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return weights[a] > weights[b]; });
+  std::vector<bool> kept(weights.size());
+  double before = 0;
+  for (const size_t i : order) {
+    if (before > mass) break;
+    kept[i] = true;
+    before += static_cast<double>(weights[i]);
+  }
+  return kept;
+}
+
+TEST(CutByMass, KeepsWhatSortingWouldKeep) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<float> weights(1 + random() % 300);
+    for (float& weight : weights) {
+      // Multiples of 1/1024, whose sums are exact, or of wide range.
+      weight = round % 2 ? static_cast<float>(random() % 1025) / 1024
+                         : std::exp(-static_cast<float>(random() % 4000) / 50);
+    }
+    const double sum = Sum(weights);
+    const double mass = sum * (static_cast<double>(random() % 1000) + 0.5) / 1000;
+    std::vector<float> scratch(weights.size());
+    const MassCut cut = CutByMass(weights, mass, scratch.data());
+    const std::vector<bool> want = NaiveCut(weights, mass);
+    int64_t equal = cut.equal;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const bool kept = weights[i] > cut.floor || (weights[i] == cut.floor && equal-- > 0);
+      // What sorts behind everything with no weight is kept or not: it is never drawn.
+      if (weights[i] > 0) {
+        ASSERT_EQ(kept, want[i]) << weights[i] << " " << cut.floor;
+      }
+    }
+  }
+}
+
+TEST(CutByMass, ExactHitsKeepTheNext) {
+  const std::vector<float> weights = {0.25f, 0.5f, 0.25f, 1.0f};
+  std::vector<float> scratch(4);
+  // 1.0 comes before 0.5 and does not exceed 1: 0.5 stays; 1.5 before the quarters does.
+  const MassCut cut = CutByMass(weights, 1.0, scratch.data());
+  EXPECT_EQ(cut.floor, 0.5f);
+  EXPECT_EQ(cut.equal, 1);
+  // All of the mass: everything stays.
+  EXPECT_EQ(CutByMass(weights, 2.0, scratch.data()).floor, 0.0f);
+}
+
+TEST(IndexAtFraction, FollowsTheRunningSum) {
+  std::mt19937 random(4);
+  for (int round = 0; round < 500; ++round) {
+    std::vector<float> weights(1 + random() % 2000);
+    for (float& weight : weights) {
+      weight = random() % 3 == 0 ? 0.0f : static_cast<float>(random() % 1024) / 1024;
+    }
+    weights[random() % weights.size()] = 0.5f;
+    const double fraction = static_cast<double>(random()) / 4294967296.0;
+    const double target = fraction * std::accumulate(weights.begin(), weights.end(), 0.0);
+    double running = 0;
+    size_t want = 0;
+    while ((running += static_cast<double>(weights[want])) <= target) ++want;
+    ASSERT_EQ(IndexAtFraction(weights, fraction), static_cast<int64_t>(want));
+  }
+}
+
+TEST(IndexAtFraction, NeverTakesAWeightOfZero) {
+  EXPECT_EQ(IndexAtFraction(std::vector<float>{0, 0, 1, 0}, 0.0), 2);
+  EXPECT_EQ(IndexAtFraction(std::vector<float>{0, 0, 1, 0}, 1 - 0x1p-53), 2);
+  std::vector<float> sparse(5000, 0.0f);
+  sparse[700] = 1e-30f;
+  EXPECT_EQ(IndexAtFraction(sparse, 0.999), 700);
+  EXPECT_EQ(IndexAtFraction(std::vector<float>(5000, 0.0f), 0.5), -1);
+  EXPECT_EQ(IndexAtFraction(std::vector<float>{}, 0.5), -1);
+}
+
+}  // namespace
+}  // namespace qianyi

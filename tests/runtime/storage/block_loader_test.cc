@@ -1,0 +1,176 @@
+#include "runtime/storage/block_loader.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/runtime/faulty_reader.h"
+#include "xxhash.h"
+
+namespace qianyi {
+namespace {
+
+// A sweep over blocks of many sizes in one file in memory.
+class BlockLoaderTest : public testing::Test {
+ protected:
+  void Make(int blocks, uint64_t ring_bytes, double resident_share, FaultFn fault = nullptr) {
+    std::mt19937 random(11);
+    uint64_t offset = 0, resident_bytes = 0;
+    for (int i = 0; i < blocks; ++i) {
+      const uint64_t bytes = 1 + random() % (3 << 20);
+      const bool resident = random() % 1000 < resident_share * 1000;
+      sweep_.push_back({{0, offset, bytes, 0, 0, 16}, resident, "block " + std::to_string(i)});
+      offset += Padded(bytes);
+      if (resident) resident_bytes += Padded(bytes);
+    }
+    file_.resize(offset);
+    for (auto& byte : file_) byte = static_cast<std::byte>(random());
+    for (SweepBlock& block : sweep_) {
+      block.block.checksum = XXH3_64bits(file_.data() + block.block.offset, block.block.bytes);
+    }
+    resident_ = Pages(resident_bytes);
+    ring_ = Pages(ring_bytes);
+    std::vector<std::unique_ptr<Reader>> readers;
+    readers.push_back(std::make_unique<MemoryReader>(file_));
+    if (fault) readers[0] = std::make_unique<FaultyReader>(std::move(readers[0]), fault);
+    loader_ = std::make_unique<BlockLoader>(sweep_, resident_.get(), ring_.get(), ring_bytes,
+                                            std::move(readers));
+  }
+  static uint64_t Padded(uint64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+  using Memory = std::unique_ptr<std::byte[], void (*)(std::byte*)>;
+  static Memory Pages(uint64_t bytes) {
+    return Memory(
+        static_cast<std::byte*>(std::aligned_alloc(4096, std::max<uint64_t>(bytes, 4096))),
+        [](std::byte* p) { std::free(p); });
+  }
+  // Acquires, compares and releases; the status of the acquisition.
+  absl::Status Use(int index) {
+    const auto held = loader_->Acquire(index);
+    if (!held.ok()) return held.status();
+    const Block& block = sweep_[index].block;
+    EXPECT_EQ(std::memcmp(held->data, file_.data() + block.offset, block.bytes), 0)
+        << "block " << index;
+    if (held->ticket != BlockLoader::kNoTicket) loader_->Release(held->ticket);
+    return absl::OkStatus();
+  }
+
+  std::vector<SweepBlock> sweep_;
+  std::vector<std::byte> file_;
+  Memory resident_ = Pages(0), ring_ = Pages(0);
+  std::unique_ptr<BlockLoader> loader_;
+};
+
+TEST_F(BlockLoaderTest, SweepsRoundAndRound) {
+  Make(40, 7 << 20, 0.3);
+  for (int lap = 0; lap < 5; ++lap) {
+    for (int i = 0; i < 40; ++i) ASSERT_TRUE(Use(i).ok());
+  }
+  uint64_t streamed = 0;
+  for (const SweepBlock& block : sweep_) streamed += block.resident ? 0 : Padded(block.block.bytes);
+  // Five laps of the streamed ones, the resident ones once, and what is in the ring already.
+  EXPECT_GE(loader_->read_bytes(), 5 * streamed);
+  EXPECT_LE(loader_->read_bytes(), 5 * streamed + loader_->resident_read_bytes() + (7 << 20));
+}
+
+TEST_F(BlockLoaderTest, SmallestRing) {
+  Make(30, 6 << 20, 0.0);  // two of the largest blocks
+  for (int lap = 0; lap < 3; ++lap) {
+    for (int i = 0; i < 30; ++i) ASSERT_TRUE(Use(i).ok());
+  }
+}
+
+TEST_F(BlockLoaderTest, EverythingResidentIsReadOnce) {
+  Make(20, 0, 1.0);
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(Use(i).ok());
+  const uint64_t read = loader_->read_bytes();
+  EXPECT_EQ(read, loader_->resident_read_bytes());
+  for (int lap = 0; lap < 3; ++lap) {
+    for (int i = 0; i < 20; ++i) ASSERT_TRUE(Use(i).ok());
+  }
+  EXPECT_EQ(loader_->read_bytes(), read);
+}
+
+TEST_F(BlockLoaderTest, AnyOrderIsServed) {
+  Make(25, 8 << 20, 0.4);
+  std::mt19937 random(5);
+  for (int i = 0; i < 300; ++i) ASSERT_TRUE(Use(random() % 25).ok());
+}
+
+TEST_F(BlockLoaderTest, ALeaseIsKeptWhileOthersPass) {
+  Make(20, 16 << 20, 0.0);
+  const auto held = loader_->Acquire(3);
+  ASSERT_TRUE(held.ok());
+  for (int i = 4; i < 7; ++i) ASSERT_TRUE(Use(i).ok());
+  const Block& block = sweep_[3].block;
+  EXPECT_EQ(std::memcmp(held->data, file_.data() + block.offset, block.bytes), 0);
+  loader_->Release(held->ticket);
+  for (int i = 7; i < 20; ++i) ASSERT_TRUE(Use(i).ok());
+}
+
+TEST_F(BlockLoaderTest, ShortReadsAreCompleted) {
+  std::mt19937 random(9);
+  Make(30, 7 << 20, 0.3,
+       [&random](uint64_t) { return Fault{.at_most = 4096 + random() % 300000, .status = {}}; });
+  for (int lap = 0; lap < 2; ++lap) {
+    for (int i = 0; i < 30; ++i) ASSERT_TRUE(Use(i).ok());
+  }
+}
+
+TEST_F(BlockLoaderTest, AReadErrorFailsItsBlockAndNoOther) {
+  std::atomic<bool> broken{true};
+  Make(12, 7 << 20, 0.0, [&](uint64_t offset) {
+    const Block& bad = sweep_[5].block;
+    const bool hit = broken && offset >= bad.offset && offset < bad.offset + bad.bytes;
+    return Fault{.status = hit ? absl::DataLossError("Input/output error") : absl::OkStatus()};
+  });
+  for (int i = 0; i < 12; ++i) {
+    const absl::Status status = Use(i);
+    EXPECT_EQ(status.ok(), i != 5) << status;
+    if (i == 5) {
+      EXPECT_NE(status.message().find("block 5"), absl::string_view::npos) << status;
+      EXPECT_NE(status.message().find("Input/output error"), absl::string_view::npos) << status;
+    }
+  }
+  broken = false;  // the next lap reads it again, apart from what is in the ring already
+  for (int lap = 0; lap < 2; ++lap) {
+    for (int i = 0; i < 12; ++i) ASSERT_TRUE(Use(i).ok() || lap == 0);
+  }
+}
+
+TEST_F(BlockLoaderTest, ADamagedBlockIsToldByItsChecksum) {
+  Make(10, 7 << 20, 0.5);
+  loader_.reset();
+  for (int bad : {1, 4, 7})
+    file_[sweep_[bad].block.offset + sweep_[bad].block.bytes / 2] ^= std::byte{4};
+  std::vector<std::unique_ptr<Reader>> readers;
+  readers.push_back(std::make_unique<MemoryReader>(file_));
+  loader_ = std::make_unique<BlockLoader>(sweep_, resident_.get(), ring_.get(), 7 << 20,
+                                          std::move(readers));
+  for (int i = 0; i < 10; ++i) {
+    const absl::Status status = Use(i);
+    const bool bad = i == 1 || i == 4 || i == 7;
+    EXPECT_EQ(status.ok(), !bad);
+    if (bad) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+      EXPECT_NE(status.message().find("checksum"), absl::string_view::npos) << status;
+    }
+  }
+}
+
+TEST_F(BlockLoaderTest, EndsWhileReadsAreUnderWay) {
+  for (int round = 0; round < 10; ++round) {
+    sweep_.clear();
+    Make(10, 7 << 20, 0.5);
+    if (round % 2 == 0) {
+      ASSERT_TRUE(Use(0).ok());
+    }
+    loader_.reset();
+  }
+}
+
+}  // namespace
+}  // namespace qianyi

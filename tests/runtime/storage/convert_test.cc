@@ -1,0 +1,372 @@
+#include "runtime/storage/convert.h"
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels/packed.h"
+#include "runtime/storage/model_file.h"
+#include "tests/runtime/storage/storage_testing.h"
+
+namespace qianyi {
+namespace {
+
+using absl::StatusCode;
+using testing::FailsWith;
+using testing::TempFolder;
+using testing::TestTensor;
+
+// Large enough for several blocks of streamed matrices (8 MiB) and embeddings (1 MiB).
+constexpr char kManyBlocksConfig[] =
+    R"({"model_type":"chatglm","num_layers":1,"padded_vocab_size":20003,"hidden_size":64,)"
+    R"("ffn_hidden_size":20000,"kv_channels":8,"num_attention_heads":8,)"
+    R"("multi_query_group_num":1,"seq_length":64})";
+
+// The most that a weight may be off in a format, given the largest weight of its row.
+float Tolerance(PackedFormat format, float value, float row_absmax) {
+  switch (format.dtype) {
+    case DType::kF32:
+      return 0;
+    case DType::kF16:
+      return std::abs(value) * 0x1p-11f + 0x1p-25f;
+    case DType::kBF16:
+      return std::abs(value) * 0x1p-8f;
+    case DType::kI8:
+      return row_absmax / 127 * 0.501f;
+    case DType::kI4:
+      return row_absmax / 5;  // scales minimise the squared error, so the largest are cut
+  }
+  return 0;
+}
+
+struct RoundTrip {
+  const char* name;
+  std::string config;
+  PackedFormat format;
+  int threads;
+};
+
+class Converting : public ::testing::TestWithParam<RoundTrip> {};
+
+TEST_P(Converting, KeepsEveryWeightWithinTheFormatsError) {
+  TempFolder folder;
+  testing::WriteCheckpoint(folder / "source", GetParam().config);
+  ASSERT_OK(Convert({.source = folder / "source",
+                     .destination = folder / "model",
+                     .format = GetParam().format,
+                     .threads = GetParam().threads},
+                    nullptr));
+  const absl::StatusOr<ModelFile> model = ModelFile::Open(folder / "model");
+  ASSERT_TRUE(model.ok()) << model.status();
+  for (const StoredTensor& tensor : model->tensors) {
+    EXPECT_EQ(tensor.original_dtype, "F32");
+    EXPECT_EQ(tensor.format, FormatFor(tensor.spec, GetParam().format));
+    const std::vector<float> values = testing::ReadTensor(*model, tensor);
+    const int64_t cols = tensor.spec.cols();
+    ASSERT_EQ(values.size(), static_cast<size_t>(tensor.spec.rows() * cols));
+    for (int64_t row = 0; row < tensor.spec.rows(); ++row) {
+      float absmax = 0;
+      for (int64_t c = 0; c < cols; ++c) {
+        absmax = std::max(absmax, std::abs(testing::WeightAt(tensor.spec.name, row * cols + c)));
+      }
+      for (int64_t c = 0; c < cols; ++c) {
+        const float expected = testing::WeightAt(tensor.spec.name, row * cols + c);
+        ASSERT_NEAR(values[row * cols + c], expected, Tolerance(tensor.format, expected, absmax))
+            << tensor.spec.name << " row " << row << " column " << c;
+      }
+    }
+  }
+}
+
+TEST_P(Converting, BlocksAreWhatPackingTheWholeTensorGives) {
+  TempFolder folder;
+  testing::WriteCheckpoint(folder / "source", GetParam().config);
+  ASSERT_OK(Convert({.source = folder / "source",
+                     .destination = folder / "model",
+                     .format = GetParam().format,
+                     .threads = GetParam().threads},
+                    nullptr));
+  const absl::StatusOr<ModelFile> model = ModelFile::Open(folder / "model");
+  ASSERT_TRUE(model.ok()) << model.status();
+  size_t most_blocks = 0;
+  for (const StoredTensor& tensor : model->tensors) {
+    most_blocks = std::max(most_blocks, tensor.blocks.size());
+    if (tensor.spec.use == TensorUse::kConstant) continue;
+    const int64_t rows = tensor.spec.rows(), cols = tensor.spec.cols();
+    std::vector<float> values(rows * cols);
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = testing::WeightAt(tensor.spec.name, static_cast<int64_t>(i));
+    }
+    std::string packed(PackedBytes(tensor.format, rows, cols), '\0');
+    PackRows(tensor.format, values.data(), rows, cols, cols,
+             reinterpret_cast<std::byte*>(packed.data()));
+    std::string stored;
+    for (const Block& block : tensor.blocks) stored += testing::ReadBlock(*model, block);
+    EXPECT_TRUE(stored == packed) << tensor.spec.name;
+  }
+  EXPECT_EQ(most_blocks >= 2, GetParam().config == kManyBlocksConfig);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Converting,
+    ::testing::Values(
+        RoundTrip{"ChatGlm2F32", testing::TinyChatGlm2Config(), {DType::kF32, 0}, 1},
+        RoundTrip{"ChatGlm2F16", testing::TinyChatGlm2Config(), {DType::kF16, 0}, 2},
+        RoundTrip{"ChatGlm2BF16", testing::TinyChatGlm2Config(), {DType::kBF16, 0}, 1},
+        RoundTrip{"ChatGlm2Int8", testing::TinyChatGlm2Config(), {DType::kI8, 0}, 3},
+        RoundTrip{"ChatGlm2Int4Rows", testing::TinyChatGlm2Config(), {DType::kI4, 0}, 1},
+        RoundTrip{"ChatGlm2Int4", testing::TinyChatGlm2Config(), {DType::kI4, 32}, 2},
+        RoundTrip{"ManyBlocksF32", kManyBlocksConfig, {DType::kF32, 0}, 3},
+        RoundTrip{"ManyBlocksInt8", kManyBlocksConfig, {DType::kI8, 0}, 2},
+        RoundTrip{"BlockLmF32", testing::TinyBlockLmConfig(), {DType::kF32, 0}, 4},
+        RoundTrip{"BlockLmInt8", testing::TinyBlockLmConfig(), {DType::kI8, 0}, 1},
+        RoundTrip{"BlockLmInt4", testing::TinyBlockLmConfig(), {DType::kI4, 32}, 1},
+        RoundTrip{"BlockLmInt4Wide", testing::TinyBlockLmConfig(), {DType::kI4, 64}, 1}),
+    [](const auto& param) { return std::string(param.param.name); });
+
+// Folders to spoil before converting.
+class ConvertFails : public ::testing::Test {
+ protected:
+  ConvertFails() : spec_(testing::Describe(testing::TinyChatGlm2Config())) {
+    tensors_ = testing::TinyWeights(spec_);
+    std::filesystem::create_directory(source_);
+    testing::WriteText(source_ + "/config.json", testing::TinyChatGlm2Config());
+  }
+  void Store() {
+    testing::WriteText(source_ + "/model.safetensors", testing::SafetensorsText(tensors_));
+  }
+  absl::Status StoreAndConvert(PackedFormat format = {DType::kI8, 0}) {
+    Store();
+    return Run(format);
+  }
+  absl::Status Run(PackedFormat format = {DType::kI8, 0}) {
+    return Convert(
+        {.source = source_, .destination = folder_ / "out", .format = format, .threads = 2},
+        nullptr);
+  }
+  TestTensor& Tensor(const std::string& name) {
+    for (TestTensor& tensor : tensors_) {
+      if (tensor.name == name) return tensor;
+    }
+    ADD_FAILURE() << name;
+    return tensors_[0];
+  }
+  // Nothing but the source is there.
+  void ExpectNothingLeft() { EXPECT_EQ(folder_.Names(), (std::vector<std::string>{"source"})); }
+
+  static constexpr char kDense[] = "transformer.encoder.layers.0.self_attention.dense.weight";
+  TempFolder folder_;
+  const std::string source_ = folder_ / "source";
+  ModelSpec spec_;
+  std::vector<TestTensor> tensors_;
+};
+
+TEST_F(ConvertFails, MissingTensorsAreListed) {
+  std::erase_if(tensors_, [](const TestTensor& tensor) {
+    return tensor.name == kDense || tensor.name == "transformer.output_layer.weight";
+  });
+  const absl::Status status = StoreAndConvert();
+  EXPECT_TRUE(FailsWith(status, StatusCode::kNotFound,
+                        std::string(kDense) + ", transformer.output_layer.weight"));
+  EXPECT_TRUE(FailsWith(status, StatusCode::kNotFound, "lacks 2 of the 10 tensors"));
+  tensors_.clear();
+  EXPECT_TRUE(FailsWith(StoreAndConvert(), StatusCode::kNotFound, "and 2 more"));
+  ExpectNothingLeft();
+}
+
+TEST_F(ConvertFails, WrongShapesNameBoth) {
+  Tensor(kDense).shape = {20, 80};
+  EXPECT_TRUE(FailsWith(StoreAndConvert(), StatusCode::kInvalidArgument,
+                        "has the shape [20, 80], but config.json asks for [40, 40]"));
+  ExpectNothingLeft();
+}
+
+TEST_F(ConvertFails, IntegerTensorsAreRefused) {
+  Tensor(kDense).dtype = "I32";
+  EXPECT_TRUE(FailsWith(StoreAndConvert(), StatusCode::kInvalidArgument,
+                        "is I32; convert reads F32, F16 and BF16"));
+  ExpectNothingLeft();
+}
+
+TEST_F(ConvertFails, WeightsThatAreNoNumbersAreFound) {
+  const float bad[] = {std::numeric_limits<float>::quiet_NaN(),
+                       std::numeric_limits<float>::infinity(),
+                       -std::numeric_limits<float>::infinity()};
+  for (const float value : bad) {
+    for (const char* name : {kDense, "transformer.encoder.final_layernorm.weight"}) {
+      const std::string saved = Tensor(name).bytes;
+      const size_t index = std::string_view(name) == kDense ? 23 * 40 + 7 : 23;
+      std::memcpy(Tensor(name).bytes.data() + index * 4, &value, 4);
+      const absl::Status status = StoreAndConvert();
+      EXPECT_TRUE(FailsWith(status, StatusCode::kInvalidArgument, std::string("'") + name + "'"));
+      EXPECT_TRUE(FailsWith(status, StatusCode::kInvalidArgument, "in row 23, column "));
+      Tensor(name).bytes = saved;
+    }
+  }
+  ExpectNothingLeft();
+}
+
+TEST_F(ConvertFails, WeightsTooLargeForAHalfAreFound) {
+  const auto with = [&](float value, PackedFormat format) {
+    std::memcpy(Tensor(kDense).bytes.data(), &value, 4);
+    std::filesystem::remove_all(folder_ / "out");
+    return StoreAndConvert(format);
+  };
+  EXPECT_TRUE(FailsWith(with(65520.0f, {DType::kF16, 0}), StatusCode::kInvalidArgument,
+                        "value 65520 in row 0, column 0, too large for f16"));
+  EXPECT_OK(with(65519.0f, {DType::kF16, 0}));
+  EXPECT_EQ(HalfToFloat(FloatToHalf(65519.0f)), 65504.0f);
+  EXPECT_OK(with(65520.0f, {DType::kBF16, 0}));
+  EXPECT_TRUE(FailsWith(with(3.4e38f, {DType::kBF16, 0}), StatusCode::kInvalidArgument,
+                        "too large for bf16"));
+  EXPECT_OK(with(3.4e38f, {DType::kF32, 0}));
+}
+
+TEST_F(ConvertFails, ADestinationWithSomethingInItIsLeftAlone) {
+  std::filesystem::create_directory(folder_ / "out");
+  testing::WriteText(folder_ / "out/precious", "x");
+  EXPECT_TRUE(FailsWith(StoreAndConvert(), StatusCode::kAlreadyExists, "remove it or choose"));
+  EXPECT_EQ(testing::ReadText(folder_ / "out/precious"), "x");
+  std::filesystem::remove(folder_ / "out/precious");
+  EXPECT_OK(StoreAndConvert());
+  EXPECT_TRUE(ModelFile::Open(folder_ / "out").ok());
+}
+
+TEST_F(ConvertFails, WhatIsConvertedAlreadyIsNotASource) {
+  Store();
+  ASSERT_OK(Run());
+  EXPECT_TRUE(
+      FailsWith(Convert({.source = folder_ / "out", .destination = folder_ / "again"}, nullptr),
+                StatusCode::kInvalidArgument, "is in streaming layout already"));
+}
+
+TEST_F(ConvertFails, ConfigIsMissingOrUnknown) {
+  Store();
+  testing::WriteText(source_ + "/config.json", R"({"model_type":"llama"})");
+  EXPECT_TRUE(FailsWith(Run(), StatusCode::kInvalidArgument, "llama"));
+  std::filesystem::remove(source_ + "/config.json");
+  EXPECT_TRUE(FailsWith(Run(), StatusCode::kNotFound, "config.json"));
+  ExpectNothingLeft();
+}
+
+TEST_F(ConvertFails, ATruncatedShardIsFoundBeforeAnythingIsWritten) {
+  Store();
+  std::filesystem::resize_file(source_ + "/model.safetensors", 5000);
+  EXPECT_TRUE(FailsWith(Run(), StatusCode::kOutOfRange, "truncated?"));
+  ExpectNothingLeft();
+}
+
+TEST(Convert, ReadsHalvesAndShards) {
+  TempFolder folder;
+  const std::string config = testing::TinyChatGlm2Config();
+  std::vector<TestTensor> tensors = testing::TinyWeights(testing::Describe(config));
+  std::vector<TestTensor> shards[2];
+  std::string map;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    TestTensor& tensor = tensors[t];
+    std::string halves;
+    for (size_t i = 0; i < tensor.bytes.size() / 4; ++i) {
+      const float value = testing::WeightAt(tensor.name, static_cast<int64_t>(i));
+      const uint16_t bits = t % 2 == 0 ? FloatToHalf(value) : FloatToBFloat16(value);
+      halves.append(reinterpret_cast<const char*>(&bits), 2);
+    }
+    shards[t % 2].push_back({tensor.name, t % 2 == 0 ? "F16" : "BF16", tensor.shape, halves});
+    map +=
+        (t == 0 ? "\"" : ",\"") + tensor.name + "\":\"s" + std::to_string(t % 2) + ".safetensors\"";
+  }
+  const std::string source = folder / "source";
+  std::filesystem::create_directory(source);
+  testing::WriteText(source + "/config.json", config);
+  testing::WriteText(source + "/s0.safetensors", testing::SafetensorsText(shards[0]));
+  testing::WriteText(source + "/s1.safetensors", testing::SafetensorsText(shards[1]));
+  testing::WriteText(source + "/model.safetensors.index.json", R"({"weight_map":{)" + map + "}}");
+  ASSERT_OK(Convert({.source = source, .destination = folder / "out", .format = {DType::kF32, 0}},
+                    nullptr));
+  const absl::StatusOr<ModelFile> model = ModelFile::Open(folder / "out");
+  ASSERT_TRUE(model.ok()) << model.status();
+  for (size_t t = 0; t < model->tensors.size(); ++t) {
+    const StoredTensor& tensor = model->tensors[t];
+    EXPECT_EQ(tensor.original_dtype, t % 2 == 0 ? "F16" : "BF16");
+    const std::vector<float> values = testing::ReadTensor(*model, tensor);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float value = testing::WeightAt(tensor.spec.name, static_cast<int64_t>(i));
+      ASSERT_EQ(values[i], t % 2 == 0 ? HalfToFloat(FloatToHalf(value))
+                                      : BFloat16ToFloat(FloatToBFloat16(value)));
+    }
+  }
+}
+
+TEST(Convert, ReportsProgressAndWhatItLeavesOut) {
+  TempFolder folder;
+  const std::string config = testing::TinyBlockLmConfig();
+  std::vector<TestTensor> tensors = testing::TinyWeights(testing::Describe(config));
+  tensors.push_back(testing::F32Tensor("transformer.rotary_pos_emb.inv_freq", {2}, {1, 2}));
+  std::filesystem::create_directory(folder / "source");
+  testing::WriteText(folder / "source/config.json", config);
+  testing::WriteText(folder / "source/model.safetensors", testing::SafetensorsText(tensors));
+  std::vector<std::string> notes;
+  uint64_t last = 0, total = 0, calls = 0;
+  ASSERT_OK(Convert({.source = folder / "source",
+                     .destination = folder / "out/",
+                     .format = {DType::kI4, 32},
+                     .threads = 3},
+                    [&](const Progress& progress) {
+                      if (!progress.note.empty()) return notes.emplace_back(progress.note), void();
+                      EXPECT_GT(progress.done_bytes, last);
+                      EXPECT_FALSE(progress.tensor.empty());
+                      last = progress.done_bytes;
+                      total = progress.total_bytes;
+                      ++calls;
+                    }));
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("transformer.rotary_pos_emb.inv_freq"), std::string::npos);
+  EXPECT_EQ(last, total);
+  EXPECT_EQ(calls, tensors.size() - 1);
+}
+
+TEST(Convert, TakesTokenizerFilesAlong) {
+  TempFolder folder;
+  testing::WriteCheckpoint(folder / "source", testing::TinyChatGlm2Config());
+  const std::vector<std::string> wanted = {"tokenizer.model",
+                                           "vocab.json",
+                                           "merges.txt",
+                                           "tokenizer.json",
+                                           "vocab.tiktoken",
+                                           "tokenizer_config.json",
+                                           "added_tokens.json",
+                                           "special_tokens_map.json",
+                                           "generation_config.json"};
+  for (const std::string& name : wanted) testing::WriteText(folder / ("source/" + name), name);
+  testing::WriteText(folder / "source/README.md", "not this");
+  testing::WriteText(folder / "elsewhere", "linked");
+  std::filesystem::create_symlink(folder / "elsewhere", folder / "source/linked.model");
+  ASSERT_OK(Convert({.source = folder / "source", .destination = folder / "out"}, nullptr));
+  for (const std::string& name : wanted) {
+    EXPECT_EQ(testing::ReadText(folder / ("out/" + name)), name);
+  }
+  EXPECT_EQ(testing::ReadText(folder / "out/linked.model"), "linked");
+  EXPECT_FALSE(std::filesystem::is_symlink(folder / "out/linked.model"));
+  EXPECT_EQ(testing::ReadText(folder / "out/config.json"), testing::TinyChatGlm2Config());
+  EXPECT_FALSE(std::filesystem::exists(folder / "out/README.md"));
+}
+
+TEST(Convert, IsDeterministicWhateverTheThreads) {
+  TempFolder folder;
+  testing::WriteCheckpoint(folder / "source", testing::TinyBlockLmConfig());
+  for (const int threads : {1, 4}) {
+    ASSERT_OK(Convert({.source = folder / "source",
+                       .destination = folder / std::to_string(threads),
+                       .format = {DType::kI4, 32},
+                       .threads = threads},
+                      nullptr));
+  }
+  EXPECT_EQ(testing::ReadText(folder / "1/model.safetensors"),
+            testing::ReadText(folder / "4/model.safetensors"));
+}
+
+}  // namespace
+}  // namespace qianyi
