@@ -169,6 +169,7 @@ void ValueTile(const AttentionBlock& block, int row, int64_t begin, const int64_
   for (int r = 1; r < kRows; ++r) {
     if (counts[row + r] < common) common = counts[row + r];
   }
+  if (common < 0) common = 0;  // a row whose last slot lies before this split
   const auto value_row = [&](int64_t j) {
     return SlotOf(block, block.values, block.value_stride, begin + j);
   };
