@@ -32,7 +32,8 @@ Shape ShapeOf(const Attention& args, int workers) {
   shape.block_heads = std::min<int64_t>(shape.group, kAttentionRows);
   shape.kv_heads = 1;
   const int64_t sharing = tokens / CountRuns(args) * shape.group;
-  if (sharing < 8 && args.layer.value_dim * kAttentionRows <= kAttentionScratchFloats) {
+  const size_t sums = sizeof(float) * static_cast<size_t>(args.layer.value_dim * kAttentionRows);
+  if (sharing < 8 && sums <= kScratchBytes) {
     // Few rows share a key, so reading the cache is the bound: several kv heads at once
     // make long runs of it.
     shape.block_tokens = 1;
@@ -94,6 +95,7 @@ void AttendRange(const Attention& args, const Shape& shape, const Range& range, 
 }  // namespace
 
 void RunAttention(const Attention& args, ThreadPool& pool, const RowKernels& kernels) {
+  if (args.q.rows == 0) return;
   const Shape shape = ShapeOf(args, pool.threads());
   const int64_t token_blocks = Ceil(args.q.rows, shape.block_tokens);
   const int64_t per_token_block = shape.kv_blocks * shape.head_blocks;

@@ -13,10 +13,12 @@
 
 namespace qianyi::cpu {
 
+// What each worker has to itself.
+inline constexpr size_t kScratchBytes = size_t{1} << 20;
+
 // Query rows (token and head) of one sequence with `kv_heads` neighbouring kv heads. Row r
 // belongs to the (r / (rows / kv_heads))-th of them.
 inline constexpr int kAttentionRows = 32;
-inline constexpr int64_t kAttentionScratchFloats = int64_t{1} << 18;
 struct AttentionBlock {
   const float* q[kAttentionRows];   // [key_dim]
   float* out[kAttentionRows];       // [value_dim]
@@ -33,7 +35,7 @@ struct AttentionBlock {
   int64_t key_dim;
   int64_t value_dim;
   float scale;
-  float* scratch;  // [rows, value_dim] where kv_heads > 1; kAttentionScratchFloats there
+  float* scratch;  // [rows, value_dim] within kScratchBytes; used where kv_heads > 1
 };
 
 // Some panels of a weight for all tokens; fields as in Linear.
@@ -60,10 +62,8 @@ struct LinearBlock {
   float* out;  // [tokens, rows]
   int64_t out_stride;
   bool prefetch;       // ask for weights ahead of their use: Features::prefetch
-  std::byte* scratch;  // kLinearScratchBytes, 64-byte aligned
+  std::byte* scratch;  // kScratchBytes, 64-byte aligned
 };
-inline constexpr size_t kLinearScratchBytes = size_t{1}
-                                              << 20;  // kAttentionScratchFloats of 4 bytes
 using LinearFunction = void (*)(const LinearBlock&);
 
 struct RowKernels {
