@@ -67,7 +67,8 @@ absl::StatusOr<std::vector<Prompt>> LayOutPrompts(const Flags& flags, const Mode
       return absl::InvalidArgumentError(
           "the model has no tokenizer, so --prompt cannot be read; give --prompt-ids 5,6,7");
     }
-    absl::StatusOr<std::vector<int32_t>> encoded = model.Encode(*tokenizer, text);
+    const PromptPart whole = {text, /*commands=*/true};
+    absl::StatusOr<std::vector<int32_t>> encoded = model.Encode(*tokenizer, {&whole, 1});
     if (!encoded.ok()) return encoded.status();
     ids.push_back(*std::move(encoded));
   }

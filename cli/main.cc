@@ -41,6 +41,7 @@ int Main(int argc, char** argv) {
   qianyi::AddVerify(app, &run);
   qianyi::AddBench(app, &run);
   qianyi::AddTokenize(app, &run);
+  qianyi::AddScore(app, &run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -19,14 +19,16 @@ int64_t NowNanoseconds() {
 
 // One request on its way through the engine.
 struct Engine::Call {
-  Call(GenerateRequest from, std::shared_ptr<Sink> to)
+  Call(GenerateRequest from, std::shared_ptr<Sink> to, std::unique_ptr<Constraint> form)
       : request(std::move(from)),
         sink(std::move(to)),
+        constraint(std::move(form)),
         generation(std::move(request.prompt), request.max_tokens) {}
 
   uint64_t id = 0;
   GenerateRequest request;  // its prompt has moved into `generation`
   std::shared_ptr<Sink> sink;
+  std::unique_ptr<Constraint> constraint;  // or null
   Generation generation;
   uint64_t sampled = 0;  // index of its next random number
 };
@@ -94,11 +96,16 @@ absl::Status Engine::Check(const GenerateRequest& request, const ModelSpec& spec
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr<Sink> sink) {
+absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr<Sink> sink,
+                                        std::unique_ptr<Constraint> constraint) {
+  if (constraint != nullptr && request.prompt.blanks.size() != 1) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the prompt has %d blanks; a constrained request has one", request.prompt.blanks.size()));
+  }
   if (absl::Status status = Check(request, model().spec(), use_.context_tokens); !status.ok()) {
     return status;
   }
-  auto call = std::make_unique<Call>(std::move(request), std::move(sink));
+  auto call = std::make_unique<Call>(std::move(request), std::move(sink), std::move(constraint));
   std::lock_guard lock(mutex_);
   if (queued_ >= queue_limit_) {
     return absl::ResourceExhaustedError(
@@ -217,6 +224,7 @@ void Engine::RunStep() {
 void Engine::TakeToken(Call* call, std::span<float> logits) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
+  if (call->constraint != nullptr) call->constraint->Mask(logits);
   sampler_.Sample(request.sampling, logits, call->generation.sequence.tokens, call->sampled++,
                   &event.token);
   const int32_t token = event.token.token;
@@ -225,6 +233,7 @@ void Engine::TakeToken(Call* call, std::span<float> logits) {
     NextBlank(call, FinishReason::kStop);
     return;
   }
+  if (call->constraint != nullptr) call->constraint->Accept(token);
   event.blank = call->generation.blank();
   event.finish = FinishReason::kNone;
   call->sink->Publish();

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/constraint.h"
 #include "runtime/generation.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sampler.h"
@@ -52,8 +53,10 @@ class Engine {
   const Plan& plan() const { return loaded_->plan(); }
 
   // InvalidArgument (names the field and its limit), ResourceExhausted when the queue is full.
-  // The id is for Cancel. `sink` must have room for MaxEvents(request).
-  absl::StatusOr<uint64_t> Submit(GenerateRequest request, std::shared_ptr<Sink> sink);
+  // The id is for Cancel. `sink` must have room for MaxEvents(request). With a `constraint` the
+  // prompt has one blank.
+  absl::StatusOr<uint64_t> Submit(GenerateRequest request, std::shared_ptr<Sink> sink,
+                                  std::unique_ptr<Constraint> constraint = nullptr);
   static int64_t MaxEvents(const GenerateRequest& request);
   // What Submit refuses, without a loaded model. `context_tokens`: room for one sequence.
   static absl::Status Check(const GenerateRequest& request, const ModelSpec& spec,

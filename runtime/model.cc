@@ -22,4 +22,15 @@ absl::Status Model::CheckIds(const std::vector<int32_t>& ids) const {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<int32_t>> Model::EncodeParts(const Tokenizer& tokenizer,
+                                                        std::span<const PromptPart> text) {
+  std::vector<int32_t> all;
+  for (const PromptPart& part : text) {
+    absl::StatusOr<std::vector<int32_t>> ids = tokenizer.Encode(part.text, part.commands);
+    if (!ids.ok()) return ids.status();
+    all.insert(all.end(), ids->begin(), ids->end());
+  }
+  return all;
+}
+
 }  // namespace qianyi

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -15,6 +16,13 @@
 #include "runtime/tokenizers/tokenizer.h"
 
 namespace qianyi {
+
+// A stretch of a prompt. Command words ("[MASK]", "<|user|>") act only where `commands` is set:
+// what a user typed into a message never does.
+struct PromptPart {
+  std::string_view text;
+  bool commands = false;
+};
 
 // Immutable after creation. Stage i needs the weights of unit i of the spec.
 class Model {
@@ -33,14 +41,15 @@ class Model {
   // Lays out prompt ids: positions, what is bidirectional, which blanks to fill.
   // InvalidArgument for ids outside the vocabulary and prompts that are too long.
   virtual absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const = 0;
-  // Prompt ids of a text, with the control tokens that the family puts around it. Command words
-  // in the text act ("[MASK]").
+  // Prompt ids of a text, with the control tokens that the family puts around it.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
-                                                      std::string_view text) const = 0;
+                                                      std::span<const PromptPart> text) const = 0;
   // Generation of a blank stops before any of these.
   virtual const std::vector<int32_t>& end_tokens() const = 0;
 
  protected:
+  static absl::StatusOr<std::vector<int32_t>> EncodeParts(const Tokenizer& tokenizer,
+                                                          std::span<const PromptPart> text);
   // InvalidArgument unless every id is in the vocabulary and there are 1..max_positions.
   absl::Status CheckIds(const std::vector<int32_t>& ids) const;
 

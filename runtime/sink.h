@@ -19,12 +19,28 @@ struct TokenEvent {
   SampledToken token;
 };
 
+// Rung by engines, waited for by one thread that serves many sinks.
+class Bell {
+ public:
+  void Ring() {
+    rings_.fetch_add(1, std::memory_order_release);
+    rings_.notify_one();
+  }
+  uint64_t rings() const { return rings_.load(std::memory_order_acquire); }
+  // Returns once it has rung since `seen` was read.
+  void Wait(uint64_t seen) const { rings_.wait(seen, std::memory_order_acquire); }
+
+ private:
+  std::atomic<uint64_t> rings_{0};
+};
+
 // One writer (the engine), one reader. All memory is taken in the constructor: the writer
 // neither allocates nor locks.
 class Sink {
  public:
   // `events`: at most so many will come (Engine::MaxEvents); `logprobs` as in SamplingParams.
-  Sink(int64_t events, int32_t logprobs) : events_(events) {
+  // `bell`, which outlives this, is rung at each event: for readers that Poll.
+  Sink(int64_t events, int32_t logprobs, Bell* bell = nullptr) : events_(events), bell_(bell) {
     for (TokenEvent& event : events_) event.token.top.reserve(logprobs);
   }
 
@@ -49,6 +65,13 @@ class Sink {
       progress_.wait(seen, std::memory_order_acquire);
     }
   }
+  // The next event, or null when there is none yet or none any more: then *closed tells which.
+  const TokenEvent* Poll(bool* closed) {
+    const uint64_t seen = progress_.load(std::memory_order_acquire);
+    const bool more = read_ < static_cast<int64_t>(seen >> 1);
+    *closed = !more && (seen & 1) != 0;
+    return more ? &events_[read_++] : nullptr;
+  }
   const absl::Status& status() const { return status_; }
 
  private:
@@ -56,9 +79,11 @@ class Sink {
     progress_.store(static_cast<uint64_t>(written_) << 1 | (closed_ ? 1 : 0),
                     std::memory_order_release);
     progress_.notify_one();
+    if (bell_ != nullptr) bell_->Ring();
   }
 
   std::vector<TokenEvent> events_;
+  Bell* const bell_;
   int64_t written_ = 0;  // writer only
   bool closed_ = false;  // writer only
   int64_t read_ = 0;     // reader only

@@ -151,8 +151,8 @@ class ChatGlm2 : public Model {
   }
 
   absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
-                                              std::string_view text) const override {
-    return tokenizer.Encode(text, /*specials=*/true);
+                                              std::span<const PromptPart> text) const override {
+    return EncodeParts(tokenizer, text);
   }
 
   const std::vector<int32_t>& end_tokens() const override { return config_.end_tokens; }

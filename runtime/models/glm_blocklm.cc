@@ -9,13 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
 #include "runtime/models/config.h"
 #include "runtime/storage/model_file.h"
+#include "runtime/tokenizers/utf8.h"
 
 namespace qianyi {
 namespace {
@@ -158,10 +158,7 @@ class GlmBlockLm : public Model {
   // Context token i stands at (i, 0), all of it bidirectional; the k-th token of a blank at
   // (index of its mask, k), beginning with <|startofpiece|> at k = 1.
   absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const override {
-    auto is_mask = [this](int32_t id) {
-      return id == config_.ids.mask || id == config_.ids.gmask || id == config_.ids.smask;
-    };
-    if (std::none_of(ids.begin(), ids.end(), is_mask)) {
+    if (std::none_of(ids.begin(), ids.end(), [this](int32_t id) { return IsMask(id); })) {
       ids.push_back(config_.ids.gmask >= 0 ? config_.ids.gmask : config_.ids.mask);
     }
     if (absl::Status status = CheckIds(ids); !status.ok()) return status;
@@ -169,7 +166,7 @@ class GlmBlockLm : public Model {
     const int32_t count = static_cast<int32_t>(ids.size());
     for (int32_t i = 0; i < count; ++i) {
       prompt.positions[0].push_back(i);
-      if (is_mask(ids[i])) {
+      if (IsMask(ids[i])) {
         prompt.blanks.push_back(
             {.start_token = config_.ids.sop, .position = {i, 1}, .stride = {0, 1}});
       }
@@ -180,17 +177,21 @@ class GlmBlockLm : public Model {
     return prompt;
   }
 
+  // A text without a mask gets a [gMASK] at its end; it strips the white space on its left. What
+  // ends in [gMASK] is continued, and has no end-of-text token.
   absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
-                                              std::string_view text) const override {
-    std::string prompt(text);
-    const bool has_mask = absl::StrContains(prompt, "[MASK]") ||
-                          absl::StrContains(prompt, "[gMASK]") ||
-                          absl::StrContains(prompt, "[sMASK]");
-    if (!has_mask) prompt += " [gMASK]";
-    absl::StatusOr<std::vector<int32_t>> ids = tokenizer.Encode(prompt, /*specials=*/true);
+                                              std::span<const PromptPart> text) const override {
+    absl::StatusOr<std::vector<int32_t>> ids = EncodeParts(tokenizer, text);
     if (!ids.ok()) return ids.status();
+    if (std::none_of(ids->begin(), ids->end(), [this](int32_t id) { return IsMask(id); })) {
+      std::vector<PromptPart> parts(text.begin(), text.end());
+      if (!parts.empty()) parts.back().text = StripRight(parts.back().text);
+      ids = EncodeParts(tokenizer, parts);
+      if (!ids.ok()) return ids.status();
+      ids->push_back(config_.ids.gmask >= 0 ? config_.ids.gmask : config_.ids.mask);
+    }
     if (config_.ids.enc >= 0) ids->insert(ids->begin(), config_.ids.enc);
-    if (!absl::EndsWith(prompt, "[gMASK]") && config_.ids.eos >= 0) {
+    if (ids->back() != config_.ids.gmask && config_.ids.eos >= 0) {
       ids->push_back(config_.ids.eos);
     }
     return ids;
@@ -199,6 +200,10 @@ class GlmBlockLm : public Model {
   const std::vector<int32_t>& end_tokens() const override { return config_.end_tokens; }
 
  private:
+  bool IsMask(int32_t id) const {
+    return id == config_.ids.mask || id == config_.ids.gmask || id == config_.ids.smask;
+  }
+
   struct NormWeights {
     int weight, bias;
   };

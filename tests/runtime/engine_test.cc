@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -332,6 +333,82 @@ TEST(EngineTest, LogprobsAreReported) {
     EXPECT_LT(event->token.logprob, 0);
   }
   EXPECT_EQ(tokens, 4);
+}
+
+// Each token must be greater than the one before; after three of them only the end may come.
+class Rising : public Constraint {
+ public:
+  explicit Rising(int32_t end) : end_(end) {}
+  void Mask(std::span<float> logits) override {
+    for (int32_t id = 0; id < static_cast<int32_t>(logits.size()); ++id) {
+      const bool allowed = taken_ == 3 ? id == end_ : id != end_ && id > last_;
+      if (!allowed) logits[id] = -std::numeric_limits<float>::infinity();
+    }
+  }
+  void Accept(int32_t token) override {
+    last_ = token;
+    ++taken_;
+  }
+
+ private:
+  const int32_t end_;
+  int32_t last_ = 99;
+  int taken_ = 0;
+};
+
+TEST(EngineTest, ConstraintKeepsTheFormAndEndsTheText) {
+  auto engine = Open({});
+  for (uint64_t seed : {0, 1, 2, 3}) {
+    GenerateRequest request = Request(*engine, PromptIds(1, 9), seed);
+    request.end_tokens = {516};
+    auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 0);
+    ASSERT_TRUE(engine->Submit(request, sink, std::make_unique<Rising>(516)).ok());
+    const Outcome outcome = Collect(*sink);
+    ASSERT_TRUE(outcome.status.ok()) << outcome.status;
+    ASSERT_EQ(outcome.blanks.size(), 1u);
+    const std::vector<int32_t>& tokens = outcome.blanks[0];
+    ASSERT_EQ(tokens.size(), 3u);
+    EXPECT_TRUE(99 < tokens[0] && tokens[0] < tokens[1] && tokens[1] < tokens[2]);
+  }
+}
+
+TEST(EngineTest, ConstraintNeedsOneBlank) {
+  auto engine = Open({.config = kBlanks});
+  std::vector<int32_t> ids = PromptIds(1, 9);
+  ids[2] = ids[5] = 392;
+  GenerateRequest request = Request(*engine, ids, 0);
+  auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 0);
+  const auto id = engine->Submit(std::move(request), sink, std::make_unique<Rising>(391));
+  EXPECT_EQ(id.status().code(), absl::StatusCode::kInvalidArgument) << id.status();
+}
+
+TEST(EngineTest, OneReaderServesManySinksByTheirBell) {
+  auto engine = Open({});
+  Bell bell;
+  std::vector<std::shared_ptr<Sink>> sinks;
+  for (int i = 0; i < 5; ++i) {
+    GenerateRequest request = Request(*engine, PromptIds(i, 9), i, 3 + i);
+    sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(request), 0, &bell));
+    ASSERT_TRUE(engine->Submit(std::move(request), sinks.back()).ok());
+  }
+  std::vector<int> tokens(5, 0);
+  int open = 5;
+  while (open > 0) {
+    const uint64_t seen = bell.rings();
+    for (int i = 0; i < 5; ++i) {
+      bool closed = false;
+      while (sinks[i] != nullptr && !closed) {
+        const TokenEvent* event = sinks[i]->Poll(&closed);
+        if (event == nullptr) break;
+        if (event->finish == FinishReason::kNone) ++tokens[i];
+      }
+      if (!closed) continue;
+      sinks[i].reset();
+      --open;
+    }
+    if (open > 0) bell.Wait(seen);
+  }
+  EXPECT_EQ(tokens, (std::vector<int>{3, 4, 5, 6, 7}));
 }
 
 }  // namespace

@@ -1,0 +1,13 @@
+# qianyi_embed(TARGET NAME FILE): compiles FILE into TARGET; code declares it as
+#   namespace qianyi { extern const std::string_view NAME; }
+function(qianyi_embed target name file)
+  cmake_path(ABSOLUTE_PATH file)
+  set(source ${CMAKE_CURRENT_BINARY_DIR}/embedded_${name}.cc)
+  add_custom_command(
+    OUTPUT ${source}
+    COMMAND ${CMAKE_COMMAND} -DNAME=${name} -DINPUT=${file} -DOUTPUT=${source}
+            -P ${PROJECT_SOURCE_DIR}/cmake/embed_file.cmake
+    DEPENDS ${file} ${PROJECT_SOURCE_DIR}/cmake/embed_file.cmake
+    VERBATIM)
+  target_sources(${target} PRIVATE ${source})
+endfunction()
