@@ -71,6 +71,18 @@ def place(converted, destination):
     return sum(path.stat().st_size for path in destination.iterdir() if path.is_file())
 
 
+def write_extracts(prepared, folder, limit=60_000):
+    """The first rows of every validation file, a little under `limit` bytes each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in TASKS:
+        taken = size = 0
+        lines = (prepared / f"valid_{task}.jsonl").read_bytes().splitlines(keepends=True)
+        while taken < min(300, len(lines)) and size + len(lines[taken]) < limit:
+            size += len(lines[taken])
+            taken += 1
+        (folder / f"{task}.jsonl").write_bytes(b"".join(lines[:taken]))
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
@@ -92,6 +104,7 @@ def main():
     shutil.rmtree(scratch, ignore_errors=True)
     subprocess.run([args.qianyi, "convert", source, scratch, "--dtype", args.dtype], check=True)
     size = place(scratch, args.out)
+    write_extracts(args.prepared, args.out / "validation")
     print(f"step {state['step']}, {state['seen']} tokens, {size / 2**20:.2f} MiB in {args.out}")
 
 

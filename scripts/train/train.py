@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,6 +60,7 @@ class Trainer:
         torch.set_num_threads(1)
         workers = args.workers if args.device == "cpu" else 1
         self.pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1))
+        self.adding = threading.Lock()
         self.vocabulary = Vocabulary.load(args.prepared)
         shape = Shape(self.vocabulary.size, **SHAPES[args.shape])
         self.model = PoetModel(shape).to(args.device)
@@ -89,10 +91,14 @@ class Trainer:
         with torch.autocast(torch.device(self.args.device).type, torch.bfloat16):
             return self.forward(batch), batch["targets"]
 
-    def gradients(self, examples, count):
-        """(loss, slope of every parameter) of one forward pass's part of a step."""
+    def add_gradients(self, examples, count):
+        """Adds the gradients of one forward pass's part of a step; returns its loss."""
         loss = self.losses(examples)[0].sum() / count
-        return loss.detach(), torch.autograd.grad(loss, self.parameters)
+        slopes = torch.autograd.grad(loss, self.parameters)
+        with self.adding:
+            for p, slope in zip(self.parameters, slopes):
+                p.grad = slope if p.grad is None else p.grad.add_(slope)
+        return loss.detach()
 
     @torch.no_grad()
     def check(self):
@@ -127,19 +133,20 @@ class Trainer:
             tokens += drawn[-1].length
         count = sum(len(answer) + 1 for e in drawn for _, answer in e.blanks)
         groups = sorted(batches(drawn, self.args.batch_tokens), key=lambda g: -len(g) * g[-1].length)
-        parts = list(self.pool.map(lambda group: self.gradients(group, count), groups))
-        for p, *slopes in zip(self.parameters, *(slopes for _, slopes in parts)):
-            p.grad = slopes[0] if len(slopes) == 1 else torch.stack(slopes).sum(0)
+        for p in self.parameters:
+            p.grad = None
+        losses = list(self.pool.map(lambda group: self.add_gradients(group, count), groups))
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         set_rate(self.optimizers, self.rate())
         muon, adam = self.optimizers
+        rest = self.pool.submit(adam.step)
         muon.step(lambda work, items: list(self.pool.map(work, items)))
-        adam.step()
+        rest.result()
         self.step += 1
         self.seen += tokens
         keep = min(self.args.average, 1 - 1 / self.step)
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - keep)
-        return sum(loss for loss, _ in parts)
+        return sum(losses)
 
     def run(self):
         """Trains until the learning rate is zero."""
