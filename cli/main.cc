@@ -41,12 +41,15 @@ int Main(int argc, char** argv) {
   qianyi::AddVerify(app, &run);
   qianyi::AddBench(app, &run);
   qianyi::AddTokenize(app, &run);
+  qianyi::AddScore(app, &run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);  // prints help or the error, by kind
     if (code != 0) return 2;
-    return std::cout.flush() ? 0 : 1;
+    if (std::cout.flush()) return 0;
+    std::fprintf(stderr, "qianyi: %s\n", std::string(qianyi::OutputError().message()).c_str());
+    return 1;
   }
   if (!run) {
     std::fprintf(stderr, "qianyi: no command given; see qianyi --help\n");

@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "cli/command.h"
 #include "nlohmann/json.hpp"
@@ -171,7 +172,11 @@ void AddPlan(CLI::App& app, Run* run) {
   command
       ->add_option("--compute", flags->compute,
                    "operations per second, two per multiply-add, e.g. 3e12 [measured]")
-      ->check(CLI::Range(1.0, 1e18))
+      ->check([](const std::string& text) {  // CLI::Range lets NaN pass
+        double value = 0;
+        const bool good = absl::SimpleAtod(text, &value) && value >= 1 && value <= 1e18;
+        return good ? std::string() : "'" + text + "' is not a number from 1 to 1e18";
+      })
       ->type_name("OPS");
   command->add_flag("--json", flags->json, "print JSON");
   command->footer(

@@ -1,8 +1,9 @@
 // Kernels by themselves, over weights that no cache holds. Names are
 //   linear/<variant>/<format>/<cols>x<rows>/tokens:M/threads:T  bytes are packed weights
-//   attention/<variant>/<dtype>/context:N/tokens:M/threads:T    bytes are keys and values
+//   attention/<variant>/<dtype>/kv_heads:H/context:N/tokens:M/threads:T   keys and values
 //   pack/<format>                                               bytes are f32 weights
-//   read/threads:T                                              the memory's own bound
+//   read/threads:T, read_ahead/threads:T                        the memory's own bound,
+//                                                               without and with prefetch
 // Rates are decimal: GB/s, and TOPS with two operations per multiply-add.
 #include <benchmark/benchmark.h>
 
@@ -46,20 +47,27 @@ void SetRates(benchmark::State& state, double bytes, double operations) {
   if (operations > 0) state.counters["TOPS"] = benchmark::Counter(operations * 1e-12, rate);
 }
 
+// Sums all words of the lines [begin, end).
+template <bool kAhead>
+uint64_t SumLines(const uint64_t* words, int64_t begin, int64_t end) {
+  uint64_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+  for (const uint64_t* w = words + begin * 8; w < words + end * 8; w += 8) {
+    if constexpr (kAhead) __builtin_prefetch(w + 256);  // 2 KiB
+    a += w[0], b += w[1], c += w[2], d += w[3];
+    e += w[4], f += w[5], g += w[6], h += w[7];
+  }
+  return a + b + c + d + e + f + g + h;
+}
+
+template <bool kAhead>
 void BM_Read(benchmark::State& state, int threads) {
   const DeviceMemory memory(kPoolBytes);
   std::memset(memory.data(), 1, kPoolBytes);
   const auto pool = cpu::ThreadPool::Create(threads, 0);
   const uint64_t* words = reinterpret_cast<const uint64_t*>(memory.data());
-  constexpr int64_t kLineWords = 8, kGrain = 1 << 14;
   for (auto _ : state) {
-    pool->Run(kPoolBytes / 64, kGrain, [&](int64_t begin, int64_t end, int) {
-      uint64_t sum[kLineWords] = {};
-      for (int64_t line = begin; line < end; ++line) {
-        __builtin_prefetch(words + line * kLineWords + 256);  // 2 KiB ahead
-        for (int i = 0; i < kLineWords; ++i) sum[i] += words[line * kLineWords + i];
-      }
-      benchmark::DoNotOptimize(sum);
+    pool->Run(kPoolBytes / 64, 1 << 14, [&](int64_t begin, int64_t end, int) {
+      benchmark::DoNotOptimize(SumLines<kAhead>(words, begin, end));
     });
   }
   SetRates(state, kPoolBytes, 0);
@@ -109,17 +117,19 @@ void BM_Linear(benchmark::State& state, const Backend* backend, PackedFormat for
   SetRates(state, static_cast<double>(bytes), 2.0 * tokens * rows * cols);
 }
 
-// One sequence of `context` slots with 32 heads of 128 on 2 kv heads, and `tokens` queries
-// at its end.
-void BM_Attention(benchmark::State& state, const Backend* backend, DType dtype, int context,
-                  int tokens, int threads) {
-  AttentionProblem problem({32, 2, 128, 128, dtype, {context}, {tokens}});
+// One sequence of `context` slots with 32 heads of 128, and `tokens` queries at its end.
+void BM_Attention(benchmark::State& state, const Backend* backend, DType dtype, int kv_heads,
+                  int context, int tokens, int threads) {
+  AttentionProblem problem({32, kv_heads, 128, 128, dtype, {context}, {tokens}});
+  const DeviceMemory cache(problem.cache.size());
+  std::memcpy(cache.data(), problem.cache.data(), problem.cache.size());
+  problem.layer.pages = cache.data();
   ScopedStream stream(*backend, threads);
   std::vector<float> out(tokens * 32 * 128);
   const Attention args = problem.Args(0, tokens, F32(out.data(), tokens, 32 * 128));
   for (auto _ : state) backend->attention(args, stream);
   const double slots = std::accumulate(problem.visible.begin(), problem.visible.end(), 0.0);
-  const double slot_bytes = 2.0 * 2 * 128 * problem.layer.element_bytes();
+  const double slot_bytes = 2.0 * kv_heads * 128 * problem.layer.element_bytes();
   SetRates(state, tokens == 1 ? context * slot_bytes : 0, slots * 32 * 128 * 4);
 }
 
@@ -147,11 +157,27 @@ void RegisterLinear(const Backend* backend, PackedFormat format, int64_t cols, i
   }
 }
 
+void RegisterAttention(const Backend* backend, DType dtype, int kv_heads) {
+  for (auto [context, tokens] : {std::pair<int, int>{4096, 1}, {1024, 256}}) {
+    for (int threads : {1, 2}) {
+      const std::string name =
+          "attention/" + std::string(backend->variant) + (dtype == DType::kF32 ? "/f32" : "/f16") +
+          "/kv_heads:" + std::to_string(kv_heads) + "/context:" + std::to_string(context) +
+          "/tokens:" + std::to_string(tokens) + Threads(threads);
+      benchmark::RegisterBenchmark(name.c_str(), BM_Attention, backend, dtype, kv_heads, context,
+                                   tokens, threads)
+          ->UseRealTime();
+    }
+  }
+}
+
 void RegisterAll() {
   constexpr PackedFormat kLinear[] = {
       {DType::kI8, 0}, {DType::kI4, 32}, {DType::kI4, 0}, {DType::kF16, 0}, {DType::kF32, 0}};
   for (int threads : {1, 2}) {
-    benchmark::RegisterBenchmark(("read" + Threads(threads)).c_str(), BM_Read, threads)
+    benchmark::RegisterBenchmark(("read" + Threads(threads)).c_str(), BM_Read<false>, threads)
+        ->UseRealTime();
+    benchmark::RegisterBenchmark(("read_ahead" + Threads(threads)).c_str(), BM_Read<true>, threads)
         ->UseRealTime();
   }
   const BackendList& variants = CpuVariants();
@@ -164,17 +190,7 @@ void RegisterAll() {
   }
   for (int i = 1; i < variants.count; ++i) {
     for (DType dtype : {DType::kF32, DType::kF16}) {
-      for (auto [context, tokens] : {std::pair<int, int>{8192, 1}, {2048, 512}}) {
-        for (int threads : {1, 2}) {
-          const std::string name = "attention/" + std::string(variants.items[i]->variant) +
-                                   (dtype == DType::kF32 ? "/f32" : "/f16") +
-                                   "/context:" + std::to_string(context) +
-                                   "/tokens:" + std::to_string(tokens) + Threads(threads);
-          benchmark::RegisterBenchmark(name.c_str(), BM_Attention, variants.items[i], dtype,
-                                       context, tokens, threads)
-              ->UseRealTime();
-        }
-      }
+      for (int kv_heads : {2, 32}) RegisterAttention(variants.items[i], dtype, kv_heads);
     }
   }
   for (PackedFormat format : kLinear) {

@@ -25,7 +25,7 @@ struct AmxScratch {
   int32_t sums[2][2][kTileTokens][kPanelRows];
   int8_t tokens[2][kTileTokens][kSliceCols];
 };
-static_assert(sizeof(AmxScratch) <= kLinearScratchBytes);
+static_assert(sizeof(AmxScratch) <= kScratchBytes);
 
 // Up to 16 tokens of a slice, as rows of kSliceCols bytes.
 struct TokenTile {

@@ -2,114 +2,13 @@
 // sum is in docs/numerics.md; how many rows and keys share registers changes nothing.
 #pragma once
 
+#include "kernels/cpu/attention_scores.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/unroll.h"
 #include "kernels/cpu/vec_math.h"
 
 namespace qianyi::cpu {
 namespace {
-
-struct F32Cache {
-  template <typename V>
-  static V Load(const std::byte* row, int64_t i) {
-    return V::Load(reinterpret_cast<const float*>(row) + i);
-  }
-  template <typename V>
-  static V LoadFirst(const std::byte* row, int64_t i, int64_t n) {
-    return V::LoadFirst(reinterpret_cast<const float*>(row) + i, n);
-  }
-};
-struct F16Cache {
-  template <typename V>
-  static V Load(const std::byte* row, int64_t i) {
-    return V::LoadHalf(reinterpret_cast<const uint16_t*>(row) + i);
-  }
-  template <typename V>
-  static V LoadFirst(const std::byte* row, int64_t i, int64_t n) {
-    return V::LoadHalfFirst(reinterpret_cast<const uint16_t*>(row) + i, n);
-  }
-};
-
-// scores[r][k] = scale · q[r]·key[k] for kRows rows and V::kKeys consecutive slots.
-template <typename V, typename Cache, int kRows>
-void ScoreTile(const float* const* q, const std::byte* key, const AttentionBlock& block,
-               float* scores) {
-  constexpr int kKeys = V::kKeys;
-  V sum[kRows][kKeys];
-  for (int r = 0; r < kRows; ++r) {
-    for (int k = 0; k < kKeys; ++k) sum[r][k] = V::Zero();
-  }
-  int64_t i = 0;
-  for (; i + 16 <= block.key_dim; i += 16) {
-    V key_vec[kKeys];
-    for (int k = 0; k < kKeys; ++k) {
-      key_vec[k] = Cache::template Load<V>(key + k * block.key_stride, i);
-    }
-    for (int r = 0; r < kRows; ++r) {
-      const V q_vec = V::Load(q[r] + i);
-      for (int k = 0; k < kKeys; ++k) sum[r][k] = V::Fma(q_vec, key_vec[k], sum[r][k]);
-    }
-  }
-  if (i < block.key_dim) {
-    const int64_t n = block.key_dim - i;
-    for (int r = 0; r < kRows; ++r) {
-      const V q_vec = V::LoadFirst(q[r] + i, n);
-      for (int k = 0; k < kKeys; ++k) {
-        const V key_vec = Cache::template LoadFirst<V>(key + k * block.key_stride, i, n);
-        sum[r][k] = V::Fma(q_vec, key_vec, sum[r][k]);
-      }
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int k = 0; k < kKeys; k += 4) {
-      float dots[4];
-      V::Sum4(&sum[r][k], dots);
-      for (int j = 0; j < 4; ++j) scores[r * kAttentionSplit + k + j] = block.scale * dots[j];
-    }
-  }
-}
-
-// All slots of the pages that [begin, begin + count) touches: a page is always whole in
-// memory, and what is not visible is dropped afterwards.
-template <typename V, typename Cache>
-void ScoreSplit(const AttentionBlock& block, int64_t begin, int64_t count,
-                float (*scores)[kAttentionSplit]) {
-  constexpr int kRows = V::kQueryRows;
-  for (int64_t j = 0; j < count; j += V::kKeys) {
-    const int64_t slot = begin + j;
-    const std::byte* key = block.keys + block.page_table[slot / kPageTokens] * block.page_bytes +
-                           slot % kPageTokens * block.key_stride;
-    int r = 0;
-    for (; r + kRows <= block.rows; r += kRows) {
-      ScoreTile<V, Cache, kRows>(block.q + r, key, block, &scores[r][j]);
-    }
-    for (; r < block.rows; ++r) ScoreTile<V, Cache, 1>(block.q + r, key, block, &scores[r][j]);
-  }
-}
-
-// scores become exp(score - max); their sum is 16 lanes by slot, then the tree.
-template <typename V>
-void SoftmaxRow(float* scores, int64_t count, float* max, float* sum) {
-  const V lowest = V::Set(-__builtin_inff());
-  V max_vec = lowest;
-  int64_t j = 0;
-  for (; j + 16 <= count; j += 16) max_vec = V::Max(max_vec, V::Load(scores + j));
-  *max = max_vec.MaxLane();
-  for (; j < count; ++j) *max = scores[j] > *max ? scores[j] : *max;
-  const V shift = V::Set(*max);
-  V sum_vec = V::Zero();
-  for (j = 0; j + 16 <= count; j += 16) {
-    const V p = Exp(V::Sub(V::Load(scores + j), shift));
-    p.Store(scores + j);
-    sum_vec = V::Add(sum_vec, p);
-  }
-  if (j < count) {
-    const int64_t n = count - j;
-    const V p = V::KeepFirst(Exp(V::Sub(V::LoadFirst(scores + j, n), shift)), n);
-    p.StoreFirst(scores + j, n);
-    sum_vec = V::Add(sum_vec, p);
-  }
-  *sum = sum_vec.Sum();
-}
 
 // How a split enters what the splits before it gave: out = out * old + sum * fresh.
 struct Merge {
@@ -118,75 +17,163 @@ struct Merge {
   float fresh_factor;
 };
 
-// Σ_j p[r][j] value[j] over one split, j in order, for kRows rows and kVecs vectors of
-// values from dimension d on; `partial` > 0 is the number of dimensions of a last vector.
-template <typename V, typename Cache, int kRows, int kVecs>
-void ValueTile(const AttentionBlock& block, int row, int64_t begin, const int64_t* counts,
-               const float (*p)[kAttentionSplit], int64_t d, int64_t partial, const Merge* merges) {
-  V sum[kRows][kVecs];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVecs; ++v) sum[r][v] = V::Zero();
+// The last vector of a row may be partial: kPartial, and `left` dimensions of it count.
+template <typename V, typename Cache, bool kPartial>
+V LoadValue(const std::byte* row, int64_t d, int64_t left) {
+  if constexpr (kPartial) return Cache::template LoadFirst<V>(row, d, left);
+  return Cache::template Load<V>(row, d);
+}
+
+template <typename V, bool kPartial>
+void MergeValue(const Merge& merge, V fresh, float* out, int64_t left) {
+  if (!merge.first) {
+    const V old = kPartial ? V::LoadFirst(out, left) : V::Load(out);
+    fresh = V::Fma(old, V::Set(merge.old_factor), V::Mul(fresh, V::Set(merge.fresh_factor)));
   }
+  if constexpr (kPartial) {
+    fresh.StoreFirst(out, left);
+  } else {
+    fresh.Store(out);
+  }
+}
+
+// Σ_j p[r][j] value[j] over one split, j in order, for kRows rows from `row` on and kVecs
+// vectors of values from dimension d on.
+template <typename V, typename Cache, int kRows, int kVecs, bool kPartial>
+void ValueTile(const AttentionBlock& block, int row, int64_t begin, const int64_t* counts,
+               const float (*p)[kAttentionSplit], int64_t d, const Merge* merges) {
+  const int64_t left = block.value_dim - d;
+  V sum[kRows * kVecs];
+  Unroll<kRows * kVecs>(QIANYI_EACH(i) { sum[i] = V::Zero(); });
   int64_t common = counts[row];
   for (int r = 1; r < kRows; ++r) {
     if (counts[row + r] < common) common = counts[row + r];
   }
-  if (common < 0) common = 0;  // a row whose last slot lies before this split
   const auto value_row = [&](int64_t j) {
-    const int64_t slot = begin + j;
-    return block.values + block.page_table[slot / kPageTokens] * block.page_bytes +
-           slot % kPageTokens * block.value_stride;
-  };
-  const auto load = [&](const std::byte* value, int v) {
-    return partial > 0 ? Cache::template LoadFirst<V>(value, d, partial)
-                       : Cache::template Load<V>(value, d + v * 16);
+    return SlotOf(block, block.values, block.value_stride, begin + j);
   };
   for (int64_t j = 0; j < common; ++j) {
     const std::byte* value = value_row(j);
-    V value_vec[kVecs];
-    for (int v = 0; v < kVecs; ++v) value_vec[v] = load(value, v);
-    for (int r = 0; r < kRows; ++r) {
+    V values[kVecs];
+    Unroll<kVecs>(
+        QIANYI_EACH(v) { values[v] = LoadValue<V, Cache, kPartial>(value, d + v * 16, left); });
+    Unroll<kRows>(QIANYI_EACH(r) {
       const V weight = V::Set(p[row + r][j]);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = V::Fma(weight, value_vec[v], sum[r][v]);
-    }
+      Unroll<kVecs>(
+          QIANYI_EACH(v) { sum[r * kVecs + v] = V::Fma(weight, values[v], sum[r * kVecs + v]); });
+    });
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t j = common; j < counts[row + r]; ++j) {
+  Unroll<kRows>(QIANYI_EACH(r) {
+    const int64_t count = counts[row + r];
+    for (int64_t j = common; j < count; ++j) {
       const std::byte* value = value_row(j);
       const V weight = V::Set(p[row + r][j]);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = V::Fma(weight, load(value, v), sum[r][v]);
+      Unroll<kVecs>(QIANYI_EACH(v) {
+        const V one = LoadValue<V, Cache, kPartial>(value, d + v * 16, left);
+        sum[r * kVecs + v] = V::Fma(weight, one, sum[r * kVecs + v]);
+      });
     }
-    if (counts[row + r] <= 0) continue;
-    const Merge& merge = merges[row + r];
-    for (int v = 0; v < kVecs; ++v) {
-      float* out = block.out[row + r] + d + v * 16;
-      V result = sum[r][v];
-      if (!merge.first) {
-        const V old = partial > 0 ? V::LoadFirst(out, partial) : V::Load(out);
-        result = V::Fma(old, V::Set(merge.old_factor), V::Mul(result, V::Set(merge.fresh_factor)));
-      }
-      if (partial > 0) {
-        result.StoreFirst(out, partial);
-      } else {
-        result.Store(out);
-      }
+    if (count > 0) {
+      Unroll<kVecs>(QIANYI_EACH(v) {
+        MergeValue<V, kPartial>(merges[row + r], sum[r * kVecs + v],
+                                block.out[row + r] + d + v * 16, left);
+      });
     }
-  }
+  });
 }
 
 template <typename V, typename Cache, int kRows>
 void ValueRows(const AttentionBlock& block, int row, int64_t begin, const int64_t* counts,
                const float (*p)[kAttentionSplit], const Merge* merges) {
+  constexpr int64_t kWide = V::kValueVecs * 16;
   int64_t d = 0;
-  for (; d + V::kValueVecs * 16 <= block.value_dim; d += V::kValueVecs * 16) {
-    ValueTile<V, Cache, kRows, V::kValueVecs>(block, row, begin, counts, p, d, 0, merges);
+  for (; d + kWide <= block.value_dim; d += kWide) {
+    ValueTile<V, Cache, kRows, V::kValueVecs, false>(block, row, begin, counts, p, d, merges);
   }
   for (; d + 16 <= block.value_dim; d += 16) {
-    ValueTile<V, Cache, kRows, 1>(block, row, begin, counts, p, d, 0, merges);
+    ValueTile<V, Cache, kRows, 1, false>(block, row, begin, counts, p, d, merges);
   }
   if (d < block.value_dim) {
-    ValueTile<V, Cache, kRows, 1>(block, row, begin, counts, p, d, block.value_dim - d, merges);
+    ValueTile<V, Cache, kRows, 1, true>(block, row, begin, counts, p, d, merges);
   }
+}
+
+// sum[d] = fma(p[k], value[k][d], sum[d]) for kSlots slots of one row, in order; from
+// zero where `first`.
+template <typename V, typename Cache, int kSlots>
+void AddSlots(const std::byte* const* values, int64_t offset, const float* p, int64_t dims,
+              bool first, float* sum) {
+  V weight[kSlots];
+  Unroll<kSlots>(QIANYI_EACH(k) { weight[k] = V::Set(p[k]); });
+  int64_t d = 0;
+  for (; d + 16 <= dims; d += 16) {
+    V total = first ? V::Zero() : V::Load(sum + d);
+    Unroll<kSlots>(QIANYI_EACH(k) {
+      total = V::Fma(weight[k], Cache::template Load<V>(values[k] + offset, d), total);
+    });
+    total.Store(sum + d);
+  }
+  if (d < dims) {
+    const int64_t n = dims - d;
+    V total = first ? V::Zero() : V::LoadFirst(sum + d, n);
+    Unroll<kSlots>(QIANYI_EACH(k) {
+      const V value = Cache::template LoadFirst<V>(values[k] + offset, d, n);
+      total = V::Fma(weight[k], value, total);
+    });
+    total.StoreFirst(sum + d, n);
+  }
+}
+
+// The values of several kv heads: slot by slot, so that memory is read in long runs. The
+// sums of a split live in scratch meanwhile.
+template <typename V, typename Cache>
+void ValuesOfManyHeads(const AttentionBlock& block, int64_t begin, int64_t split,
+                       const int64_t* counts, const float (*p)[kAttentionSplit],
+                       const Merge* merges) {
+  const int head_rows = block.rows / block.kv_heads;
+  const int64_t dims = block.value_dim, head_bytes = dims * (block.half ? 2 : 4);
+  for (int64_t j = 0; j < split; j += 4) {
+    const std::byte* values[4];
+    for (int k = 0; k < 4; ++k) {  // a page is whole: all four exist
+      values[k] = SlotOf(block, block.values, block.value_stride, begin + j + k);
+    }
+    for (int r = 0; r < block.rows; ++r) {
+      const int64_t offset = r / head_rows * head_bytes;
+      float* sum = block.scratch + r * dims;
+      if (counts[r] >= j + 4) {
+        AddSlots<V, Cache, 4>(values, offset, &p[r][j], dims, j == 0, sum);
+        continue;
+      }
+      for (int64_t k = j; k < counts[r]; ++k) {
+        AddSlots<V, Cache, 1>(values + (k - j), offset, &p[r][k], dims, k == 0, sum);
+      }
+    }
+  }
+  for (int r = 0; r < block.rows; ++r) {
+    if (counts[r] == 0) continue;
+    const float* sum = block.scratch + r * dims;
+    int64_t d = 0;
+    for (; d + 16 <= dims; d += 16) {
+      MergeValue<V, false>(merges[r], V::Load(sum + d), block.out[r] + d, 16);
+    }
+    if (d < dims) {
+      const int64_t n = dims - d;
+      MergeValue<V, true>(merges[r], V::LoadFirst(sum + d, n), block.out[r] + d, n);
+    }
+  }
+}
+
+template <typename V, typename Cache>
+void ValuesOfSplit(const AttentionBlock& block, int64_t begin, int64_t split, const int64_t* counts,
+                   const float (*p)[kAttentionSplit], const Merge* merges) {
+  if (block.kv_heads > 1) {
+    return ValuesOfManyHeads<V, Cache>(block, begin, split, counts, p, merges);
+  }
+  int r = 0;
+  for (; r + V::kValueRows <= block.rows; r += V::kValueRows) {
+    ValueRows<V, Cache, V::kValueRows>(block, r, begin, counts, p, merges);
+  }
+  for (; r < block.rows; ++r) ValueRows<V, Cache, 1>(block, r, begin, counts, p, merges);
 }
 
 template <typename V, typename Cache>
@@ -204,7 +191,8 @@ void AttendBlock(const AttentionBlock& block) {
     ScoreSplit<V, Cache>(block, begin, split, scores);
     for (int r = 0; r < block.rows; ++r) {
       const int64_t left = block.visible[r] - begin;
-      counts[r] = left < split ? left : split;
+      // A row whose last slot lies before this split has none in it, not fewer.
+      counts[r] = left < 0 ? 0 : left < split ? left : split;
       if (left <= 0) continue;
       float split_max, split_sum;
       SoftmaxRow<V>(scores[r], counts[r], &split_max, &split_sum);
@@ -223,13 +211,7 @@ void AttendBlock(const AttentionBlock& block) {
       sum[r] = __builtin_fmaf(sum[r], factors[0], split_sum * factors[1]);
       max[r] = merged;
     }
-    int r = 0;
-    for (; r + V::kValueRows <= block.rows; r += V::kValueRows) {
-      ValueRows<V, Cache, V::kValueRows>(block, r, begin, counts, scores, merges);
-    }
-    for (; r < block.rows; ++r) {
-      ValueRows<V, Cache, 1>(block, r, begin, counts, scores, merges);
-    }
+    ValuesOfSplit<V, Cache>(block, begin, split, counts, scores, merges);
   }
   for (int r = 0; r < block.rows; ++r) {
     const V inverse = V::Set(1.0f / sum[r]);

@@ -35,7 +35,7 @@ constexpr Backend MakeBackend(std::string_view variant) {
   b.alloc = Alloc;
   b.free = Free;
   b.create_stream = [](int threads) {
-    return Stream{ThreadPool::Create(threads, kLinearScratchBytes).release()};
+    return Stream{ThreadPool::Create(threads, kScratchBytes).release()};
   };
   b.destroy_stream = [](Stream s) { delete static_cast<ThreadPool*>(s.handle); };
   b.synchronize = [](Stream) {};  // every kernel returns when it is done

@@ -21,7 +21,7 @@ struct LinearScratch {
   int32_t start[kPassRows][kHalves];  // for Dot: by slice of the pass and token
   int8_t group_scales[kPassSlices * kHalves][kPanelRows];  // of one panel
 };
-static_assert(sizeof(LinearScratch) <= kLinearScratchBytes);
+static_assert(sizeof(LinearScratch) <= kScratchBytes);
 
 // One slice of the inner dimension for a chunk of tokens.
 struct SliceWork {

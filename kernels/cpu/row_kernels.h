@@ -13,15 +13,20 @@
 
 namespace qianyi::cpu {
 
-// Query rows (token and head) that share the keys of one kv head in one sequence.
-inline constexpr int kAttentionRows = 16;
+// What each worker has to itself.
+inline constexpr size_t kScratchBytes = size_t{1} << 20;
+
+// Query rows (token and head) of one sequence with `kv_heads` neighbouring kv heads. Row r
+// belongs to the (r / (rows / kv_heads))-th of them.
+inline constexpr int kAttentionRows = 32;
 struct AttentionBlock {
   const float* q[kAttentionRows];   // [key_dim]
   float* out[kAttentionRows];       // [value_dim]
   int32_t visible[kAttentionRows];  // slots
   int rows;                         // <= kAttentionRows
+  int kv_heads;
   const int32_t* page_table;
-  const std::byte* keys;  // of slot 0 of page 0 for this kv head
+  const std::byte* keys;  // of slot 0 of page 0 for the first kv head
   const std::byte* values;
   size_t page_bytes;
   int64_t key_stride;  // bytes from one slot to the next
@@ -30,6 +35,7 @@ struct AttentionBlock {
   int64_t key_dim;
   int64_t value_dim;
   float scale;
+  float* scratch;  // [rows, value_dim] within kScratchBytes; used where kv_heads > 1
 };
 
 // Some panels of a weight for all tokens; fields as in Linear.
@@ -56,9 +62,8 @@ struct LinearBlock {
   float* out;  // [tokens, rows]
   int64_t out_stride;
   bool prefetch;       // ask for weights ahead of their use: Features::prefetch
-  std::byte* scratch;  // kLinearScratchBytes, 64-byte aligned
+  std::byte* scratch;  // kScratchBytes, 64-byte aligned
 };
-inline constexpr size_t kLinearScratchBytes = size_t{1} << 20;
 using LinearFunction = void (*)(const LinearBlock&);
 
 struct RowKernels {

@@ -14,7 +14,7 @@ alignas(64) constexpr int32_t kFirstMask[32] = {-1, -1, -1, -1, -1, -1, -1, -1, 
                                                 0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
 
 struct Vec {
-  static constexpr int kQueryRows = 1, kKeys = 4;
+  static constexpr int kQueryRows = 1;
   static constexpr int kValueRows = 2, kValueVecs = 2;
   static constexpr int kFloatTokens = 4;  // of a linear layer with float weights
 
@@ -138,19 +138,19 @@ struct Vec {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 0b01010101)));
   }
   // The same tree of four vectors at once.
-  static void Sum4(const Vec* x, float* sums) {
-    const auto fold = [](Vec p, Vec q) {  // four lanes of p, then four of q
-      const __m256 p8 = _mm256_add_ps(p.a, p.b), q8 = _mm256_add_ps(q.a, q.b);
+  static void Sum4(Vec x, Vec y, Vec z, Vec w, float* sums) {
+    const auto fold = [](Vec f, Vec g) {  // four lanes of f, then four of g
+      const __m256 p8 = _mm256_add_ps(f.a, f.b), q8 = _mm256_add_ps(g.a, g.b);
       return _mm256_add_ps(_mm256_permute2f128_ps(p8, q8, 0x20),
                            _mm256_permute2f128_ps(p8, q8, 0x31));
     };
-    const __m256 p = fold(x[0], x[1]), q = fold(x[2], x[3]);
+    const __m256 p = fold(x, y), q = fold(z, w);
     const __m256 two =
         _mm256_add_ps(_mm256_shuffle_ps(p, q, 0b01000100), _mm256_shuffle_ps(p, q, 0b11101110));
     const __m256 one = _mm256_add_ps(two, _mm256_permute_ps(two, 0b10110001));
-    // Lanes 0, 4, 2 and 6 hold the sums of x[0] to x[3].
+    // Lanes 0, 2, 4 and 6 hold the sums of x, z, y and w.
     const __m128 low = _mm256_castps256_ps128(one), high = _mm256_extractf128_ps(one, 1);
-    const __m128 mixed = _mm_shuffle_ps(low, high, 0b10001000);  // x0, x2, x1, x3
+    const __m128 mixed = _mm_shuffle_ps(low, high, 0b10001000);  // x, z, y, w
     _mm_storeu_ps(sums, _mm_shuffle_ps(mixed, mixed, 0b11011000));
   }
   float MaxLane() const {

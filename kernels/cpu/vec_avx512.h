@@ -10,7 +10,7 @@ namespace qianyi::cpu {
 namespace {
 
 struct Vec {
-  static constexpr int kQueryRows = 4, kKeys = 4;
+  static constexpr int kQueryRows = 4;
   static constexpr int kValueRows = 4, kValueVecs = 4;
   static constexpr int kFloatTokens = 8;  // of a linear layer with float weights
 
@@ -89,11 +89,11 @@ struct Vec {
     return _mm512_cvtss_f32(SumQuads(b));
   }
   // The same tree of four vectors at once.
-  static void Sum4(const Vec* x, float* sums) {
-    const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(x[0].v, x[1].v, 0b01000100),
-                                    _mm512_shuffle_f32x4(x[0].v, x[1].v, 0b11101110));
-    const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(x[2].v, x[3].v, 0b01000100),
-                                    _mm512_shuffle_f32x4(x[2].v, x[3].v, 0b11101110));
+  static void Sum4(Vec p, Vec q, Vec r, Vec s, float* sums) {
+    const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(p.v, q.v, 0b01000100),
+                                    _mm512_shuffle_f32x4(p.v, q.v, 0b11101110));
+    const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(r.v, s.v, 0b01000100),
+                                    _mm512_shuffle_f32x4(r.v, s.v, 0b11101110));
     const __m512 all = SumQuads(_mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0b10001000),
                                               _mm512_shuffle_f32x4(ab, cd, 0b11011101)));
     const __m512i firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);

@@ -11,8 +11,8 @@ namespace qianyi::cpu {
 namespace {
 
 struct Vec {
-  // Register blocks of attention: query rows × keys, and query rows × vectors of values.
-  static constexpr int kQueryRows = 1, kKeys = 4;
+  // Register blocks of attention: query rows × 4 keys, and query rows × vectors of values.
+  static constexpr int kQueryRows = 1;
   static constexpr int kValueRows = 1, kValueVecs = 1;
 
   float lane[16];
@@ -145,8 +145,11 @@ struct Vec {
     }
     return sum[0];
   }
-  static void Sum4(const Vec* v, float* sums) {
-    for (int i = 0; i < 4; ++i) sums[i] = v[i].Sum();
+  static void Sum4(Vec x, Vec y, Vec z, Vec w, float* sums) {
+    sums[0] = x.Sum();
+    sums[1] = y.Sum();
+    sums[2] = z.Sum();
+    sums[3] = w.Sum();
   }
   float MaxLane() const {
     float max = lane[0];

@@ -82,6 +82,30 @@ std::string WriteConfig(const TempFolder& folder, Family family) {
   return path;
 }
 
+std::vector<TestShape> ChatGlm2Tensors(const nlohmann::json& config) {
+  auto size = [&](const char* field) { return config[field].get<int64_t>(); };
+  const int64_t hidden = size("hidden_size");
+  const int64_t ffn = size("ffn_hidden_size");
+  const int64_t query = size("num_attention_heads") * size("kv_channels");
+  const int64_t group = size("multi_query_group_num") * size("kv_channels");
+  const int64_t vocab = size("padded_vocab_size");
+  std::vector<TestShape> tensors = {
+      {"transformer.embedding.word_embeddings.weight", {vocab, hidden}},
+      {"transformer.encoder.final_layernorm.weight", {hidden}},
+      {"transformer.output_layer.weight", {vocab, hidden}}};
+  for (int64_t i = 0; i < size("num_layers"); ++i) {
+    const std::string layer = absl::StrCat("transformer.encoder.layers.", i, ".");
+    tensors.insert(tensors.end(),
+                   {{layer + "input_layernorm.weight", {hidden}},
+                    {layer + "self_attention.query_key_value.weight", {query + 2 * group, hidden}},
+                    {layer + "self_attention.dense.weight", {hidden, query}},
+                    {layer + "post_attention_layernorm.weight", {hidden}},
+                    {layer + "mlp.dense_h_to_4h.weight", {2 * ffn, hidden}},
+                    {layer + "mlp.dense_4h_to_h.weight", {hidden, ffn}}});
+  }
+  return tensors;
+}
+
 uint64_t LeastHostMiB(const Arguments& arguments) {
   const ProcessResult result = Qianyi(arguments + Arguments{"--host-memory", "1MiB"});
   EXPECT_TRUE(Fails(result, 1, {"needs at least", "--host-memory"}));

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/process.h"
+#include "tests/support/safetensors_text.h"
 #include "tests/support/temp_folder.h"
 
 namespace qianyi::testing {
@@ -33,6 +34,9 @@ enum class Family { kChatGlm2, kBlockLm };
 std::string SmallConfig(Family family);
 // Writes SmallConfig into `folder` and returns its path.
 std::string WriteConfig(const TempFolder& folder, Family family);
+
+// The tensors of a ChatGLM2 without biases, as a checkpoint names them.
+std::vector<TestShape> ChatGlm2Tensors(const nlohmann::json& config);
 
 // The least --host-memory that a command asks for when it is given next to none. In MiB.
 uint64_t LeastHostMiB(const Arguments& arguments);

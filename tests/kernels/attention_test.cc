@@ -114,6 +114,14 @@ INSTANTIATE_TEST_SUITE_P(Cases, AttentionTest, ::testing::ValuesIn(AttentionCase
                                   (c.dtype == DType::kF32 ? "_f32" : "_f16");
                          });
 
+TEST(AttentionExtremes, NoRows) {
+  AttentionProblem problem({4, 4, 32, 32, DType::kF32, {3}, {1}});
+  for (int i = 0; i < CpuVariants().count; ++i) {
+    ScopedStream stream(*CpuVariants().items[i], 2);
+    CpuVariants().items[i]->attention(problem.Args(0, 0, {}), stream);
+  }
+}
+
 TEST(AttentionExtremes, NotANumberInAKeyReachesTheOutput) {
   const AttentionCase shape{4, 2, 32, 32, DType::kF32, {300}, {1}};
   AttentionProblem problem(shape);

@@ -143,6 +143,13 @@ std::vector<AttentionCase> AttentionCases() {
       {32, 2, 128, 128, DType::kF32, {300}, {5}},
       {32, 2, 128, 128, DType::kF16, {600, 31}, {1, 1}},
       {3, 1, 40, 24, DType::kF32, {1030}, {20}},
+      // Blocks of rows in which a split begins for some and not for others.
+      {3, 1, 24, 16, DType::kF32, {262}, {10}},
+      {1, 1, 16, 16, DType::kF16, {530}, {40}},
+      // Blocks of several kv heads: over splits, uneven ones, more heads than rows of a block.
+      {8, 8, 40, 24, DType::kF16, {530, 31, 257}, {1, 1, 1}},
+      {7, 7, 20, 20, DType::kF32, {300, 260}, {1, 2}},
+      {40, 40, 16, 16, DType::kF32, {262}, {2}},
   };
 }
 

@@ -1,5 +1,7 @@
 #include "tests/support/safetensors_text.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -128,6 +130,21 @@ std::string SafetensorsText(const std::vector<TestTensor>& tensors, std::string_
                                    "],\"data_offsets\":[", begin, ",", data.size(), "]}"));
   }
   return WithHeader(absl::StrCat("{", absl::StrJoin(entries, ","), "}"), 0) + data;
+}
+
+void WriteZeroSafetensors(const std::string& path, std::string_view dtype, int element_bytes,
+                          const std::vector<TestShape>& tensors) {
+  nlohmann::json header;
+  uint64_t end = 0;
+  for (const auto& [name, shape] : tensors) {
+    uint64_t bytes = static_cast<uint64_t>(element_bytes);
+    for (const int64_t size : shape) bytes *= static_cast<uint64_t>(size);
+    header[name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {end, end + bytes}}};
+    end += bytes;
+  }
+  const std::string text = WithHeader(header.dump(), 0);
+  WriteText(path, text);
+  ASSERT_EQ(truncate(path.c_str(), static_cast<off_t>(text.size() + end)), 0) << path;
 }
 
 size_t HeaderBytes(std::string_view file) {

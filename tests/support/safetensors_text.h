@@ -33,6 +33,14 @@ std::string SafetensorsText(const std::vector<TestTensor>& tensors, std::string_
 // Length, header and `data_bytes` bytes.
 std::string WithHeader(std::string_view json, uint64_t data_bytes);
 
+// A file of zeros that takes no room on the disk, to stand for a large checkpoint.
+struct TestShape {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+void WriteZeroSafetensors(const std::string& path, std::string_view dtype, int element_bytes,
+                          const std::vector<TestShape>& tensors);
+
 // Of a file that is in order; tensors as they stand in it, without metadata.
 std::vector<TestTensor> ReadSafetensors(const std::string& path);
 TestTensor& Named(std::vector<TestTensor>& tensors, std::string_view name);

@@ -1,0 +1,164 @@
+#include "runtime/prompts/prompts.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+#include "runtime/parse_json.h"
+
+namespace qianyi {
+namespace {
+
+using nlohmann::json;
+
+// THUDM/GLM's and iPrompt's strings with the blank in the continuation's place. The mask is a
+// part of its own so that the text before it is tokenized in one piece, as in the original.
+const json& BlankFillingPrompts() {
+  static const json prompts = {
+      {"tasks",
+       {{"poem",
+         {"{title}", " 作者:{author}", " 体裁:{form}", " 题名:{title}", " 正文:", "[gMASK]"}},
+        {"couplet", {"上联:{upper} 下联:", "[gMASK]"}},
+        {"summary", {"{text} 题目:", "[gMASK]"}},
+        {"qa", {"问题:{question}", " 回答用户:{persona}", " 回答:", "[gMASK]"}}}},
+      {"chat",
+       {{"system", "{content} "},
+        {"user", "问题:{content} "},
+        {"assistant", "回答:{content} "},
+        {"start", {"回答:", "[gMASK]"}}}}};
+  return prompts;
+}
+
+// ChatGLM2's rounds; tasks are what a user would write.
+const json& RoundPrompts() {
+  static const json prompts = {
+      {"tasks",
+       {{"poem",
+         {"请写一首古诗，只写正文。", "体裁：{form}。", "题目：《{title}》。", "仿{author}的风格。"}},
+        {"couplet", "请对下联，只写下联。上联：{upper}"},
+        {"summary", "请给下文拟一个题目，只写题目。\n\n{text}"},
+        {"qa", {"请以{persona}的身份回答。", "{question}"}}}},
+      {"chat",
+       {{"system", "{content}\n\n"},
+        {"user", "[Round {round}]\n\n问：{content}\n\n"},
+        {"assistant", "答：{content}\n\n"},
+        {"start", "答："}}}};
+  return prompts;
+}
+
+// What stands at `section`.`name` of config.json, or else of the family's own table.
+absl::StatusOr<TextTemplate> Read(const json& config, const json& standard, const char* section,
+                                  const std::string& name, const char* inner,
+                                  const std::vector<std::string>& fields) {
+  const json* parts = &standard[section][name];
+  const auto own = config.find(section);
+  if (own != config.end()) {
+    if (!own->is_object()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("config.json: %s must be an object", section));
+    }
+    if (const auto entry = own->find(name); entry != own->end()) {
+      parts = &*entry;
+      if (inner != nullptr) {
+        if (!entry->is_object() || !entry->contains(inner)) {
+          return absl::InvalidArgumentError(
+              absl::StrFormat("config.json: %s.%s needs \"%s\"", section, name, inner));
+        }
+        parts = &(*entry)[inner];
+      }
+    }
+  }
+  return TextTemplate::Parse(*parts, absl::StrCat(section, ".", name), fields);
+}
+
+// Text runs on across parts, as it does in the original's one string; only a part whose command
+// words act stands alone.
+absl::StatusOr<std::vector<int32_t>> Encode(const std::vector<PromptPart>& parts,
+                                            const Model& model, const Tokenizer& tokenizer) {
+  std::vector<std::string> texts;
+  std::vector<bool> commands;
+  for (const PromptPart& part : parts) {
+    bool acts = false;
+    if (part.commands) {
+      const auto with = tokenizer.Encode(part.text, true);
+      const auto without = tokenizer.Encode(part.text, false);
+      if (!with.ok()) return with.status();
+      acts = without.ok() && *with != *without;
+    }
+    if (!acts && !texts.empty() && !commands.back()) {
+      texts.back().append(part.text);
+    } else {
+      texts.emplace_back(part.text);
+      commands.push_back(acts);
+    }
+  }
+  std::vector<PromptPart> joined;
+  for (size_t i = 0; i < texts.size(); ++i) joined.push_back({texts[i], commands[i]});
+  return model.Encode(tokenizer, joined);
+}
+
+}  // namespace
+
+absl::StatusOr<Prompts> Prompts::Of(const ModelSpec& spec) {
+  const json config = ParseJson(spec.config_json);
+  const json& standard = spec.bidirectional ? BlankFillingPrompts() : RoundPrompts();
+  Prompts prompts;
+  prompts.tasks_by_chat_ = !spec.bidirectional && !config.contains("tasks");
+  for (const TaskInfo& info : Tasks()) {
+    std::vector<std::string> fields;
+    for (const TaskField& field : info.fields) fields.push_back(field.name);
+    auto read = Read(config, standard, "tasks", info.name, "prompt", fields);
+    if (!read.ok()) return read.status();
+    prompts.tasks_[static_cast<size_t>(info.task)] = *std::move(read);
+  }
+  for (auto [name, to] : {std::pair{"system", &prompts.system_}, {"user", &prompts.user_},
+                          {"assistant", &prompts.assistant_}, {"start", &prompts.start_}}) {
+    auto read = Read(config, standard, "chat", name, nullptr, {"content", "round"});
+    if (!read.ok()) return read.status();
+    *to = *std::move(read);
+  }
+  return prompts;
+}
+
+absl::StatusOr<std::vector<int32_t>> Prompts::EncodeTask(Task task, const PromptFields& fields,
+                                                         const Model& model,
+                                                         const Tokenizer& tokenizer) const {
+  if (absl::Status status = CheckFields(task, fields); !status.ok()) return status;
+  std::vector<PromptPart> parts;
+  tasks_[static_cast<size_t>(task)].Fill(fields, &parts);
+  if (!tasks_by_chat_) return Encode(parts, model, tokenizer);
+  ChatMessage message{"user", ""};
+  for (const PromptPart& part : parts) message.content.append(part.text);
+  return EncodeChat({&message, 1}, model, tokenizer);
+}
+
+absl::StatusOr<std::vector<int32_t>> Prompts::EncodeChat(std::span<const ChatMessage> messages,
+                                                         const Model& model,
+                                                         const Tokenizer& tokenizer) const {
+  if (messages.empty() || messages.back().role != "user") {
+    return absl::InvalidArgumentError("messages must end with one of role user");
+  }
+  std::vector<PromptFields> fields(messages.size());  // the parts' views live in here
+  std::vector<PromptPart> parts;
+  int round = 0;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const std::string& role = messages[i].role;
+    if (role == "user") ++round;
+    fields[i] = {{"content", messages[i].content}, {"round", absl::StrCat(round)}};
+    if (role == "user") {
+      user_.Fill(fields[i], &parts);
+    } else if (role == "assistant") {
+      assistant_.Fill(fields[i], &parts);
+    } else if (role == "system") {
+      system_.Fill(fields[i], &parts);
+    } else {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "messages[%d].role is '%s'; it must be system, user or assistant", i, role));
+    }
+  }
+  start_.Fill({}, &parts);
+  return Encode(parts, model, tokenizer);
+}
+
+}  // namespace qianyi

@@ -1,0 +1,48 @@
+// From what a user asks for to prompt tokens: tasks and conversations.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/model.h"
+#include "runtime/prompts/task.h"
+#include "runtime/prompts/text_template.h"
+#include "runtime/tokenizers/tokenizer.h"
+
+namespace qianyi {
+
+struct ChatMessage {
+  std::string role;  // "system", "user" or "assistant"
+  std::string content;
+};
+
+// How one model is asked. Its config.json may say so:
+//   "tasks": {"poem": {"prompt": ["《{title}》", "：[gMASK]"]}, …}
+//   "chat": {"system": […], "user": ["问：{content}"], "assistant": […], "start": ["答：[gMASK]"]}
+// with places {content} and {round} (1 for the first message of the user). Where it does not, the
+// prompts published with the GLM models are used. Immutable, thread-safe.
+class Prompts {
+ public:
+  // InvalidArgument for a malformed table.
+  static absl::StatusOr<Prompts> Of(const ModelSpec& spec);
+
+  // Ids for Model::LayOut. InvalidArgument names a missing field or a text that is not UTF-8.
+  absl::StatusOr<std::vector<int32_t>> EncodeTask(Task task, const PromptFields& fields,
+                                                  const Model& model,
+                                                  const Tokenizer& tokenizer) const;
+  // The last message is the user's. What messages say is text: control words in it do nothing.
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(std::span<const ChatMessage> messages,
+                                                  const Model& model,
+                                                  const Tokenizer& tokenizer) const;
+
+ private:
+  std::array<TextTemplate, 4> tasks_;
+  bool tasks_by_chat_ = false;  // a task is a user's message
+  TextTemplate system_, user_, assistant_, start_;
+};
+
+}  // namespace qianyi

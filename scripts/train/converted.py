@@ -1,0 +1,60 @@
+"""Reads a model that `qianyi convert --dtype int8` wrote back into float matrices.
+
+The format is described in docs/model-format.md.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model import PoetModel, Shape
+
+
+def _unpack(panels, rows, columns):
+    """int8 panels of 16 rows to a float matrix."""
+    tiles = -(-columns // 64)
+    panels = panels.reshape(-(-rows // 16), 64 + 1024 * tiles)
+    scales = panels[:, :64].copy().view(np.float32)
+    quads = panels[:, 64:].view(np.int8).reshape(len(panels), tiles, 16, 16, 4)
+    weights = quads.transpose(0, 3, 1, 2, 4).reshape(len(panels), 16, tiles * 64)
+    return (weights * scales[:, :, None]).reshape(-1, tiles * 64)[:rows, :columns]
+
+
+def read_tensors(path):
+    """{name: float array} of a converted int8 model.safetensors."""
+    data = Path(path).read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + size])
+
+    def stored(name):
+        begin, end = header[name]["data_offsets"]
+        return np.frombuffer(data, np.uint8, end - begin, 8 + size + begin)
+
+    tensors = {}
+    for key, text in header["__metadata__"].items():
+        if not key.startswith("tensor:"):
+            continue
+        name, about = key.removeprefix("tensor:"), json.loads(text)
+        if about["layout"] == "plain":
+            tensors[name] = stored(name).view(np.float32).reshape(about["shape"]).copy()
+            continue
+        if about["dtype"] != "int8":
+            raise SystemExit(f"{path}: {name} is {about['dtype']}; only int8 is read")
+        columns = about["shape"][1]
+        tensors[name] = np.concatenate([
+            _unpack(stored(f"{name}.rows.{first}"), rows, columns)
+            for first, rows, _ in about["blocks"]])
+    return tensors
+
+
+def load_converted(folder):
+    """The model of a converted folder, with the weights that the runtime multiplies by."""
+    config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    model = PoetModel(Shape(config["vocab_size"], config["hidden_size"], config["num_layers"],
+                            config["num_attention_heads"], config["max_sequence_length"]))
+    tensors = read_tensors(Path(folder, "model.safetensors"))
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+    return model

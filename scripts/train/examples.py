@@ -1,0 +1,197 @@
+"""Training examples, made anew each time one is drawn: which fields a prompt names and which
+characters are blanked differ between passes over the data."""
+
+import numpy as np
+
+from tasks import prompt_ids
+
+# How often each task is drawn. Whole poems carry most of the tokens.
+MIXTURE = {"poem": 0.37, "couplet": 0.22, "infill": 0.03, "summary": 0.18, "qa": 0.20}
+# How often a poem is taken when it is drawn: regulated, other 诗, 词, 曲.
+KEEP = {"regulated": 1.0, "诗": 0.35, "词": 0.6, "曲": 0.25}
+LONGEST = 256
+
+
+class Table:
+    """The rows of one prepared file: flat token ids and offsets per field."""
+
+    def __init__(self, path):
+        arrays = np.load(path)
+        self.arrays = {name: arrays[name] for name in arrays.files}
+        field = next(name for name in arrays.files if name.endswith("_at"))
+        self.rows = len(self.arrays[field]) - 1
+
+    def get(self, field, row):
+        at = self.arrays[field + "_at"]
+        return self.arrays[field][at[row]:at[row + 1]].tolist()
+
+
+class Deck:
+    """Deals the rows of a table in random order, all of them before any comes again."""
+
+    def __init__(self, table, rng):
+        self.table, self.rng = table, rng
+        self.left = []
+
+    def deal(self):
+        if not self.left:
+            self.left = self.rng.permutation(self.table.rows).tolist()
+        return self.left.pop()
+
+
+class Example:
+    """A context, and its blanks in order: (index of the mask, tokens of the answer)."""
+
+    __slots__ = ("context", "blanks", "length")
+
+    def __init__(self, context, blanks):
+        self.context, self.blanks = context, blanks
+        self.length = len(context) + sum(len(answer) + 1 for _, answer in blanks)
+
+
+class Examples:
+    """Draws examples of the mixture."""
+
+    def __init__(self, folder, vocabulary, seed, mixture=None):
+        self.rng = np.random.default_rng(seed)
+        self.vocabulary = vocabulary
+        self.commands = vocabulary.commands
+        self.decks = {name: Deck(Table(folder / f"{name}.npz"), self.rng)
+                      for name in ("poems", "couplets", "qa")}
+        mixture = mixture or MIXTURE
+        self.names = list(mixture)
+        self.shares = np.array([mixture[name] for name in self.names])
+        self.shares /= self.shares.sum()
+        self.regulated = {tuple(vocabulary.encode(form)) for form in ("五绝", "七绝", "五律", "七律")}
+        self.word = {text: vocabulary.encode(text)
+                     for text in ("《", "》", "：", "上联：", "下联：", "题：《", "问：", "答：")}
+
+    def draw(self):
+        """One example of the mixture, not longer than LONGEST."""
+        while True:
+            name = self.names[self.rng.choice(len(self.names), p=self.shares)]
+            example = getattr(self, name)()
+            if example.length <= LONGEST:
+                return example
+
+    def _poem_row(self):
+        """A row of the poems; long and irregular ones are passed over more often."""
+        deck = self.decks["poems"]
+        while True:
+            row = deck.deal()
+            regulated = tuple(deck.table.get("form", row)) in self.regulated
+            kind = "诗词曲"[deck.table.arrays["kind"][row]]
+            if self.rng.random() < KEEP["regulated" if regulated else kind]:
+                return deck.table, row
+
+    def _heading(self, table, row):
+        """Form, title and author, now and then without one of them."""
+        ids = []
+        chance = self.rng.random(3) < (0.92, 0.9, 0.9)
+        if chance[0]:
+            ids += table.get("form", row)
+        title = table.get("title", row)
+        if chance[1] and 0 < len(title) <= 60:
+            ids += self.word["《"] + title + self.word["》"]
+        if chance[2]:
+            ids += table.get("author", row)
+        return ids + self.word["："]
+
+    def poem(self):
+        table, row = self._poem_row()
+        context = self._heading(table, row) + [self.commands["gMASK"]]
+        return Example(context, [(len(context) - 1, table.get("text", row))])
+
+    def couplet(self):
+        deck = self.decks["couplets"]
+        row = deck.deal()
+        context = self.word["上联："] + deck.table.get("up", row) + self.word["下联："]
+        context.append(self.commands["gMASK"])
+        return Example(context, [(len(context) - 1, deck.table.get("down", row))])
+
+    def summary(self):
+        """A poem's title; mostly of little or none of the poem, which teaches titles cheaply."""
+        while True:
+            table, row = self._poem_row()
+            title = table.get("title", row)
+            if title:
+                break
+        text = table.get("text", row)
+        shown = self.rng.choice((0, min(16, len(text)), len(text)), p=(0.3, 0.35, 0.35))
+        context = text[:shown] + self.word["题：《"]
+        mask = len(context)
+        return Example(context + [self.commands["MASK"]] + self.word["》"], [(mask, title)])
+
+    def qa(self):
+        deck = self.decks["qa"]
+        row = deck.deal()
+        context = deck.table.get("persona", row) + self.word["问："]
+        context += deck.table.get("question", row) + self.word["答："] + [self.commands["gMASK"]]
+        return Example(context, [(len(context) - 1, deck.table.get("answer", row))])
+
+    def infill(self):
+        table, row = self._poem_row()
+        head = self._heading(table, row) if self.rng.random() < 0.4 else []
+        return self._blank_out(head, table.get("text", row))
+
+    def _blank_out(self, head, text):
+        """Replaces one to five spans of the text by masks."""
+        spans = []
+        for _ in range(self.rng.integers(1, 6)):
+            length = min(int(self.rng.integers(1, 8)), len(text) - 1)
+            begin = int(self.rng.integers(0, len(text) - length + 1))
+            if all(begin >= end + 1 or begin + length + 1 <= start for start, end in spans):
+                spans.append((begin, begin + length))
+        context, blanks, at = list(head), [], 0
+        for begin, end in sorted(spans):
+            context += text[at:begin]
+            blanks.append((len(context), text[begin:end]))
+            whole = end - begin >= 5 and self.rng.random() < 0.5
+            context.append(self.commands["sMASK" if whole else "MASK"])
+            at = end
+        return Example(context + text[at:], blanks)
+
+
+def collate(examples, commands):
+    """Arrays of one batch, padded to the longest example (see PoetModel.forward)."""
+    length = max(example.length for example in examples)
+    tokens = np.full((len(examples), length), commands["pad"], np.int64)
+    positions = np.zeros((len(examples), length), np.int64)
+    blocks = np.zeros((len(examples), length), np.int64)
+    rows, targets = [], []
+    for i, example in enumerate(examples):
+        at = len(example.context)
+        tokens[i, :at] = example.context
+        positions[i, :at] = np.arange(at)
+        for mask, answer in example.blanks:
+            end = at + len(answer) + 1
+            tokens[i, at:end] = [commands["sop"], *answer]
+            positions[i, at:end] = mask
+            blocks[i, at:end] = np.arange(1, end - at + 1)
+            rows.append(np.arange(at, end) + i * length)
+            targets += [*answer, commands["eop"]]
+            at = end
+    return {"tokens": tokens, "positions": positions, "blocks": blocks,
+            "visible": np.array([len(example.context) for example in examples]),
+            "rows": np.concatenate(rows), "targets": np.array(targets)}
+
+
+def scoring_example(task, fields, answer, vocabulary):
+    """The example that scores an answer to a task's prompt (of one blank)."""
+    context = prompt_ids(task, fields, vocabulary)
+    masks = {vocabulary.commands[role] for role in ("MASK", "gMASK", "sMASK")}
+    mask = next(i for i, token in enumerate(context) if token in masks)
+    return Example(context, [(mask, vocabulary.encode(answer))])
+
+
+def batches(examples, tokens_per_batch):
+    """Examples in groups of like length, so that little is padding."""
+    group, longest = [], 0
+    for example in sorted(examples, key=lambda e: e.length):
+        longest = max(longest, example.length)
+        if group and longest * (len(group) + 1) > tokens_per_batch:
+            yield group
+            group, longest = [], example.length
+        group.append(example)
+    if group:
+        yield group

@@ -1,0 +1,70 @@
+"""Muon for the matrices, AdamW for the rest, and a learning rate that falls when time runs out."""
+
+import torch
+
+
+@torch.no_grad()
+def orthogonalise(matrix, steps=5):
+    """The nearest matrix with singular values near one, by Newton and Schulz's iteration
+    with the coefficients of Jordan et al. 2024."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x.bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised; a fused query-key-value matrix in three parts."""
+
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    def step(self, each=lambda work, items: [work(item) for item in items]):
+        """`each` runs a function over the matrices; it may do several at once."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            each(lambda p, group=group: self._update(p, group), group["params"])
+
+    @torch.no_grad()
+    def _update(self, p, group):
+        momentum = self.state[p]["momentum"]
+        momentum.mul_(group["momentum"]).add_(p.grad)
+        update = p.grad + group["momentum"] * momentum
+        parts = 3 if p.shape[0] == 3 * p.shape[1] else 1
+        update = update.view(parts, -1, p.shape[1])
+        scale = max(1.0, update.shape[-2] / update.shape[-1]) ** 0.5
+        update = orthogonalise(update).reshape(p.shape).to(p.dtype)
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.add_(update, alpha=-group["lr"] * scale)
+
+
+def make_optimizers(model, args):
+    """Muon for every matrix of the layers, AdamW for embeddings, norms and biases."""
+    matrices, tables, vectors = [], [], []
+    for name, p in model.named_parameters():
+        if "layers" in name and p.ndim == 2:
+            matrices.append(p)
+        else:
+            (tables if p.ndim == 2 else vectors).append(p)
+    muon = Muon(matrices, lr=args.matrix_lr, weight_decay=args.weight_decay)
+    adam = torch.optim.AdamW(
+        [{"params": tables, "lr": args.table_lr}, {"params": vectors, "lr": args.vector_lr}],
+        betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0)
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+    return [muon, adam]
+
+
+def set_rate(optimizers, factor):
+    """Sets every group's learning rate to a part of its full one."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_lr"] * factor
