@@ -12,7 +12,6 @@ COPY CMakeLists.txt CMakePresets.json ./
 COPY cmake cmake
 COPY kernels kernels
 COPY runtime runtime
-COPY proto proto
 COPY server server
 COPY cli cli
 RUN cmake --preset release -DQIANYI_TESTS=OFF -DQIANYI_BENCHMARKS=OFF \
@@ -22,8 +21,8 @@ RUN cmake --preset release -DQIANYI_TESTS=OFF -DQIANYI_BENCHMARKS=OFF \
 FROM debian:12-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        libabsl20220623 libgrpc++1.51 libicu72 libprometheus-cpp-core1.0 libprotobuf32 liburing2 \
-        libxxhash0 \
+        libabsl20220623 libgrpc++1.51 libicu72 libprometheus-cpp-core1.0 libprotobuf32 \
+        liburing2 libxxhash0 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --no-create-home --shell /usr/sbin/nologin qianyi
 COPY --from=build /src/build/bin/qianyi /usr/local/bin/qianyi

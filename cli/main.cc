@@ -34,6 +34,7 @@ int Main(int argc, char** argv) {
            (commands.empty() ? "" : commands[0]->get_name() + " ") + "--help\n";
   });
   qianyi::Run run;
+  qianyi::AddServe(app, &run);
   qianyi::AddGenerate(app, &run);
   qianyi::AddConvert(app, &run);
   qianyi::AddSynth(app, &run);

@@ -105,8 +105,8 @@ void SetRoom(const std::vector<Row>& rows, LoadOptions* options) {
   options->logit_rows = 1;
   for (const Row& row : rows) {
     const int64_t tokens = static_cast<int64_t>(row.tokens.size());
-    options->context_tokens = std::max(
-        options->context_tokens, static_cast<int64_t>(row.prompt.tokens.size()) + tokens + 1);
+    options->context_tokens = std::max(options->context_tokens,
+                                       static_cast<int64_t>(row.prompt.tokens.size()) + tokens + 1);
     options->logit_rows = std::max(options->logit_rows, tokens);
   }
   options->prompt_tokens = options->context_tokens;
@@ -142,8 +142,7 @@ absl::Status RunScore(Flags flags) {
   if (characters == 0) {
     return absl::InvalidArgumentError(absl::StrFormat("%s: every text is empty", flags.file));
   }
-  std::printf("perplexity_per_character %.6f\n",
-              std::exp(-sum / static_cast<double>(characters)));
+  std::printf("perplexity_per_character %.6f\n", std::exp(-sum / static_cast<double>(characters)));
   return absl::OkStatus();
 }
 

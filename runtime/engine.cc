@@ -126,8 +126,15 @@ void Engine::Cancel(uint64_t id) {
 }
 
 EngineStats Engine::stats() const {
-  std::lock_guard lock(stats_mutex_);
-  return stats_;
+  EngineStats stats;
+  {
+    std::lock_guard lock(stats_mutex_);
+    stats = stats_;
+  }
+  std::lock_guard lock(mutex_);
+  stats.running = placed_;
+  stats.waiting = queued_;
+  return stats;
 }
 
 void Engine::CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds) {
@@ -198,6 +205,7 @@ void Engine::Admit() {
     waiting_.pop_front();
     sequences_[index] = &call->generation.sequence;
     order_.push_back(index);
+    placed_ = static_cast<int64_t>(order_.size());
     std::lock_guard lock(mutex_);
     --queued_;
   }
@@ -256,6 +264,7 @@ void Engine::Finish(Call* call, absl::Status status) {
   loaded_->kv().Release(&call->generation.sequence.pages);
   sequences_[index] = nullptr;
   order_.erase(std::find(order_.begin(), order_.end(), index));
+  placed_ = static_cast<int64_t>(order_.size());
   call->sink->Close(std::move(status));
   place->reset();
 }

@@ -31,6 +31,8 @@ struct GenerateRequest {
 };
 
 struct EngineStats {
+  int64_t running = 0;  // requests that have a place
+  int64_t waiting = 0;  // requests that have none yet
   uint64_t steps = 0;
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
@@ -51,6 +53,7 @@ class Engine {
 
   const Model& model() const { return loaded_->model(); }
   const Plan& plan() const { return loaded_->plan(); }
+  int64_t queue_limit() const { return queue_limit_; }
 
   // InvalidArgument (names the field and its limit), ResourceExhausted when the queue is full.
   // The id is for Cancel. `sink` must have room for MaxEvents(request). With a `constraint` the
@@ -83,13 +86,15 @@ class Engine {
   const ModelUse use_;
   const int64_t queue_limit_;
 
-  std::mutex mutex_;  // guards the inbox
+  mutable std::mutex mutex_;  // guards the inbox
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Call>> inbox_;
   std::vector<uint64_t> cancelled_;
   int64_t queued_ = 0;  // in the inbox or waiting
   uint64_t next_id_ = 1;
   bool stop_ = false;
+
+  std::atomic<int64_t> placed_{0};  // requests that have a place
 
   // Engine thread only.
   std::deque<std::unique_ptr<Call>> waiting_;

@@ -40,15 +40,22 @@ MemoryBudget HostBudget(const LoadOptions& options) {
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file,
                                                                const LoadOptions& options,
                                                                ReaderFactory readers) {
+  const ModelUse use = UseOf(file, options);
+  absl::StatusOr<Plan> plan = MakePlan({&use, 1}, HostBudget(options));
+  if (!plan.ok()) return plan.status();
+  return Open(std::move(file), *std::move(plan), options, std::move(readers));
+}
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, Plan plan,
+                                                               const LoadOptions& options,
+                                                               ReaderFactory readers) {
   const Backend& backend = Cpu();
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(backend));
   absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(file);
   if (!model.ok()) return model.status();
   loaded->model_ = *std::move(model);
-  ModelUse use = UseOf(file, options);
-  absl::StatusOr<Plan> plan = MakePlan({&use, 1}, HostBudget(options));
-  if (!plan.ok()) return plan.status();
-  loaded->plan_ = *std::move(plan);
+  loaded->plan_ = std::move(plan);
+  ModelUse use = loaded->plan_.models[0].use;
   if (!readers) readers = WeightStore::FileReaders(file, options.reader);
   absl::StatusOr<std::unique_ptr<WeightStore>> store =
       WeightStore::Open(std::move(file), loaded->plan_.models[0], backend, readers);

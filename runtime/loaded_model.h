@@ -42,6 +42,10 @@ class LoadedModel {
   static absl::StatusOr<std::unique_ptr<LoadedModel>> Open(ModelFile file,
                                                            const LoadOptions& options,
                                                            ReaderFactory readers = {});
+  // By a plan of this one model that was made already (its `use.file` is set anew).
+  static absl::StatusOr<std::unique_ptr<LoadedModel>> Open(ModelFile file, Plan plan,
+                                                           const LoadOptions& options,
+                                                           ReaderFactory readers = {});
   ~LoadedModel();
 
   const Model& model() const { return *model_; }

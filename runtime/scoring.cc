@@ -31,9 +31,9 @@ absl::StatusOr<double> LogProbability(LoadedModel& model, const Prompt& prompt,
   for (const int row : {0, 1}) {
     const int64_t last = blank.position[row] + int64_t{blank.stride[row]} * count;
     if (last > model.model().spec().max_positions) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "prompt and text reach position %d; the model has positions up to %d", last,
-          model.model().spec().max_positions));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("prompt and text reach position %d; the model has positions up to %d",
+                          last, model.model().spec().max_positions));
     }
   }
   if (longest > room || count > LogitRows(use)) {

@@ -32,18 +32,18 @@ const json& BlankFillingPrompts() {
 
 // ChatGLM2's rounds; tasks are what a user would write.
 const json& RoundPrompts() {
-  static const json prompts = {
-      {"tasks",
-       {{"poem",
-         {"请写一首古诗，只写正文。", "体裁：{form}。", "题目：《{title}》。", "仿{author}的风格。"}},
-        {"couplet", "请对下联，只写下联。上联：{upper}"},
-        {"summary", "请给下文拟一个题目，只写题目。\n\n{text}"},
-        {"qa", {"请以{persona}的身份回答。", "{question}"}}}},
-      {"chat",
-       {{"system", "{content}\n\n"},
-        {"user", "[Round {round}]\n\n问：{content}\n\n"},
-        {"assistant", "答：{content}\n\n"},
-        {"start", "答："}}}};
+  static const json prompts = {{"tasks",
+                                {{"poem",
+                                  {"请写一首古诗，只写正文。", "体裁：{form}。",
+                                   "题目：《{title}》。", "仿{author}的风格。"}},
+                                 {"couplet", "请对下联，只写下联。上联：{upper}"},
+                                 {"summary", "请给下文拟一个题目，只写题目。\n\n{text}"},
+                                 {"qa", {"请以{persona}的身份回答。", "{question}"}}}},
+                               {"chat",
+                                {{"system", "{content}\n\n"},
+                                 {"user", "[Round {round}]\n\n问：{content}\n\n"},
+                                 {"assistant", "答：{content}\n\n"},
+                                 {"start", "答："}}}};
   return prompts;
 }
 
@@ -112,8 +112,10 @@ absl::StatusOr<Prompts> Prompts::Of(const ModelSpec& spec) {
     if (!read.ok()) return read.status();
     prompts.tasks_[static_cast<size_t>(info.task)] = *std::move(read);
   }
-  for (auto [name, to] : {std::pair{"system", &prompts.system_}, {"user", &prompts.user_},
-                          {"assistant", &prompts.assistant_}, {"start", &prompts.start_}}) {
+  for (auto [name, to] : {std::pair{"system", &prompts.system_},
+                          {"user", &prompts.user_},
+                          {"assistant", &prompts.assistant_},
+                          {"start", &prompts.start_}}) {
     auto read = Read(config, standard, "chat", name, nullptr, {"content", "round"});
     if (!read.ok()) return read.status();
     *to = *std::move(read);

@@ -32,9 +32,8 @@ absl::Status CheckFields(Task task, const PromptFields& fields) {
           absl::StrFormat("%s is missing; the task %s needs it", field.name, InfoOf(task).name));
     }
     if (!absent && at->second.size() > kMaxFieldBytes) {
-      return absl::InvalidArgumentError(absl::StrFormat("%s has %d bytes; at most %d are taken",
-                                                        field.name, at->second.size(),
-                                                        kMaxFieldBytes));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s has %d bytes; at most %d are taken", field.name, at->second.size(), kMaxFieldBytes));
     }
   }
   return absl::OkStatus();

@@ -21,7 +21,8 @@ absl::StatusOr<TextTemplate> TextTemplate::Parse(const nlohmann::json& parts,
                                                  const std::vector<std::string>& fields) {
   const nlohmann::json list = parts.is_string() ? nlohmann::json::array({parts}) : parts;
   const auto all_strings = [](const nlohmann::json& items) {
-    return std::all_of(items.begin(), items.end(), [](const auto& part) { return part.is_string(); });
+    return std::all_of(items.begin(), items.end(),
+                       [](const auto& part) { return part.is_string(); });
   };
   if (!list.is_array() || list.empty() || !all_strings(list)) {
     return absl::InvalidArgumentError(
@@ -39,9 +40,9 @@ absl::StatusOr<TextTemplate> TextTemplate::Parse(const nlohmann::json& parts,
       const std::string name =
           close == std::string::npos ? "" : text.substr(open + 1, close - open - 1);
       if (std::find(fields.begin(), fields.end(), name) == fields.end()) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "config.json: %s has the place \"%s\"; known ones are {%s}", where, text.substr(open),
-            absl::StrJoin(fields, "}, {")));
+        return absl::InvalidArgumentError(
+            absl::StrFormat("config.json: %s has the place \"%s\"; known ones are {%s}", where,
+                            text.substr(open), absl::StrJoin(fields, "}, {")));
       }
       segments.push_back({name, true});
       at = close + 1;

@@ -1,0 +1,259 @@
+#include "server/grpc/calls.h"
+
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "runtime/verse/verse_text.h"
+#include "server/grpc/messages.h"
+
+namespace qianyi {
+namespace {
+
+std::string NewId() {
+  thread_local std::mt19937_64 random{std::random_device{}()};
+  char id[32];
+  std::snprintf(id, sizeof id, "gen-%016llx", static_cast<unsigned long long>(random()));
+  return id;
+}
+
+int64_t NowSeconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+// Forwards to a reactor, which outlives it: gRPC ends no call before Finish, and Finish comes
+// from OnEnd.
+template <typename Reactor>
+class Forward final : public CallListener {
+ public:
+  explicit Forward(Reactor* to) : to_(to) {}
+  void OnText(int choice, int blank, std::string_view text) override {
+    to_->OnText(choice, blank, text);
+  }
+  void OnBlankEnd(int choice, int blank, FinishReason why) override {
+    to_->OnBlankEnd(choice, blank, why);
+  }
+  void OnEnd(const absl::Status& status, const Usage& usage) override { to_->OnEnd(status, usage); }
+
+ private:
+  Reactor* const to_;
+};
+
+// A call that can be cancelled before its request has been accepted.
+class Cancellation {
+ public:
+  explicit Cancellation(TextService& text) : text_(text) {}
+  void SetCall(uint64_t call) {
+    std::lock_guard lock(mutex_);
+    call_ = call;
+    if (cancelled_) text_.Cancel(call);
+  }
+  void Cancel() {
+    std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    if (call_.has_value()) text_.Cancel(*call_);
+  }
+
+ private:
+  TextService& text_;
+  std::mutex mutex_;
+  std::optional<uint64_t> call_;
+  bool cancelled_ = false;
+};
+
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  UnaryCall(TextService& text, v1::GenerateResponse* response)
+      : text_(text), response_(response), cancellation_(text) {}
+
+  void Start(const v1::GenerateRequest& message) {
+    absl::StatusOr<TextRequest> request = ParseRequest(message);
+    if (!request.ok()) {
+      OnEnd(request.status(), {});
+      return;
+    }
+    is_task_ = std::holds_alternative<TaskInput>(request->input);
+    const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
+      response_->set_id(NewId());
+      response_->set_model(accepted.model->name);
+      response_->set_created(NowSeconds());
+      response_->set_seed(static_cast<int64_t>(accepted.seed));
+      for (int64_t i = 0; i < request->parameters.n; ++i) {
+        v1::Choice* choice = response_->add_choices();
+        choice->set_index(static_cast<int32_t>(i));
+        choice->set_finish_reason(v1::FINISH_REASON_STOP);
+        for (int blank = 0; blank < accepted.blanks; ++blank) choice->add_blanks();
+      }
+      return std::make_unique<Forward<UnaryCall>>(this);
+    });
+    if (call.ok()) {
+      cancellation_.SetCall(*call);
+    } else {
+      OnEnd(call.status(), {});
+    }
+  }
+
+  void OnText(int choice, int blank, std::string_view text) {
+    response_->mutable_choices(choice)->mutable_blanks(blank)->append(text);
+  }
+  void OnBlankEnd(int choice, int, FinishReason why) {
+    if (why == FinishReason::kLength) {
+      response_->mutable_choices(choice)->set_finish_reason(v1::FINISH_REASON_LENGTH);
+    }
+  }
+  void OnEnd(const absl::Status& status, const Usage& usage) {
+    for (v1::Choice& choice : *response_->mutable_choices()) {
+      choice.set_text(choice.blanks(0));
+      if (!is_task_) continue;
+      for (std::string& line : Clauses(choice.text())) choice.add_lines(std::move(line));
+    }
+    SetUsage(usage, response_->mutable_usage());
+    const grpc::Status answer = ToGrpcStatus(status);
+    text_.metrics().CountGrpc("Generate", answer.error_code());
+    Finish(answer);
+  }
+
+  void OnCancel() override { cancellation_.Cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  TextService& text_;
+  v1::GenerateResponse* const response_;
+  Cancellation cancellation_;
+  bool is_task_ = false;
+};
+
+class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
+ public:
+  explicit StreamCall(TextService& text) : text_(text), id_(NewId()), cancellation_(text) {}
+
+  void Start(const v1::GenerateRequest& message) {
+    absl::StatusOr<TextRequest> request = ParseRequest(message);
+    if (!request.ok()) {
+      OnEnd(request.status(), {});
+      return;
+    }
+    const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
+      model_ = accepted.model->name;
+      last_blank_ = accepted.blanks - 1;
+      finish_.assign(static_cast<size_t>(request->parameters.n), FinishReason::kStop);
+      return std::make_unique<Forward<StreamCall>>(this);
+    });
+    if (call.ok()) {
+      cancellation_.SetCall(*call);
+    } else {
+      OnEnd(call.status(), {});
+    }
+  }
+
+  void OnText(int choice, int blank, std::string_view text) {
+    v1::GenerateChunk chunk = Chunk(choice, blank);
+    chunk.set_text(std::string(text));
+    Push(std::move(chunk));
+  }
+  void OnBlankEnd(int choice, int blank, FinishReason why) {
+    if (why == FinishReason::kLength) finish_[choice] = why;
+    if (blank != last_blank_) return;
+    v1::GenerateChunk chunk = Chunk(choice, blank);
+    chunk.set_finish_reason(ToMessage(finish_[choice]));
+    Push(std::move(chunk));
+  }
+  void OnEnd(const absl::Status& status, const Usage& usage) {
+    const grpc::Status answer = ToGrpcStatus(status);
+    text_.metrics().CountGrpc("GenerateStream", answer.error_code());
+    std::unique_lock lock(mutex_);
+    if (status.ok()) {
+      v1::GenerateChunk last = Chunk(0, 0);
+      SetUsage(usage, last.mutable_usage());
+      queue_.push_back(std::move(last));
+    } else {
+      queue_.clear();
+    }
+    end_ = answer;
+    WriteNext(lock);
+  }
+
+  void OnWriteDone(bool ok) override {
+    std::unique_lock lock(mutex_);
+    writing_ = false;
+    if (!ok) {
+      queue_.clear();
+      lock.unlock();
+      cancellation_.Cancel();
+      lock.lock();
+    }
+    WriteNext(lock);
+  }
+  void OnCancel() override { cancellation_.Cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  v1::GenerateChunk Chunk(int choice, int blank) const {
+    v1::GenerateChunk chunk;
+    chunk.set_id(id_);
+    chunk.set_model(model_);
+    chunk.set_index(choice);
+    chunk.set_blank(blank);
+    return chunk;
+  }
+  void Push(v1::GenerateChunk chunk) {
+    std::unique_lock lock(mutex_);
+    queue_.push_back(std::move(chunk));
+    WriteNext(lock);
+  }
+  // gRPC takes one message at a time, and may call back at once: unlocks before.
+  void WriteNext(std::unique_lock<std::mutex>& lock) {
+    if (writing_ || finished_) return;
+    if (!queue_.empty()) {
+      writing_ = true;
+      message_ = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      StartWrite(&message_);
+    } else if (end_.has_value()) {
+      finished_ = true;
+      lock.unlock();
+      Finish(*end_);
+    }
+  }
+
+  TextService& text_;
+  const std::string id_;
+  std::string model_;
+  int last_blank_ = 0;
+  std::vector<FinishReason> finish_;
+  Cancellation cancellation_;
+  std::mutex mutex_;  // guards the rest
+  std::deque<v1::GenerateChunk> queue_;
+  v1::GenerateChunk message_;  // being written
+  bool writing_ = false;
+  bool finished_ = false;
+  std::optional<grpc::Status> end_;
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* StartGenerate(TextService& text, const v1::GenerateRequest& request,
+                                        v1::GenerateResponse* response) {
+  auto* call = new UnaryCall(text, response);  // OnDone deletes it
+  call->Start(request);
+  return call;
+}
+
+grpc::ServerWriteReactor<v1::GenerateChunk>* StartGenerateStream(
+    TextService& text, const v1::GenerateRequest& request) {
+  auto* call = new StreamCall(text);  // OnDone deletes it
+  call->Start(request);
+  return call;
+}
+
+}  // namespace qianyi

@@ -1,0 +1,136 @@
+#include "server/grpc/grpc_server.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "grpc/support/log.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "qianyi/v1/inference.grpc.pb.h"
+#include "server/grpc/calls.h"
+#include "server/grpc/messages.h"
+
+namespace qianyi {
+namespace {
+
+constexpr int kMaxMessageBytes = 2 << 20;
+constexpr int kMaxStreamsPerConnection = 256;
+constexpr auto kCutOff = std::chrono::seconds(2);
+
+class Service final : public v1::Inference::CallbackService {
+ public:
+  explicit Service(TextService& text) : text_(text) {}
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext*,
+                                     const v1::GenerateRequest* request,
+                                     v1::GenerateResponse* response) override {
+    return StartGenerate(text_, *request, response);
+  }
+
+  grpc::ServerWriteReactor<v1::GenerateChunk>* GenerateStream(
+      grpc::CallbackServerContext*, const v1::GenerateRequest* request) override {
+    return StartGenerateStream(text_, *request);
+  }
+
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override {
+    return Finish(context, "Tokenize", DoTokenize(*request, response));
+  }
+
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
+                                       const v1::ListModelsRequest*,
+                                       v1::ListModelsResponse* response) override {
+    for (const auto& model : text_.models()) {
+      v1::ModelInfo* info = response->add_models();
+      const ModelSpec& spec = model->engine->model().spec();
+      info->set_name(model->name);
+      info->set_family(spec.family);
+      info->set_context_tokens(model->use().context_tokens);
+      info->set_vocabulary_size(spec.vocab_size);
+      info->set_batch(model->use().batch);
+      info->set_queue(model->engine->queue_limit());
+    }
+    return Finish(context, "ListModels", absl::OkStatus());
+  }
+
+ private:
+  grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const char* method,
+                                   const absl::Status& status) {
+    const grpc::Status answer = ToGrpcStatus(status);
+    text_.metrics().CountGrpc(method, answer.error_code());
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(answer);
+    return reactor;
+  }
+
+  absl::Status DoTokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
+    absl::StatusOr<const ServedModel*> model = text_.FindModel(request.model());
+    if (!model.ok()) return model.status();
+    if ((*model)->tokenizer == nullptr) {
+      return absl::InvalidArgumentError("the model has no tokenizer");
+    }
+    auto ids = (*model)->tokenizer->Encode(request.text(), request.commands());
+    if (!ids.ok()) return ids.status();
+    response->mutable_tokens()->Assign(ids->begin(), ids->end());
+    return absl::OkStatus();
+  }
+
+  TextService& text_;
+};
+
+class Server final : public GrpcServer {
+ public:
+  explicit Server(TextService& text) : service_(text) {}
+
+  absl::Status Listen(const std::string& host, int port) {
+    // What it would print of a port that is taken, we say in one sentence.
+    gpr_set_log_function([](gpr_log_func_args*) {});
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    const std::string address =
+        absl::StrFormat(host.find(':') == std::string::npos ? "%s:%d" : "[%s]:%d", host, port);
+    grpc::ServerBuilder builder;
+    // Without this, two servers may share a port, and each gets some of the calls.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port_ == 0) {
+      return absl::UnavailableError(absl::StrFormat(
+          "cannot listen on %s for gRPC; the port may be taken: choose another with --grpc-port",
+          address));
+    }
+    return absl::OkStatus();
+  }
+
+  ~Server() override {
+    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + kCutOff);
+  }
+  int port() const override { return port_; }
+  void SetServing(bool serving) override {
+    server_->GetHealthCheckService()->SetServingStatus(serving);
+    server_->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(), serving);
+  }
+
+ private:
+  Service service_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const std::string& host, int port,
+                                                              TextService& service) {
+  auto server = std::make_unique<Server>(service);
+  if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
+  server->SetServing(true);
+  return server;
+}
+
+}  // namespace qianyi

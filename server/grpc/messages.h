@@ -1,0 +1,21 @@
+// Between the messages of qianyi.v1 and the server's own requests and statuses.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "grpcpp/support/status.h"
+#include "qianyi/v1/inference.pb.h"
+#include "runtime/sink.h"
+#include "server/text_request.h"
+
+namespace qianyi {
+
+// Errors as of SetParameter; InvalidArgument without any input.
+absl::StatusOr<TextRequest> ParseRequest(const v1::GenerateRequest& message);
+
+// The mapping of server/error.h.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+v1::FinishReason ToMessage(FinishReason reason);
+void SetUsage(const Usage& usage, v1::Usage* message);
+
+}  // namespace qianyi

@@ -1,0 +1,142 @@
+#include "server/http/http_server.h"
+
+#include <list>
+#include <mutex>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "boost/asio/io_context.hpp"
+#include "boost/asio/ip/address.hpp"
+#include "boost/asio/ip/tcp.hpp"
+#include "boost/asio/post.hpp"
+#include "boost/asio/strand.hpp"
+#include "server/http/http_session.h"
+
+namespace qianyi {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+class Server final : public HttpServer {
+ public:
+  Server(const HttpLimits& limits, HttpHandler handler, std::function<void(int)> on_refused)
+      : shared_{limits, std::move(handler), std::move(on_refused)}, acceptor_(context_) {}
+
+  ~Server() override {
+    StopAccepting();
+    std::vector<std::shared_ptr<HttpSession>> open;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& session : sessions_) open.push_back(session.lock());
+    }
+    for (const auto& session : open) {
+      if (session != nullptr) session->Close();
+    }
+    open.clear();
+    work_.reset();
+    context_.stop();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::Status Listen(const std::string& host, int port) {
+    boost::system::error_code error;
+    const auto address = asio::ip::make_address(host, error);
+    if (error) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--host %s is not an address; give one such as 127.0.0.1 or 0.0.0.0", host));
+    }
+    const tcp::endpoint endpoint(address, static_cast<uint16_t>(port));
+    acceptor_.open(endpoint.protocol(), error);
+    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor_.bind(endpoint, error);
+    if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrFormat("cannot listen on %s:%d: %s; choose another with --http-port", host, port,
+                          error.message()));
+    }
+    port_ = acceptor_.local_endpoint().port();
+    return absl::OkStatus();
+  }
+
+  void Run() {
+    Accept();
+    for (int i = 0; i < shared_.limits.threads; ++i) {
+      threads_.emplace_back([this] { context_.run(); });
+    }
+  }
+
+  int port() const override { return port_; }
+
+  void StopAccepting() override {
+    asio::post(acceptor_.get_executor(), [this] {
+      boost::system::error_code ignored;
+      acceptor_.close(ignored);
+    });
+  }
+
+ private:
+  void Accept() {
+    acceptor_.async_accept(asio::make_strand(context_), [this](auto error, tcp::socket socket) {
+      if (!error) Admit(std::move(socket));
+      if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
+      std::lock_guard lock(mutex_);
+      if (open_ < shared_.limits.connections) {
+        Accept();
+      } else {
+        full_ = true;  // the next connection waits in the kernel's queue until one ends
+      }
+    });
+  }
+
+  // A session may end at any time after its start, and takes the lock then: never start or drop
+  // one while holding it.
+  void Admit(tcp::socket socket) {
+    auto session =
+        std::make_shared<HttpSession>(std::move(socket), shared_, [this] { OnSessionEnd(); });
+    {
+      std::lock_guard lock(mutex_);
+      ++open_;
+      sessions_.remove_if([](const auto& old) { return old.expired(); });
+      sessions_.push_back(session);
+    }
+    session->Start();
+  }
+
+  void OnSessionEnd() {
+    std::lock_guard lock(mutex_);
+    --open_;
+    if (!full_) return;
+    full_ = false;
+    asio::post(acceptor_.get_executor(), [this] {
+      if (acceptor_.is_open()) Accept();
+    });
+  }
+
+  const HttpShared shared_;
+  std::mutex mutex_;  // guards the next three
+  std::list<std::weak_ptr<HttpSession>> sessions_;
+  int open_ = 0;
+  bool full_ = false;
+  int port_ = 0;
+  asio::io_context context_;  // its destructor ends the sessions, which use what is above
+  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work_{
+      context_.get_executor()};
+  tcp::acceptor acceptor_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, int port,
+                                                              const HttpLimits& limits,
+                                                              HttpHandler handler,
+                                                              std::function<void(int)> on_refused) {
+  auto server = std::make_unique<Server>(limits, std::move(handler), std::move(on_refused));
+  if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
+  server->Run();
+  return server;
+}
+
+}  // namespace qianyi

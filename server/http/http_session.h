@@ -1,0 +1,75 @@
+// One connection of the HTTP server.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "boost/asio/ip/tcp.hpp"
+#include "boost/beast/core/flat_buffer.hpp"
+#include "boost/beast/core/tcp_stream.hpp"
+#include "boost/beast/http/parser.hpp"
+#include "boost/beast/http/string_body.hpp"
+#include "server/http/http_server.h"
+
+namespace qianyi {
+
+// What all sessions share; outlives them.
+struct HttpShared {
+  HttpLimits limits;
+  HttpHandler handler;
+  std::function<void(int)> on_refused;
+};
+
+// Lives in its own handlers on its strand. Only Answer's methods are called from elsewhere.
+class HttpSession : public std::enable_shared_from_this<HttpSession> {
+ public:
+  HttpSession(boost::asio::ip::tcp::socket socket, const HttpShared& shared,
+              std::function<void()> on_end);
+  ~HttpSession();
+
+  void Start();
+  void Close();  // from any thread
+
+ private:
+  class Answer;
+  using Error = boost::beast::error_code;
+
+  void Read();
+  void OnRead(Error error);
+  void Dispatch();
+  void Refuse(int status, const std::string& message);
+  void WatchForEnd();
+  void Begin(HttpResponse response, bool streams);
+  void Chunk(std::string bytes);
+  void End();
+  void Enqueue(std::string bytes);
+  void Write();
+  void NextRequest();
+  void Linger();
+  void Gone();
+
+  boost::beast::tcp_stream stream_;
+  const HttpShared& shared_;
+  const std::function<void()> on_end_;
+  boost::beast::flat_buffer buffer_;
+  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+
+  // Of the request being answered.
+  uint64_t request_number_ = 0;
+  std::string request_id_;
+  bool head_only_ = false;
+  bool keep_alive_ = false;
+  bool chunked_ = false;
+  bool begun_ = false;
+  bool ended_ = true;  // no answer is outstanding
+  bool gone_ = false;
+  std::function<void()> on_gone_;
+
+  std::deque<std::string> queue_;  // to be written
+  bool writing_ = false;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,74 @@
+// Answers of the text endpoints: whole, or as Server-Sent Events while they are written.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+#include "server/http/http_server.h"
+#include "server/http/rest_json.h"
+#include "server/text_call.h"
+#include "server/text_service.h"
+
+namespace qianyi {
+
+// What has been written of one choice.
+struct ChoiceText {
+  std::vector<std::string> blanks;
+  bool ended = false;
+  FinishReason finish = FinishReason::kStop;
+};
+
+// Collects an answer and sends it; the subclasses say in which shape.
+class RestAnswer : public CallListener {
+ public:
+  RestAnswer(const RestRequest& request, const Accepted& accepted, std::string id_prefix,
+             std::shared_ptr<HttpReply> reply);
+
+  void OnText(int choice, int blank, std::string_view text) final;
+  void OnBlankEnd(int choice, int blank, FinishReason why) final;
+  void OnEnd(const absl::Status& status, const Usage& usage) final;
+
+ protected:
+  // Of a stream; null sends nothing.
+  virtual nlohmann::json First(int) const { return nullptr; }
+  virtual nlohmann::json Delta(int choice, int blank, std::string_view text) const = 0;
+  virtual nlohmann::json Last(int choice) const = 0;
+  // Between the last choice and "[DONE]".
+  virtual nlohmann::json Closing(const Usage&) const { return nullptr; }
+  virtual nlohmann::json Whole(const Usage& usage) const = 0;
+
+  // {"id", "object", "created", "model"}
+  nlohmann::json Base(const char* object) const;
+
+  const std::string id_;
+  const std::string model_;
+  const int64_t created_seconds_;
+  const uint64_t seed_;
+  const bool include_usage_;
+  std::vector<ChoiceText> choices_;
+
+ private:
+  void Event(const nlohmann::json& json);
+  void BeginStream();
+
+  const bool stream_;
+  const std::shared_ptr<HttpReply> reply_;
+  bool begun_ = false;
+};
+
+std::unique_ptr<RestAnswer> MakeCompletionAnswer(const RestRequest& request,
+                                                 const Accepted& accepted,
+                                                 std::shared_ptr<HttpReply> reply);
+std::unique_ptr<RestAnswer> MakeChatAnswer(const RestRequest& request, const Accepted& accepted,
+                                           std::shared_ptr<HttpReply> reply);
+std::unique_ptr<RestAnswer> MakeTaskAnswer(const RestRequest& request, const Accepted& accepted,
+                                           std::shared_ptr<HttpReply> reply);
+
+// The answer to a request that failed, with Retry-After where trying again can help.
+HttpResponse ErrorResponse(const absl::Status& status);
+
+}  // namespace qianyi

@@ -1,0 +1,135 @@
+#include "server/metrics.h"
+
+#include <utility>
+#include <vector>
+
+#include "prometheus/text_serializer.h"
+#include "runtime/memory_size.h"
+
+namespace qianyi {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+const prometheus::Histogram::BucketBoundaries kFirstTokenSeconds = {
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
+const prometheus::Histogram::BucketBoundaries kInterTokenSeconds = {
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10};
+const prometheus::Histogram::BucketBoundaries kRequestSeconds = {
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600};
+
+prometheus::Family<prometheus::Counter>& Counters(prometheus::Registry& registry, const char* name,
+                                                  const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+}
+
+using Labels = std::vector<ClientMetric::Label>;
+
+// A family read from the engines at this moment.
+class Reading {
+ public:
+  Reading(const char* name, const char* help, MetricType type) : family_{name, help, type, {}} {}
+  void Add(Labels labels, double value) {
+    ClientMetric metric;
+    metric.label = std::move(labels);
+    if (family_.type == MetricType::Counter) metric.counter.value = value;
+    if (family_.type == MetricType::Gauge) metric.gauge.value = value;
+    family_.metric.push_back(std::move(metric));
+  }
+  MetricFamily Take() { return std::move(family_); }
+
+ private:
+  MetricFamily family_;
+};
+
+}  // namespace
+
+ServerMetrics::ServerMetrics(std::span<const std::unique_ptr<ServedModel>> models)
+    : served_(models),
+      http_(Counters(registry_, "qianyi_http_requests_total", "HTTP requests answered")),
+      grpc_(Counters(registry_, "qianyi_grpc_requests_total", "gRPC calls answered")),
+      rejected_(Counters(registry_, "qianyi_rejected_total", "Requests that were refused")) {
+  auto& first = prometheus::BuildHistogram()
+                    .Name("qianyi_time_to_first_token_seconds")
+                    .Help("From acceptance to the first token")
+                    .Register(registry_);
+  auto& inter = prometheus::BuildHistogram()
+                    .Name("qianyi_inter_token_seconds")
+                    .Help("Between tokens of one request")
+                    .Register(registry_);
+  auto& request = prometheus::BuildHistogram()
+                      .Name("qianyi_request_seconds")
+                      .Help("From acceptance to the end of a request")
+                      .Register(registry_);
+  for (const auto& model : models) {
+    const prometheus::Labels labels = {{"model", model->name}};
+    models_.emplace(model.get(), ModelMetrics{first.Add(labels, kFirstTokenSeconds),
+                                              inter.Add(labels, kInterTokenSeconds),
+                                              request.Add(labels, kRequestSeconds)});
+  }
+}
+
+void ServerMetrics::CountHttp(const std::string& handler, const std::string& method, int status) {
+  http_.Add({{"handler", handler}, {"method", method}, {"status", std::to_string(status)}})
+      .Increment();
+}
+
+void ServerMetrics::CountGrpc(const std::string& method, int code) {
+  grpc_.Add({{"method", method}, {"code", std::to_string(code)}}).Increment();
+}
+
+void ServerMetrics::CountRejected(const std::string& reason) {
+  rejected_.Add({{"reason", reason}}).Increment();
+}
+
+std::string ServerMetrics::Render() const {
+  const auto counter = MetricType::Counter;
+  const auto gauge = MetricType::Gauge;
+  Reading prompt("qianyi_prompt_tokens_total", "Prompt tokens computed", counter);
+  Reading generated("qianyi_generated_tokens_total", "Tokens generated", counter);
+  Reading steps("qianyi_steps_total", "Steps of the engine", counter);
+  Reading step_seconds("qianyi_step_seconds_total", "Time spent in steps", counter);
+  Reading link("qianyi_link_bytes_total", "Weight bytes moved, by link", counter);
+  Reading stall("qianyi_weight_stall_seconds_total", "Steps waited for weights", counter);
+  Reading running("qianyi_requests_running", "Requests that have a place", gauge);
+  Reading waiting("qianyi_requests_waiting", "Requests that wait for a place", gauge);
+  Reading batch("qianyi_batch_limit", "Places", gauge);
+  Reading weights("qianyi_weight_bytes", "Weights, by where they live", gauge);
+  Reading memory("qianyi_memory_bytes", "Memory of the process", gauge);
+  uint64_t kv_bytes = 0;
+  for (const auto& model : served_) {
+    const Labels labels = {{"model", model->name}};
+    const auto with = [&](const char* name, const char* value) {
+      return Labels{{"model", model->name}, {name, value}};
+    };
+    const EngineStats stats = model->engine->stats();
+    const WeightStoreStats store = model->engine->weight_stats();
+    const ModelPlan& plan = model->engine->plan().models[0];
+    prompt.Add(labels, static_cast<double>(stats.prompt_tokens));
+    generated.Add(labels, static_cast<double>(stats.generated_tokens));
+    steps.Add(labels, static_cast<double>(stats.steps));
+    step_seconds.Add(labels, stats.step_seconds);
+    link.Add(with("link", "disk"), static_cast<double>(store.read_bytes));
+    stall.Add(labels, store.stall_seconds);
+    running.Add(labels, static_cast<double>(stats.running));
+    waiting.Add(labels, static_cast<double>(stats.waiting));
+    batch.Add(labels, static_cast<double>(plan.use.batch));
+    weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
+    weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));
+    kv_bytes += plan.kv_bytes;
+  }
+  memory.Add({{"kind", "resident"}}, static_cast<double>(ResidentBytes()));
+  memory.Add({{"kind", "budget"}},
+             static_cast<double>(served_.front()->engine->plan().budget.host_bytes));
+  memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
+  std::vector<MetricFamily> families = registry_.Collect();
+  for (Reading* reading : {&prompt, &generated, &steps, &step_seconds, &link, &stall, &running,
+                           &waiting, &batch, &weights, &memory}) {
+    families.push_back(reading->Take());
+  }
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace qianyi

@@ -1,0 +1,77 @@
+#include "server/served_model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+
+namespace qianyi {
+namespace {
+
+constexpr int64_t kDefaultContextTokens = 2048;
+
+// A GLM's prompt and its blanks each have positions of their own.
+int64_t ContextOf(const ModelSpec& spec, int64_t asked) {
+  if (asked > 0) return asked;
+  return std::min(kDefaultContextTokens, spec.max_positions * (spec.bidirectional ? 2 : 1));
+}
+
+absl::Status Named(const std::string& name, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrFormat("model %s: %s", name, std::string(status.message())));
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan plan,
+                                                  const ServeModelOptions& options) {
+  auto model = std::make_unique<ServedModel>();
+  model->name = named.name;
+  absl::StatusOr<Prompts> prompts = Prompts::Of(named.file.spec);
+  if (!prompts.ok()) return prompts.status();
+  model->prompts = *std::move(prompts);
+  if (!named.folder.empty()) {
+    absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = OpenTokenizer(named.folder);
+    if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
+    if (tokenizer.ok()) {
+      model->tokenizer = *std::move(tokenizer);
+      model->verse = std::make_unique<VerseTokens>(*model->tokenizer);
+    }
+  }
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  model->created_seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
+  absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
+      LoadedModel::Open(std::move(named.file), std::move(plan), options.load);
+  if (!loaded.ok()) return loaded.status();
+  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue);
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
+    std::vector<NamedModelFile> files, const ServeModelOptions& options) {
+  std::vector<ModelUse> uses;
+  for (size_t i = 0; i < files.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (files[i].name != files[j].name) continue;
+      return absl::InvalidArgumentError(
+          absl::StrFormat("two models are named %s; rename one of the folders", files[i].name));
+    }
+    LoadOptions load = options.load;
+    load.context_tokens = ContextOf(files[i].file.spec, load.context_tokens);
+    uses.push_back(UseOf(files[i].file, load));
+  }
+  absl::StatusOr<Plan> plan = MakePlan(uses, HostBudget(options.load));
+  if (!plan.ok()) return plan.status();
+  std::vector<std::unique_ptr<ServedModel>> models;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const std::string name = files[i].name;
+    absl::StatusOr<std::unique_ptr<ServedModel>> model =
+        Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, options);
+    if (!model.ok()) return Named(name, model.status());
+    models.push_back(*std::move(model));
+  }
+  return models;
+}
+
+}  // namespace qianyi

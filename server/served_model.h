@@ -1,0 +1,48 @@
+// The models a server answers with.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/engine.h"
+#include "runtime/prompts/prompts.h"
+#include "runtime/tokenizers/tokenizer.h"
+#include "runtime/verse/verse_tokens.h"
+
+namespace qianyi {
+
+// All but the engine is immutable; every member is thread-safe.
+struct ServedModel {
+  std::string name;
+  std::unique_ptr<Tokenizer> tokenizer;  // or null: then prompts are token ids
+  Prompts prompts;
+  std::unique_ptr<VerseTokens> verse;  // null without a tokenizer
+  int64_t created_seconds = 0;         // when it was opened
+  std::unique_ptr<Engine> engine;
+
+  const ModelUse& use() const { return engine->plan().models[0].use; }
+};
+
+struct ServeModelOptions {
+  LoadOptions load;    // of all models together
+  int64_t queue = 64;  // requests that may wait, of each model
+};
+
+// A model still to be loaded, and the name it will have.
+struct NamedModelFile {
+  std::string name;
+  std::string folder;  // empty: no tokenizer
+  ModelFile file;
+};
+
+// Opens all within one budget: each gets what it could use, or a share by size where that is
+// too much. Errors name the model and say what would help.
+absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
+    std::vector<NamedModelFile> files, const ServeModelOptions& options);
+
+}  // namespace qianyi

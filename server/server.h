@@ -1,0 +1,33 @@
+// The whole server: models, both ports, and its end.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/served_model.h"
+
+namespace qianyi {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";
+  int http_port = 8080;  // 0 = a free one
+  int grpc_port = 50051;
+  double drain_seconds = 30;  // for requests in progress, when told to end
+};
+
+class Server {
+ public:
+  // Listens once it returns. Unavailable when a port is taken.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(
+      std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options);
+  virtual ~Server() = default;
+
+  virtual int http_port() const = 0;
+  virtual int grpc_port() const = 0;
+  // Not ready any more, takes nothing new, ends what runs, and cuts off what is left.
+  virtual void Drain() = 0;
+};
+
+}  // namespace qianyi

@@ -1,0 +1,90 @@
+#include "server/text_call.h"
+
+#include <utility>
+
+namespace qianyi {
+
+TextCall::TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prompt_tokens,
+                   std::vector<std::string> stops, std::unique_ptr<CallListener> listener)
+    : model_(model),
+      metrics_(metrics),
+      stops_(std::move(stops)),
+      listener_(std::move(listener)),
+      usage_{prompt_tokens, 0} {}
+
+void TextCall::AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink) {
+  choices_.push_back(
+      {engine_id, std::move(sink), std::make_unique<Detokenizer>(*model_.tokenizer, stops_)});
+  ++open_;
+}
+
+void TextCall::Cancel() {
+  for (const Choice& choice : choices_) {
+    if (!choice.closed) model_.engine->Cancel(choice.engine_id);
+  }
+}
+
+bool TextCall::Poll() {
+  for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
+    Choice& choice = choices_[i];
+    while (!choice.closed) {
+      bool closed = false;
+      const TokenEvent* event = choice.sink->Poll(&closed);
+      if (event != nullptr) {
+        Take(i, *event);
+      } else if (closed) {
+        EndChoice(i);
+      } else {
+        break;
+      }
+    }
+  }
+  if (open_ > 0) return false;
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin_;
+  metrics_.request_seconds.Observe(seconds.count());
+  listener_->OnEnd(status_, usage_);
+  return true;
+}
+
+void TextCall::EndChoice(int index) {
+  Choice& choice = choices_[index];
+  choice.closed = true;
+  --open_;
+  const absl::Status& status = choice.sink->status();
+  if (status.ok() || choice.stopped || !status_.ok()) return;
+  status_ = status;  // one failure ends them all
+  Cancel();
+}
+
+void TextCall::Take(int index, const TokenEvent& event) {
+  Choice& choice = choices_[index];
+  if (choice.stopped) return;
+  if (event.finish == FinishReason::kNone) {
+    TakeToken(index, event);
+    return;
+  }
+  text_.clear();
+  choice.detokenizer->Finish(&text_);
+  if (!text_.empty()) listener_->OnText(index, event.blank, text_);
+  listener_->OnBlankEnd(index, event.blank, event.finish);
+  choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
+}
+
+void TextCall::TakeToken(int index, const TokenEvent& event) {
+  Choice& choice = choices_[index];
+  const auto now = std::chrono::steady_clock::now();
+  const std::chrono::duration<double> since = now - last_token_;
+  (usage_.completion_tokens == 0 ? metrics_.first_token_seconds : metrics_.inter_token_seconds)
+      .Observe(since.count());
+  last_token_ = now;
+  ++usage_.completion_tokens;
+  text_.clear();
+  choice.detokenizer->Append(event.token.token, &text_);
+  if (!text_.empty()) listener_->OnText(index, event.blank, text_);
+  if (!choice.detokenizer->stopped()) return;
+  choice.stopped = true;
+  listener_->OnBlankEnd(index, event.blank, FinishReason::kStop);
+  model_.engine->Cancel(choice.engine_id);
+}
+
+}  // namespace qianyi

@@ -1,0 +1,73 @@
+// One accepted request on its way back: tokens from the engine become text for a front end.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/detokenizer.h"
+#include "runtime/engine.h"
+#include "runtime/sink.h"
+#include "server/metrics.h"
+#include "server/served_model.h"
+#include "server/text_request.h"
+
+namespace qianyi {
+
+// Hears of one call, on the pump's thread. Must not block.
+class CallListener {
+ public:
+  virtual ~CallListener() = default;
+
+  // Whole characters of a blank of a choice, never empty.
+  virtual void OnText(int choice, int blank, std::string_view text) = 0;
+  virtual void OnBlankEnd(int choice, int blank, FinishReason why) = 0;
+  // The last call. Not OK: what came before is not to be used.
+  virtual void OnEnd(const absl::Status& status, const Usage& usage) = 0;
+};
+
+// Used by the pump's thread, once it is made.
+class TextCall {
+ public:
+  // `model` and `metrics` outlive this.
+  TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prompt_tokens,
+           std::vector<std::string> stops, std::unique_ptr<CallListener> listener);
+
+  // A choice that was submitted; `sink` rings the pump's bell.
+  void AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink);
+  // Hands on what has come. True when the call has ended and may be destroyed.
+  bool Poll();
+  // Stops the work; the end comes through Poll.
+  void Cancel();
+
+ private:
+  struct Choice {
+    uint64_t engine_id;
+    std::shared_ptr<Sink> sink;
+    std::unique_ptr<Detokenizer> detokenizer;
+    bool stopped = false;  // by a stop string: what still comes is dropped
+    bool closed = false;
+  };
+
+  void Take(int index, const TokenEvent& event);
+  void TakeToken(int index, const TokenEvent& event);
+  void EndChoice(int index);
+
+  const ServedModel& model_;
+  ModelMetrics& metrics_;
+  const std::vector<std::string> stops_;
+  const std::unique_ptr<CallListener> listener_;
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point last_token_ = begin_;
+  std::vector<Choice> choices_;
+  int open_ = 0;
+  Usage usage_;
+  absl::Status status_;
+  std::string text_;  // scratch
+};
+
+}  // namespace qianyi

@@ -1,0 +1,45 @@
+// A request for text, whichever front end it came through.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "runtime/prompts/prompts.h"
+#include "runtime/prompts/task.h"
+#include "server/parameters.h"
+
+namespace qianyi {
+
+// Command words in the prompt act: [MASK] is a blank.
+struct CompletionInput {
+  std::string prompt;
+  std::vector<int32_t> prompt_ids;  // instead of the text, when not empty
+  std::string suffix;               // then the blank is between the two
+};
+
+struct ChatInput {
+  std::vector<ChatMessage> messages;
+};
+
+struct TaskInput {
+  Task task = Task::kPoem;
+  PromptFields fields;
+  std::optional<bool> rhyme = std::nullopt;  // of poems; by default where the form has rhymes
+  bool tones = false;                        // 平仄, of regulated poems and couplets
+};
+
+struct TextRequest {
+  std::string model;  // may be empty when one model is served
+  std::variant<CompletionInput, ChatInput, TaskInput> input;
+  Parameters parameters;
+};
+
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+};
+
+}  // namespace qianyi

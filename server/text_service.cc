@@ -1,0 +1,233 @@
+#include "server/text_service.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <optional>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "runtime/verse/verse_constraint.h"
+#include "server/error.h"
+
+namespace qianyi {
+namespace {
+
+// A form's constraint, made anew for each choice; null without a form.
+using MakeConstraint = std::function<absl::StatusOr<std::unique_ptr<Constraint>>()>;
+
+struct Prepared {
+  Prompt prompt;
+  MakeConstraint constraint;
+};
+
+absl::StatusOr<std::vector<int32_t>> EncodeCompletion(const CompletionInput& input,
+                                                      const ServedModel& model) {
+  if (!input.prompt_ids.empty()) return input.prompt_ids;
+  const Model& glm = model.engine->model();
+  const auto is_blank = [&](std::string_view word) {
+    return input.prompt.find(word) != std::string::npos;
+  };
+  std::vector<PromptPart> parts = {{input.prompt, /*commands=*/true}};
+  if (!input.suffix.empty()) {
+    if (!glm.spec().bidirectional) {
+      return BadParam("suffix", "suffix needs a model that fills blanks; this one continues text");
+    }
+    if (is_blank("[MASK]") || is_blank("[sMASK]") || is_blank("[gMASK]")) {
+      return BadParam("suffix",
+                      "suffix cannot be joined to a prompt that has blanks of its own; "
+                      "write it into the prompt");
+    }
+    parts.push_back({"[MASK]", /*commands=*/true});
+    parts.push_back({input.suffix, /*commands=*/false});
+  }
+  auto ids = glm.Encode(*model.tokenizer, parts);
+  return ids.ok() ? ids : WithParam(ids.status(), "prompt");
+}
+
+absl::StatusOr<MakeConstraint> PoemForm(const TaskInput& input, const ServedModel& model) {
+  const auto name = input.fields.find("form");
+  if (name == input.fields.end() || name->second.empty()) return MakeConstraint();
+  absl::StatusOr<VerseForm> form = FindVerseForm(name->second);
+  if (!form.ok()) return WithParam(form.status(), "form");
+  const PoemRules rules = {.rhyme = input.rhyme.value_or(form->rhymes()), .tones = input.tones};
+  MakeConstraint make = [verse = model.verse.get(), form = *form, rules,
+                         ends = model.engine->model().end_tokens()] {
+    return MakePoemConstraint(*verse, form, rules, ends);
+  };
+  // What can be wrong is wrong every time: one that can be made once can be made again.
+  if (auto trial = make(); !trial.ok()) return WithParam(trial.status(), "form");
+  return make;
+}
+
+absl::StatusOr<MakeConstraint> CoupletForm(const TaskInput& input, const ServedModel& model) {
+  MakeConstraint make = [verse = model.verse.get(), upper = input.fields.find("upper")->second,
+                         rules = CoupletRules{.tones = input.tones},
+                         ends = model.engine->model().end_tokens()] {
+    return MakeCoupletConstraint(*verse, upper, rules, ends);
+  };
+  if (auto trial = make(); !trial.ok()) return WithParam(trial.status(), "upper");
+  return make;
+}
+
+absl::StatusOr<Prepared> PrepareTask(const TaskInput& input, const ServedModel& model,
+                                     std::vector<int32_t>* ids) {
+  if (absl::Status status = CheckFields(input.task, input.fields); !status.ok()) return status;
+  Prepared prepared;
+  absl::StatusOr<MakeConstraint> constraint = MakeConstraint();
+  if (input.task == Task::kPoem) constraint = PoemForm(input, model);
+  if (input.task == Task::kCouplet) constraint = CoupletForm(input, model);
+  if (!constraint.ok()) return constraint.status();
+  prepared.constraint = *std::move(constraint);
+  auto encoded =
+      model.prompts.EncodeTask(input.task, input.fields, model.engine->model(), *model.tokenizer);
+  if (!encoded.ok()) return encoded.status();
+  *ids = *std::move(encoded);
+  return prepared;
+}
+
+absl::StatusOr<Prepared> Prepare(const TextRequest& request, const ServedModel& model) {
+  Prepared prepared;
+  std::vector<int32_t> ids;
+  if (const auto* completion = std::get_if<CompletionInput>(&request.input)) {
+    auto encoded = EncodeCompletion(*completion, model);
+    if (!encoded.ok()) return encoded.status();
+    ids = *std::move(encoded);
+  } else if (const auto* chat = std::get_if<ChatInput>(&request.input)) {
+    auto encoded =
+        model.prompts.EncodeChat(chat->messages, model.engine->model(), *model.tokenizer);
+    if (!encoded.ok()) return WithParam(encoded.status(), "messages");
+    ids = *std::move(encoded);
+  } else {
+    auto task = PrepareTask(std::get<TaskInput>(request.input), model, &ids);
+    if (!task.ok()) return task.status();
+    prepared = *std::move(task);
+  }
+  auto prompt = model.engine->model().LayOut(std::move(ids));
+  if (!prompt.ok()) return WithCode(prompt.status(), "context_length_exceeded");
+  prepared.prompt = *std::move(prompt);
+  return prepared;
+}
+
+// What the context and the position tables have room for, for each blank.
+int64_t RoomForTokens(const Prompt& prompt, const ModelSpec& spec, int64_t context_tokens) {
+  const int64_t blanks = static_cast<int64_t>(prompt.blanks.size());
+  int64_t room = (context_tokens - static_cast<int64_t>(prompt.tokens.size())) / blanks - 1;
+  for (const Blank& blank : prompt.blanks) {
+    for (const int row : {0, 1}) {
+      if (blank.stride[row] == 0) continue;
+      room = std::min(room, (spec.max_positions - blank.position[row]) / blank.stride[row]);
+    }
+  }
+  return room;
+}
+
+uint64_t DrawSeed() {
+  // Below 2^53, so that a client whose numbers are doubles can send it back.
+  thread_local std::mt19937_64 random{std::random_device{}()};
+  return random() >> 11;
+}
+
+}  // namespace
+
+TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models)
+    : models_(std::move(models)), metrics_(models_) {}
+
+TextService::~TextService() { Drain(0); }
+
+absl::StatusOr<const ServedModel*> TextService::FindModel(std::string_view name) const {
+  std::string known;
+  for (const auto& model : models_) {
+    if (model->name == name || (name.empty() && models_.size() == 1)) return model.get();
+    absl::StrAppendFormat(&known, "%s%s", known.empty() ? "" : ", ", model->name);
+  }
+  const std::string shown(name.substr(0, 100));
+  return WithParam(WithCode(absl::NotFoundError(absl::StrFormat(
+                                "model '%s' is not served here; there is: %s", shown, known)),
+                            "model_not_found"),
+                   "model");
+}
+
+absl::StatusOr<uint64_t> TextService::Start(const TextRequest& request,
+                                            const MakeListener& make_listener) {
+  absl::StatusOr<uint64_t> call = Accept(request, make_listener);
+  if (!call.ok()) {
+    const bool full = absl::IsResourceExhausted(call.status());
+    metrics_.CountRejected(full ? "queue_full" : draining_ ? "draining" : "invalid");
+  }
+  return call;
+}
+
+absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
+                                             const MakeListener& make_listener) {
+  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
+  absl::StatusOr<const ServedModel*> model = FindModel(request.model);
+  if (!model.ok()) return model.status();
+  if ((*model)->tokenizer == nullptr) {
+    return BadParam("model", absl::StrFormat("model %s has no tokenizer, so it cannot read text",
+                                             (*model)->name));
+  }
+  absl::StatusOr<Prepared> prepared = Prepare(request, **model);
+  if (!prepared.ok()) return prepared.status();
+  Engine& engine = *(*model)->engine;
+  const Parameters& parameters = request.parameters;
+  const ModelSpec& spec = engine.model().spec();
+  const int64_t room = RoomForTokens(prepared->prompt, spec, (*model)->use().context_tokens);
+  const int64_t max_tokens = parameters.max_tokens > 0 ? parameters.max_tokens : room;
+  if (room < 1 || max_tokens > room) {
+    return WithParam(
+        WithCode(absl::InvalidArgumentError(absl::StrFormat(
+                     "the prompt has %d tokens and %d blank(s), which leaves room for %d tokens "
+                     "each in a context of %d; max_tokens is %d: shorten the prompt or lower it",
+                     prepared->prompt.tokens.size(), prepared->prompt.blanks.size(),
+                     std::max<int64_t>(room, 0), (*model)->use().context_tokens, max_tokens)),
+                 "context_length_exceeded"),
+        parameters.max_tokens > 0 ? "max_tokens" : "prompt");
+  }
+  const int blanks = static_cast<int>(prepared->prompt.blanks.size());
+  if (blanks > 1 && !parameters.stop.empty()) {
+    return BadParam("stop", "stop works with one blank; this prompt has more");
+  }
+  GenerateRequest generate{.prompt = std::move(prepared->prompt),
+                           .sampling = parameters.sampling,
+                           .max_tokens = static_cast<int32_t>(max_tokens),
+                           .end_tokens = engine.model().end_tokens()};
+  if (!parameters.seeded) generate.sampling.seed = DrawSeed();
+  if (absl::Status status = Engine::Check(generate, spec, (*model)->use().context_tokens);
+      !status.ok()) {
+    return status;
+  }
+  const Accepted accepted{0, *model, generate.sampling.seed, blanks};
+  auto call = std::make_unique<TextCall>(**model, metrics_.Of(**model),
+                                         static_cast<int64_t>(generate.prompt.tokens.size()),
+                                         parameters.stop, make_listener(accepted));
+  for (int64_t i = 0; i < parameters.n; ++i) {
+    GenerateRequest choice = generate;
+    choice.sampling.seed += static_cast<uint64_t>(i);
+    auto sink = std::make_shared<Sink>(Engine::MaxEvents(choice), 0, pump_.bell());
+    absl::StatusOr<std::unique_ptr<Constraint>> constraint = nullptr;
+    if (prepared->constraint) constraint = prepared->constraint();
+    if (!constraint.ok()) return constraint.status();
+    auto id = engine.Submit(std::move(choice), sink, *std::move(constraint));
+    if (!id.ok()) {
+      call->Cancel();  // choices before it; its listener never hears of anything
+      return id.status();
+    }
+    call->AddChoice(*id, std::move(sink));
+  }
+  return pump_.Add(std::move(call));
+}
+
+void TextService::Drain(double seconds) {
+  draining_ = true;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (pump_.active() > 0 && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  pump_.CancelAll();
+  while (pump_.active() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+}  // namespace qianyi

@@ -1,0 +1,61 @@
+// Accepts requests for text: all that is checked and decided before the engine has them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/call_pump.h"
+#include "server/metrics.h"
+#include "server/served_model.h"
+#include "server/text_request.h"
+
+namespace qianyi {
+
+// What an accepted request turned out to be.
+struct Accepted {
+  uint64_t call = 0;  // for Cancel
+  const ServedModel* model = nullptr;
+  uint64_t seed = 0;
+  int blanks = 1;  // of each choice
+};
+
+// Thread-safe.
+class TextService {
+ public:
+  explicit TextService(std::vector<std::unique_ptr<ServedModel>> models);
+  ~TextService();
+
+  std::span<const std::unique_ptr<ServedModel>> models() const { return models_; }
+  ServerMetrics& metrics() { return metrics_; }
+  // NotFound with code model_not_found. "" is the model, when there is one only.
+  absl::StatusOr<const ServedModel*> FindModel(std::string_view name) const;
+
+  // `make_listener` is called once the request is accepted, before it hears of anything. Errors
+  // name the field at fault: InvalidArgument; ResourceExhausted when the queue is full;
+  // Unavailable while draining.
+  using MakeListener = std::function<std::unique_ptr<CallListener>(const Accepted&)>;
+  absl::StatusOr<uint64_t> Start(const TextRequest& request, const MakeListener& make_listener);
+  void Cancel(uint64_t call) { pump_.Cancel(call); }
+
+  // No new requests; returns when the others have ended, which are cancelled after `seconds`.
+  void Drain(double seconds);
+  bool draining() const { return draining_; }
+  int64_t active() const { return pump_.active(); }
+
+ private:
+  absl::StatusOr<uint64_t> Accept(const TextRequest& request, const MakeListener& make_listener);
+
+  std::atomic<bool> draining_{false};
+  CallPump pump_;  // outlives the engines, which ring its bell
+  std::vector<std::unique_ptr<ServedModel>> models_;
+  ServerMetrics metrics_;
+};
+
+}  // namespace qianyi
