@@ -11,6 +11,7 @@ RUN scripts/setup build
 COPY CMakeLists.txt CMakePresets.json ./
 COPY cmake cmake
 COPY kernels kernels
+COPY proto proto
 COPY runtime runtime
 COPY server server
 COPY cli cli

@@ -24,7 +24,7 @@ const TEXT = {
     links: { disk: '自磁盘', host_to_device: '至显存' }, link: '链路 ',
     ready: '就绪', loading: '尚未就绪', away: '服务器没有应答',
     broken: '连接中断，答案不完整。', unreachable: '连不上服务器。',
-    foot: '文字在这台服务器上写成，不经他处。', seconds: '秒',
+    foot: '文字在这台服务器上写成，不经他处。',
   },
   en: {
     name: 'Qianyi', tasks: 'Tasks', poem: 'Poem', couplet: 'Couplet', summary: 'Title', qa: 'Q&A',
@@ -51,7 +51,7 @@ const TEXT = {
     ready: 'ready', loading: 'not ready yet', away: 'the server does not answer',
     broken: 'The connection broke; the answer is incomplete.',
     unreachable: 'The server cannot be reached.',
-    foot: 'Written on this server; nothing is sent anywhere else.', seconds: 's',
+    foot: 'Written on this server; nothing is sent anywhere else.',
   },
 };
 
@@ -210,14 +210,14 @@ async function ask(path, body, signal, take) {
 // The piece of text that an event adds, whichever endpoint it is of.
 function deltaOf(event) {
   const choice = event.choices?.[0];
-  return event.delta ?? choice?.delta?.content ?? choice?.text ?? '';
+  return event.delta ?? choice?.delta?.content ?? choice?.blank?.text ?? choice?.text ?? '';
 }
 
 // ---- Answers ----
 
-// A poem as lines: by line breaks, or after punctuation where there are none.
-function linesOf(text) {
-  const parts = text.includes('\n') ? text.split('\n') : text.split(/(?<=[，。？！；])/u);
+// A poem as lines: by clauses, or by sentences only.
+function linesOf(text, sentences = false) {
+  const parts = text.split(sentences ? /\n|(?<=[。？！])/u : /\n|(?<=[，。？！；：])/u);
   return parts.map((line) => line.trim()).filter((line) => line !== '');
 }
 
@@ -240,16 +240,18 @@ const PAPER = {
     const sheet = add(out, 'div', 'sheet poem');
     sheet.lang = 'zh-CN';
     sheet.classList.toggle('vertical', $('vertical').checked);
-    const head = add(sheet, 'h2', '', body.title);
+    // Lines of regulated verse have one length; those of tunes do not, and run on in columns.
+    const tune = Boolean(body.form) && !/^[五七][绝律]$/u.test(body.form);
+    sheet.classList.toggle('tune', tune);
+    const head = add(sheet, 'h2', '', body.title || body.form);
     if (body.author) add(head, 'small', '', body.author);
     const lines = add(sheet, 'div', 'lines');
     return {
       text(text) {
-        setLines(lines, linesOf(text));
+        setLines(lines, linesOf(text, tune));
         sheet.scrollLeft = -sheet.scrollWidth;  // the newest column
       },
-      end(last) {
-        if (last.lines) setLines(lines, last.lines);
+      end() {
         seal(sheet);
         sheet.scrollLeft = 0;
       },
@@ -276,22 +278,19 @@ const PAPER = {
   },
   blanks(out, body) {
     const sheet = add(out, 'div', 'sheet prose filled');
-    const marks = [];
+    const marks = [], written = [];
     body.prompt.split('[MASK]').forEach((piece, i) => {
       if (i > 0) marks.push(add(sheet, 'mark', '', '　　'));
       sheet.append(piece);
     });
     return {
       text(text, event) {
-        const mark = marks[event.choices?.[0]?.blank ?? 0];
-        if (mark) mark.textContent = text;
-        else if (marks.length === 0) sheet.textContent = body.prompt + text;
+        const i = event.choices[0].blank?.index ?? 0;
+        written[i] = (written[i] || '') + deltaOf(event);
+        if (marks[i]) marks[i].textContent = written[i];
+        else sheet.textContent = body.prompt + text;
       },
-      end(last) {
-        last.choices?.[0]?.blanks?.forEach((blank, i) => {
-          if (marks[i]) marks[i].textContent = blank.text ?? blank;
-        });
-      },
+      end() {},
     };
   },
   chat(out, body) {
@@ -346,7 +345,7 @@ async function write() {
       last = { ...last, ...event };
     });
     if (last.text) paper.text(last.text, last);
-    paper.end(last);
+    paper.end();
     const note = [];
     if (last.usage) note.push(t('used')(last.usage.total_tokens, last.seed));
     const reason = last.finish_reason ?? last.choices?.[0]?.finish_reason;
@@ -465,7 +464,7 @@ function showFigures(now, before) {
   figure(t('batch'), steps > 0 ? number(tokens / steps, 1) : '–');
   const asked = now.time_to_first_token_seconds_count;
   const first = now.time_to_first_token_seconds_sum / asked;
-  figure(t('firstToken'), asked > 0 ? `${number(first, 2)} ${t('seconds')}` : '–');
+  figure(t('firstToken'), asked > 0 ? first < 1 ? `${number(first * 1000)} ms` : `${number(first, 1)} s` : '–');
   figure(t('memory'), `${bytes(now.memory.resident || 0)} / ${bytes(now.memory.budget || 0)}`);
   figure(t('cache'), bytes(now.memory.kv_cache || 0));
   for (const tier in now.weights) figure(t('weights')[tier] || tier, bytes(now.weights[tier]));
