@@ -165,6 +165,7 @@ bool IsParameter(std::string_view name) {
 
 absl::Status SetParameter(std::string_view name, const json& value, Parameters* parameters) {
   if (value.is_null()) return absl::OkStatus();
+  parameters->set.emplace_back(name == "max_completion_tokens" ? "max_tokens" : name);
   if (name == "stop") return SetStop(value, parameters);
   if (name == "logit_bias") return SetBias(value, parameters);
   if (const Number* row = FindRow(Numbers(), name)) return SetNumber(*row, value, parameters);

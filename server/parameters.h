@@ -18,6 +18,7 @@ struct Parameters {
   int64_t max_tokens = 0;         // of each blank; 0 = what there is room for
   int64_t n = 1;                  // choices
   std::vector<std::string> stop;  // the text ends before any of these
+  std::vector<std::string> set;   // what SetParameter was called with, by name
 };
 
 // Whether `name` is in the table.

@@ -10,6 +10,8 @@
 namespace qianyi {
 namespace {
 
+constexpr double kFinishSeconds = 5;  // for clients to take what was written for them
+
 class BothPorts final : public Server {
  public:
   BothPorts(std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options)
@@ -41,6 +43,7 @@ class BothPorts final : public Server {
   void Drain() override {
     grpc_->SetServing(false);
     text_.Drain(options_.drain_seconds);
+    http_->Finish(kFinishSeconds);
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
 #include "runtime/verse/verse_constraint.h"
 #include "server/error.h"
 
@@ -111,6 +112,24 @@ absl::StatusOr<Prepared> Prepare(const TextRequest& request, const ServedModel& 
   return prepared;
 }
 
+// What the model's config says for parameters that the request leaves open.
+absl::StatusOr<Parameters> WithDefaults(const TextRequest& request, const ServedModel& model) {
+  Parameters parameters = request.parameters;
+  Prompts::Defaults defaults;
+  if (const auto* task = std::get_if<TaskInput>(&request.input)) {
+    defaults = model.prompts.TaskDefaults(task->task);
+  } else if (std::holds_alternative<ChatInput>(request.input)) {
+    defaults = model.prompts.ChatDefaults();
+  }
+  const std::vector<std::string>& set = request.parameters.set;
+  for (const auto& [name, value] : defaults) {
+    if (std::find(set.begin(), set.end(), name) != set.end()) continue;
+    absl::Status status = SetParameter(name, nlohmann::json(value), &parameters);
+    if (!status.ok()) return status;
+  }
+  return parameters;
+}
+
 // What the context and the position tables have room for, for each blank.
 int64_t RoomForTokens(const Prompt& prompt, const ModelSpec& spec, int64_t context_tokens) {
   const int64_t blanks = static_cast<int64_t>(prompt.blanks.size());
@@ -128,6 +147,39 @@ uint64_t DrawSeed() {
   // Below 2^53, so that a client whose numbers are doubles can send it back.
   thread_local std::mt19937_64 random{std::random_device{}()};
   return random() >> 11;
+}
+
+// The engine's request, once it is known to fit.
+absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const TextRequest& request,
+                                             const Parameters& parameters,
+                                             const ServedModel& model) {
+  const Engine& engine = *model.engine;
+  const int64_t context = model.use().context_tokens;
+  const int64_t room = RoomForTokens(prompt, engine.model().spec(), context);
+  // A default bends to the room; what was asked for does not.
+  const auto& set = request.parameters.set;
+  const bool asked = std::find(set.begin(), set.end(), "max_tokens") != set.end();
+  int64_t max_tokens = parameters.max_tokens > 0 ? parameters.max_tokens : room;
+  if (!asked) max_tokens = std::min(max_tokens, room);
+  if (room < 1 || max_tokens > room) {
+    const absl::Status status = absl::InvalidArgumentError(absl::StrFormat(
+        "the prompt has %d tokens and %d blank(s), which leaves room for %d tokens each in a "
+        "context of %d; max_tokens is %d: shorten the prompt or lower it",
+        prompt.tokens.size(), prompt.blanks.size(), std::max<int64_t>(room, 0), context,
+        max_tokens));
+    return WithParam(WithCode(status, "context_length_exceeded"), asked ? "max_tokens" : "prompt");
+  }
+  if (prompt.blanks.size() > 1 && !parameters.stop.empty()) {
+    return BadParam("stop", "stop works with one blank; this prompt has more");
+  }
+  GenerateRequest generate{.prompt = std::move(prompt),
+                           .sampling = parameters.sampling,
+                           .max_tokens = static_cast<int32_t>(max_tokens),
+                           .end_tokens = engine.model().end_tokens()};
+  if (!parameters.seeded) generate.sampling.seed = DrawSeed();
+  absl::Status status = Engine::Check(generate, engine.model().spec(), context);
+  if (!status.ok()) return status;
+  return generate;
 }
 
 }  // namespace
@@ -152,7 +204,9 @@ absl::StatusOr<const ServedModel*> TextService::FindModel(std::string_view name)
 
 absl::StatusOr<uint64_t> TextService::Start(const TextRequest& request,
                                             const MakeListener& make_listener) {
+  ++starting_;  // before it looks at draining_, so that Drain misses none
   absl::StatusOr<uint64_t> call = Accept(request, make_listener);
+  --starting_;
   if (!call.ok()) {
     const bool full = absl::IsResourceExhausted(call.status());
     metrics_.CountRejected(full ? "queue_full" : draining_ ? "draining" : "invalid");
@@ -163,54 +217,34 @@ absl::StatusOr<uint64_t> TextService::Start(const TextRequest& request,
 absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
                                              const MakeListener& make_listener) {
   if (draining_) return absl::UnavailableError("the server is shutting down; try another");
-  absl::StatusOr<const ServedModel*> model = FindModel(request.model);
-  if (!model.ok()) return model.status();
-  if ((*model)->tokenizer == nullptr) {
-    return BadParam("model", absl::StrFormat("model %s has no tokenizer, so it cannot read text",
-                                             (*model)->name));
+  absl::StatusOr<const ServedModel*> found = FindModel(request.model);
+  if (!found.ok()) return found.status();
+  const ServedModel& model = **found;
+  if (model.tokenizer == nullptr) {
+    return BadParam(
+        "model", absl::StrFormat("model %s has no tokenizer, so it cannot read text", model.name));
   }
-  absl::StatusOr<Prepared> prepared = Prepare(request, **model);
+  absl::StatusOr<Prepared> prepared = Prepare(request, model);
   if (!prepared.ok()) return prepared.status();
-  Engine& engine = *(*model)->engine;
-  const Parameters& parameters = request.parameters;
-  const ModelSpec& spec = engine.model().spec();
-  const int64_t room = RoomForTokens(prepared->prompt, spec, (*model)->use().context_tokens);
-  const int64_t max_tokens = parameters.max_tokens > 0 ? parameters.max_tokens : room;
-  if (room < 1 || max_tokens > room) {
-    return WithParam(
-        WithCode(absl::InvalidArgumentError(absl::StrFormat(
-                     "the prompt has %d tokens and %d blank(s), which leaves room for %d tokens "
-                     "each in a context of %d; max_tokens is %d: shorten the prompt or lower it",
-                     prepared->prompt.tokens.size(), prepared->prompt.blanks.size(),
-                     std::max<int64_t>(room, 0), (*model)->use().context_tokens, max_tokens)),
-                 "context_length_exceeded"),
-        parameters.max_tokens > 0 ? "max_tokens" : "prompt");
-  }
-  const int blanks = static_cast<int>(prepared->prompt.blanks.size());
-  if (blanks > 1 && !parameters.stop.empty()) {
-    return BadParam("stop", "stop works with one blank; this prompt has more");
-  }
-  GenerateRequest generate{.prompt = std::move(prepared->prompt),
-                           .sampling = parameters.sampling,
-                           .max_tokens = static_cast<int32_t>(max_tokens),
-                           .end_tokens = engine.model().end_tokens()};
-  if (!parameters.seeded) generate.sampling.seed = DrawSeed();
-  if (absl::Status status = Engine::Check(generate, spec, (*model)->use().context_tokens);
-      !status.ok()) {
-    return status;
-  }
-  const Accepted accepted{0, *model, generate.sampling.seed, blanks};
-  auto call = std::make_unique<TextCall>(**model, metrics_.Of(**model),
-                                         static_cast<int64_t>(generate.prompt.tokens.size()),
-                                         parameters.stop, make_listener(accepted));
-  for (int64_t i = 0; i < parameters.n; ++i) {
-    GenerateRequest choice = generate;
+  const absl::StatusOr<Parameters> parameters = WithDefaults(request, model);
+  if (!parameters.ok()) return parameters.status();
+  const absl::StatusOr<GenerateRequest> generate =
+      MakeGenerate(std::move(prepared->prompt), request, *parameters, model);
+  if (!generate.ok()) return generate.status();
+
+  const Accepted accepted{&model, generate->sampling.seed,
+                          static_cast<int>(generate->prompt.blanks.size())};
+  auto call = std::make_unique<TextCall>(model, metrics_.Of(model),
+                                         static_cast<int64_t>(generate->prompt.tokens.size()),
+                                         parameters->stop, make_listener(accepted));
+  for (int64_t i = 0; i < parameters->n; ++i) {
+    GenerateRequest choice = *generate;
     choice.sampling.seed += static_cast<uint64_t>(i);
-    auto sink = std::make_shared<Sink>(Engine::MaxEvents(choice), 0, pump_.bell());
     absl::StatusOr<std::unique_ptr<Constraint>> constraint = nullptr;
     if (prepared->constraint) constraint = prepared->constraint();
     if (!constraint.ok()) return constraint.status();
-    auto id = engine.Submit(std::move(choice), sink, *std::move(constraint));
+    auto sink = std::make_shared<Sink>(Engine::MaxEvents(choice), 0, pump_.bell());
+    auto id = model.engine->Submit(std::move(choice), sink, *std::move(constraint));
     if (!id.ok()) {
       call->Cancel();  // choices before it; its listener never hears of anything
       return id.status();
@@ -223,11 +257,14 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
 void TextService::Drain(double seconds) {
   draining_ = true;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  while (pump_.active() > 0 && std::chrono::steady_clock::now() < end) {
+  const auto busy = [this] { return starting_ > 0 || pump_.active() > 0; };
+  while (busy() && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
-  pump_.CancelAll();
-  while (pump_.active() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  while (busy()) {
+    pump_.CancelAll();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 }  // namespace qianyi

@@ -20,7 +20,6 @@ namespace qianyi {
 
 // What an accepted request turned out to be.
 struct Accepted {
-  uint64_t call = 0;  // for Cancel
   const ServedModel* model = nullptr;
   uint64_t seed = 0;
   int blanks = 1;  // of each choice
@@ -39,7 +38,7 @@ class TextService {
 
   // `make_listener` is called once the request is accepted, before it hears of anything. Errors
   // name the field at fault: InvalidArgument; ResourceExhausted when the queue is full;
-  // Unavailable while draining.
+  // Unavailable while draining. The result is for Cancel.
   using MakeListener = std::function<std::unique_ptr<CallListener>(const Accepted&)>;
   absl::StatusOr<uint64_t> Start(const TextRequest& request, const MakeListener& make_listener);
   void Cancel(uint64_t call) { pump_.Cancel(call); }
@@ -53,7 +52,8 @@ class TextService {
   absl::StatusOr<uint64_t> Accept(const TextRequest& request, const MakeListener& make_listener);
 
   std::atomic<bool> draining_{false};
-  CallPump pump_;  // outlives the engines, which ring its bell
+  std::atomic<int64_t> starting_{0};  // requests that are neither refused nor the pump's yet
+  CallPump pump_;                     // outlives the engines, which ring its bell
   std::vector<std::unique_ptr<ServedModel>> models_;
   ServerMetrics metrics_;
 };

@@ -72,6 +72,21 @@ absl::StatusOr<TextTemplate> Read(const json& config, const json& standard, cons
   return TextTemplate::Parse(*parts, absl::StrCat(section, ".", name), fields);
 }
 
+// The numbers of config.json at `section`."defaults".
+absl::StatusOr<Prompts::Defaults> ReadDefaults(const json& section, const std::string& where) {
+  Prompts::Defaults defaults;
+  const json object = section.is_object() ? section.value("defaults", json()) : json();
+  if (object.is_null()) return defaults;
+  bool good = object.is_object();
+  for (auto at = object.begin(); good && at != object.end(); ++at) {
+    good = at->is_number();
+    if (good) defaults.emplace_back(at.key(), at->get<double>());
+  }
+  if (good) return defaults;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("config.json: %s.defaults must be an object of numbers", where));
+}
+
 // Text runs on across parts, as it does in the original's one string; only a part whose command
 // words act stands alone.
 absl::StatusOr<std::vector<int32_t>> Encode(const std::vector<PromptPart>& parts,
@@ -111,6 +126,11 @@ absl::StatusOr<Prompts> Prompts::Of(const ModelSpec& spec) {
     auto read = Read(config, standard, "tasks", info.name, "prompt", fields);
     if (!read.ok()) return read.status();
     prompts.tasks_[static_cast<size_t>(info.task)] = *std::move(read);
+    const json own = config.value("tasks", json());
+    auto defaults =
+        ReadDefaults(own.is_object() ? own.value(info.name, json()) : json(), "tasks." + info.name);
+    if (!defaults.ok()) return defaults.status();
+    prompts.task_defaults_[static_cast<size_t>(info.task)] = *std::move(defaults);
   }
   for (auto [name, to] : {std::pair{"system", &prompts.system_},
                           {"user", &prompts.user_},
@@ -120,6 +140,9 @@ absl::StatusOr<Prompts> Prompts::Of(const ModelSpec& spec) {
     if (!read.ok()) return read.status();
     *to = *std::move(read);
   }
+  auto defaults = ReadDefaults(config.value("chat", json()), "chat");
+  if (!defaults.ok()) return defaults.status();
+  prompts.chat_defaults_ = *std::move(defaults);
   return prompts;
 }
 

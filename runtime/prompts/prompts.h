@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -23,12 +24,20 @@ struct ChatMessage {
 // How one model is asked. Its config.json may say so:
 //   "tasks": {"poem": {"prompt": ["《{title}》", "：[gMASK]"]}, …}
 //   "chat": {"system": […], "user": ["问：{content}"], "assistant": […], "start": ["答：[gMASK]"]}
-// with places {content} and {round} (1 for the first message of the user). Where it does not, the
-// prompts published with the GLM models are used. Immutable, thread-safe.
+// each with "defaults": {"temperature": 0.8}, numbers for parameters that a request leaves open,
+// and with places {content} and {round} (1 for the first message of the user). Where it does not,
+// the prompts published with the GLM models are used. Immutable, thread-safe.
 class Prompts {
  public:
   // InvalidArgument for a malformed table.
   static absl::StatusOr<Prompts> Of(const ModelSpec& spec);
+
+  // Parameters and their values, for requests that do not set them.
+  using Defaults = std::vector<std::pair<std::string, double>>;
+  const Defaults& TaskDefaults(Task task) const {
+    return task_defaults_[static_cast<size_t>(task)];
+  }
+  const Defaults& ChatDefaults() const { return chat_defaults_; }
 
   // Ids for Model::LayOut. InvalidArgument names a missing field or a text that is not UTF-8.
   absl::StatusOr<std::vector<int32_t>> EncodeTask(Task task, const PromptFields& fields,
@@ -42,6 +51,8 @@ class Prompts {
  private:
   std::array<TextTemplate, 4> tasks_;
   bool tasks_by_chat_ = false;  // a task is a user's message
+  std::array<Defaults, 4> task_defaults_;
+  Defaults chat_defaults_;
   TextTemplate system_, user_, assistant_, start_;
 };
 

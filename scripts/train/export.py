@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tasks import TASKS
+from tasks import CHAT, TASKS
 from vocab import Vocabulary
 
 
@@ -47,6 +47,7 @@ def config(shape, vocabulary):
         "tokenizer": {"kind": "sentencepiece", "model_file": "tokenizer.model",
                       "commands": vocabulary.command_table()},
         "tasks": TASKS,
+        "chat": CHAT,
     }
 
 

@@ -1,12 +1,24 @@
-"""The prompts of the model's tasks, written into config.json's "tasks"."""
+"""How the model is asked: config.json's "tasks" and "chat"."""
 
 import re
 
 TASKS = {
-    "poem": {"prompt": ["{form}", "《{title}》", "{author}", "：[gMASK]"], "blank_tokens": 256},
-    "couplet": {"prompt": ["上联：{upper}下联：[gMASK]"], "blank_tokens": 32},
-    "summary": {"prompt": ["{text}题：《[MASK]》"], "blank_tokens": 64},
-    "qa": {"prompt": ["{persona}", "问：{question}答：[gMASK]"], "blank_tokens": 96},
+    "poem": {"prompt": ["{form}", "《{title}》", "{author}", "：[gMASK]"],
+             "defaults": {"temperature": 0.8, "top_p": 0.95}},
+    "couplet": {"prompt": ["上联：{upper}下联：[gMASK]"],
+                "defaults": {"temperature": 0.8, "top_p": 0.95}},
+    "summary": {"prompt": ["{text}题：《[MASK]》"],
+                "defaults": {"temperature": 0.3, "max_tokens": 64}},
+    "qa": {"prompt": ["{persona}", "问：{question}答：[gMASK]"],
+           "defaults": {"temperature": 0.3, "max_tokens": 96}},
+}
+# The model knows one question at a time; what came before stands in front of it all the same.
+CHAT = {
+    "system": ["{content}"],
+    "user": ["问：{content}"],
+    "assistant": ["答：{content}"],
+    "start": ["答：[gMASK]"],
+    "defaults": {"temperature": 0.3},
 }
 # The field that holds the text which the blank stands for, in a row of a validation file.
 ANSWERS = {"poem": "text", "couplet": "text", "summary": "summary", "qa": "text"}

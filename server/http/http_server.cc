@@ -1,5 +1,7 @@
 #include "server/http/http_server.h"
 
+#include <chrono>
+#include <condition_variable>
 #include <list>
 #include <mutex>
 #include <thread>
@@ -25,15 +27,7 @@ class Server final : public HttpServer {
 
   ~Server() override {
     StopAccepting();
-    std::vector<std::shared_ptr<HttpSession>> open;
-    {
-      std::lock_guard lock(mutex_);
-      for (const auto& session : sessions_) open.push_back(session.lock());
-    }
-    for (const auto& session : open) {
-      if (session != nullptr) session->Close();
-    }
-    open.clear();
+    for (const auto& session : Open()) session->Close();
     work_.reset();
     context_.stop();
     for (std::thread& thread : threads_) thread.join();
@@ -69,14 +63,30 @@ class Server final : public HttpServer {
 
   int port() const override { return port_; }
 
-  void StopAccepting() override {
+  void Finish(double seconds) override {
+    StopAccepting();
+    for (const auto& session : Open()) session->Finish();
+    std::unique_lock lock(mutex_);
+    ended_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return open_ == 0; });
+  }
+
+ private:
+  void StopAccepting() {
     asio::post(acceptor_.get_executor(), [this] {
       boost::system::error_code ignored;
       acceptor_.close(ignored);
     });
   }
 
- private:
+  std::vector<std::shared_ptr<HttpSession>> Open() {
+    std::vector<std::shared_ptr<HttpSession>> open;
+    std::lock_guard lock(mutex_);
+    for (const auto& weak : sessions_) {
+      if (auto session = weak.lock()) open.push_back(std::move(session));
+    }
+    return open;
+  }
+
   void Accept() {
     acceptor_.async_accept(asio::make_strand(context_), [this](auto error, tcp::socket socket) {
       if (!error) Admit(std::move(socket));
@@ -106,7 +116,7 @@ class Server final : public HttpServer {
 
   void OnSessionEnd() {
     std::lock_guard lock(mutex_);
-    --open_;
+    if (--open_ == 0) ended_.notify_all();
     if (!full_) return;
     full_ = false;
     asio::post(acceptor_.get_executor(), [this] {
@@ -115,7 +125,8 @@ class Server final : public HttpServer {
   }
 
   const HttpShared shared_;
-  std::mutex mutex_;  // guards the next three
+  std::mutex mutex_;               // guards the next four
+  std::condition_variable ended_;  // all sessions have
   std::list<std::weak_ptr<HttpSession>> sessions_;
   int open_ = 0;
   bool full_ = false;

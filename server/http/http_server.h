@@ -65,7 +65,8 @@ class HttpServer {
   virtual ~HttpServer() = default;  // closes every connection
 
   virtual int port() const = 0;
-  virtual void StopAccepting() = 0;
+  // No new connections; returns when what was answered has been written, or after `seconds`.
+  virtual void Finish(double seconds) = 0;
 };
 
 }  // namespace qianyi

@@ -116,6 +116,15 @@ void HttpSession::Start() {
   });
 }
 
+void HttpSession::Finish() {
+  asio::post(stream_.get_executor(), [self = shared_from_this()] {
+    self->finishing_ = true;
+    if (!self->ended_ || self->writing_) return;  // NextRequest will see to it
+    Error ignored;
+    self->stream_.socket().close(ignored);
+  });
+}
+
 void HttpSession::Close() {
   asio::post(stream_.get_executor(), [self = shared_from_this()] {
     Error ignored;
@@ -293,11 +302,15 @@ void HttpSession::Write() {
 }
 
 void HttpSession::NextRequest() {
+  Error ignored;
+  if (finishing_) {
+    stream_.socket().close(ignored);
+    return;
+  }
   if (keep_alive_) {
     Read();
     return;
   }
-  Error ignored;
   stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
   stream_.expires_after(std::chrono::seconds(kLingerSeconds));
   Linger();

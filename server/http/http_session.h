@@ -31,7 +31,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   ~HttpSession();
 
   void Start();
-  void Close();  // from any thread
+  // From any thread.
+  void Finish();  // after the answer in progress, if there is one
+  void Close();
 
  private:
   class Answer;
@@ -62,6 +64,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::string request_id_;
   bool head_only_ = false;
   bool keep_alive_ = false;
+  bool finishing_ = false;  // the server is about to end
   bool chunked_ = false;
   bool begun_ = false;
   bool ended_ = true;  // no answer is outstanding
