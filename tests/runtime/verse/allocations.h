@@ -5,7 +5,7 @@
 
 namespace qianyi::testing {
 
-// How often this thread has called operator new.
+// How often this thread has called operator new; 0 under a sanitizer.
 int64_t Allocations();
 
 }  // namespace qianyi::testing
