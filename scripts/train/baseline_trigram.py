@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from table import Table
 from vocab import Vocabulary
 
 BITS = 16  # of one token id
@@ -89,8 +90,8 @@ class Trigram:
 
 
 def of_field(path, field, vocabulary):
-    arrays = np.load(path)
-    return Trigram(with_starts(arrays[field], arrays[field + "_at"]), vocabulary.size)
+    table = Table(path)
+    return Trigram(with_starts(table.arrays[field], table.offsets[field]), vocabulary.size)
 
 
 def measure(prepared):

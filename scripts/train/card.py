@@ -80,7 +80,9 @@ def table(figures):
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     lines.insert(1, "| --- | --- | --- | --- |")
     training = figures["training"]
-    lines += ["", f"Perplexities are per character. Trained for {training['steps']} steps on "
+    rows = figures["rows"]
+    lines += ["", f"Perplexities are per character, of {rows['poem']} poems, {rows['couplet']} "
+              f"couplets and {rows['summary']} titles; {rows['qa']} questions. Trained for {training['steps']} steps on "
               f"{training['tokens'] / 1e6:.1f} million tokens in {training['minutes']} minutes on "
               f"{training['machine']}; {figures['mebibytes']} MiB in int8."]
     return "\n".join(lines)

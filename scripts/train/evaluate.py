@@ -11,7 +11,8 @@ import torch
 
 from converted import load_converted
 from corpus import PUNCTUATION
-from examples import Example, batches, collate, scoring_example
+from examples import Example, scoring_example
+from feed import batches, collate
 from model import PoetModel, Shape
 from tasks import ANSWERS, prompt_ids
 from vocab import Vocabulary

@@ -3,6 +3,7 @@ characters are blanked differ between passes over the data."""
 
 import numpy as np
 
+from table import Table
 from tasks import prompt_ids
 
 # How often each task is drawn. Whole poems carry most of the tokens.
@@ -10,20 +11,6 @@ MIXTURE = {"poem": 0.37, "couplet": 0.22, "infill": 0.03, "summary": 0.18, "qa":
 # How often a poem is taken when it is drawn: regulated, other 诗, 词, 曲.
 KEEP = {"regulated": 1.0, "诗": 0.35, "词": 0.6, "曲": 0.25}
 LONGEST = 256
-
-
-class Table:
-    """The rows of one prepared file: flat token ids and offsets per field."""
-
-    def __init__(self, path):
-        arrays = np.load(path)
-        self.arrays = {name: arrays[name] for name in arrays.files}
-        field = next(name for name in arrays.files if name.endswith("_at"))
-        self.rows = len(self.arrays[field]) - 1
-
-    def get(self, field, row):
-        at = self.arrays[field + "_at"]
-        return self.arrays[field][at[row]:at[row + 1]].tolist()
 
 
 class Deck:
@@ -152,46 +139,9 @@ class Examples:
         return Example(context + text[at:], blanks)
 
 
-def collate(examples, commands):
-    """Arrays of one batch, padded to the longest example (see PoetModel.forward)."""
-    length = max(example.length for example in examples)
-    tokens = np.full((len(examples), length), commands["pad"], np.int64)
-    positions = np.zeros((len(examples), length), np.int64)
-    blocks = np.zeros((len(examples), length), np.int64)
-    rows, targets = [], []
-    for i, example in enumerate(examples):
-        at = len(example.context)
-        tokens[i, :at] = example.context
-        positions[i, :at] = np.arange(at)
-        for mask, answer in example.blanks:
-            end = at + len(answer) + 1
-            tokens[i, at:end] = [commands["sop"], *answer]
-            positions[i, at:end] = mask
-            blocks[i, at:end] = np.arange(1, end - at + 1)
-            rows.append(np.arange(at, end) + i * length)
-            targets += [*answer, commands["eop"]]
-            at = end
-    return {"tokens": tokens, "positions": positions, "blocks": blocks,
-            "visible": np.array([len(example.context) for example in examples]),
-            "rows": np.concatenate(rows), "targets": np.array(targets)}
-
-
 def scoring_example(task, fields, answer, vocabulary):
     """The example that scores an answer to a task's prompt (of one blank)."""
     context = prompt_ids(task, fields, vocabulary)
     masks = {vocabulary.commands[role] for role in ("MASK", "gMASK", "sMASK")}
     mask = next(i for i, token in enumerate(context) if token in masks)
     return Example(context, [(mask, vocabulary.encode(answer))])
-
-
-def batches(examples, tokens_per_batch):
-    """Examples in groups of like length, so that little is padding."""
-    group, longest = [], 0
-    for example in sorted(examples, key=lambda e: e.length):
-        longest = max(longest, example.length)
-        if group and longest * (len(group) + 1) > tokens_per_batch:
-            yield group
-            group, longest = [], example.length
-        group.append(example)
-    if group:
-        yield group

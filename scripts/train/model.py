@@ -63,10 +63,11 @@ def attend(q, k, v, mask):
 class Block(nn.Module):
     """Pre-norm attention and MLP; names follow the checkpoints of GLM."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, dropout):
         super().__init__()
         d = shape.hidden
         self.heads = shape.heads
+        self.drop = nn.Dropout(dropout)
         self.input_layernorm = nn.LayerNorm(d)
         self.attention = nn.ModuleDict({"query_key_value": nn.Linear(d, 3 * d),
                                         "dense": nn.Linear(d, d)})
@@ -80,22 +81,23 @@ class Block(nn.Module):
         q, k, v = qkv.view(batch, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         mixed = attend(q, k, v, mask)
         mixed = mixed.transpose(1, 2).reshape(batch, length, d)
-        x = x + self.attention["dense"](mixed)
+        x = x + self.drop(self.attention["dense"](mixed))
         up = self.mlp["dense_h_to_4h"](self.post_attention_layernorm(x))
-        return x + self.mlp["dense_4h_to_h"](F.gelu(up, approximate="tanh"))
+        return x + self.drop(self.mlp["dense_4h_to_h"](F.gelu(up, approximate="tanh")))
 
 
 class PoetModel(nn.Module):
     """Scores the tokens of blanks; see `forward`."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, dropout=0.0):
         super().__init__()
         self.shape = shape
+        self.drop = nn.Dropout(dropout)
         self.word_embeddings = nn.Embedding(shape.vocab, shape.hidden)
         self.transformer = nn.ModuleDict({
             "position_embeddings": nn.Embedding(shape.positions + 1, shape.hidden),
             "block_position_embeddings": nn.Embedding(shape.positions + 1, shape.hidden),
-            "layers": nn.ModuleList(Block(shape) for _ in range(shape.layers)),
+            "layers": nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers)),
             "final_layernorm": nn.LayerNorm(shape.hidden),
         })
         self.apply(self._initialise)
@@ -118,6 +120,7 @@ class PoetModel(nn.Module):
              + parts["block_position_embeddings"](blocks))
         at = torch.arange(tokens.shape[1], device=tokens.device)
         mask = (at[None, :] <= at[:, None])[None] | (at[None, None, :] < visible[:, None, None])
+        x = self.drop(x)
         for layer in parts["layers"]:
             x = layer(x, mask[:, None])
         return parts["final_layernorm"](x)

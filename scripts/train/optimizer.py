@@ -25,24 +25,36 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     def step(self, each=lambda work, items: [work(item) for item in items]):
-        """`each` runs a function over the matrices; it may do several at once."""
+        """`each` runs a function over groups of matrices; it may do several at once."""
         for group in self.param_groups:
             for p in group["params"]:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            each(lambda p, group=group: self._update(p, group), group["params"])
+            each(lambda ps, group=group: self._update(ps, group), self._sets(group["params"]))
+
+    @staticmethod
+    def _sets(params):
+        """On a GPU all matrices of one shape together, elsewhere each on its own."""
+        if not params[0].is_cuda:
+            return [[p] for p in params]
+        shapes = {}
+        for p in params:
+            shapes.setdefault(p.shape, []).append(p)
+        return list(shapes.values())
 
     @torch.no_grad()
-    def _update(self, p, group):
-        momentum = self.state[p]["momentum"]
-        momentum.mul_(group["momentum"]).add_(p.grad)
-        update = p.grad + group["momentum"] * momentum
-        parts = 3 if p.shape[0] == 3 * p.shape[1] else 1
-        update = update.view(parts, -1, p.shape[1])
-        scale = max(1.0, update.shape[-2] / update.shape[-1]) ** 0.5
-        update = orthogonalise(update).reshape(p.shape).to(p.dtype)
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(update, alpha=-group["lr"] * scale)
+    def _update(self, params, group):
+        rows, columns = params[0].shape
+        slopes = [p.grad for p in params]
+        momenta = [self.state[p]["momentum"] for p in params]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, slopes)
+        update = torch.stack(slopes) + group["momentum"] * torch.stack(momenta)
+        height = columns if rows == 3 * columns else rows
+        update = orthogonalise(update.view(-1, height, columns)).view(-1, rows, columns)
+        scale = group["lr"] * max(1.0, height / columns) ** 0.5
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, list(update.to(params[0].dtype)), alpha=-scale)
 
 
 def make_optimizers(model, args):
@@ -56,7 +68,7 @@ def make_optimizers(model, args):
     muon = Muon(matrices, lr=args.matrix_lr, weight_decay=args.weight_decay)
     adam = torch.optim.AdamW(
         [{"params": tables, "lr": args.table_lr}, {"params": vectors, "lr": args.vector_lr}],
-        betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0)
+        betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=tables[0].is_cuda)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]

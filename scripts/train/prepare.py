@@ -11,6 +11,7 @@ import numpy as np
 
 import corpus
 import questions
+from table import write_table
 from vocab import Vocabulary
 
 EXTRA = "问答上下联题：《》，。？！；、“”（）·・ \n0123456789"
@@ -29,19 +30,6 @@ def build_vocabulary(poems, rows, authors, min_count):
     counts.update({c: min_count for c in EXTRA})
     common = [(c, n) for c, n in counts.items() if n >= min_count and c != "\u2581"]
     return Vocabulary([c for c, _ in sorted(common, key=lambda item: (-item[1], item[0]))])
-
-
-def pack(rows, fields, vocabulary):
-    """{field: flat ids, field_at: offsets} of all rows."""
-    arrays = {}
-    for field in fields:
-        ids, at = [], [0]
-        for row in rows:
-            ids += vocabulary.encode(row[field])
-            at.append(len(ids))
-        arrays[field] = np.array(ids, np.uint16)
-        arrays[field + "_at"] = np.array(at, np.int64)
-    return arrays
 
 
 def write_lines(path, rows):
@@ -97,10 +85,11 @@ def main():
     known, unknown = questions.validation_rows(poets, strangers)
     vocabulary = build_vocabulary(train, rows, authors, args.min_count)
     vocabulary.save(args.out)
-    np.savez(args.out / "poems.npz", **pack(train, ("form", "title", "author", "text"), vocabulary),
-             kind=np.array(["诗词曲".index(p["kind"]) for p in train], np.uint8))
-    np.savez(args.out / "couplets.npz", **pack(couplets, ("up", "down"), vocabulary))
-    np.savez(args.out / "qa.npz", **pack(rows, ("persona", "question", "answer"), vocabulary))
+    kinds = np.array(["诗词曲".index(poem["kind"]) for poem in train], np.uint8)
+    write_table(args.out / "poems.npz", train, ("form", "title", "author", "text"), vocabulary,
+                kind=kinds)
+    write_table(args.out / "couplets.npz", couplets, ("up", "down"), vocabulary)
+    write_table(args.out / "qa.npz", rows, ("persona", "question", "answer"), vocabulary)
     for name, lines in validation_files(valid, valid_couplets, known, unknown).items():
         write_lines(args.out / f"valid_{name}.jsonl", lines)
         print(f"validation {name}: {len(lines)}")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from examples import Examples, batches, collate, scoring_example
+from examples import scoring_example
+from feed import Feed, batches, collate
 from model import PoetModel, Shape
 from optimizer import make_optimizers, set_rate
 from vocab import Vocabulary
@@ -47,6 +48,10 @@ def parse_args():
     add("--warmup-steps", type=int, default=60, help="steps until the full learning rate")
     add("--save-minutes", type=float, default=4, help="time between checkpoints")
     add("--check-minutes", type=float, default=10, help="time between looks at validation")
+    add("--mixture", type=json.loads,
+        help='shares of the tasks as JSON, as {"poem": 0.3, "qa": 0.7}; default: see examples.py')
+    add("--dropout", type=float, default=0.0, help="for many passes over the data")
+    add("--loaders", type=int, default=0, help="processes that draw examples, for a GPU")
     add("--compile", action="store_true", help="use torch.compile")
     add("--seed", type=int, default=1)
     return parser.parse_args()
@@ -63,7 +68,7 @@ class Trainer:
         self.adding = threading.Lock()
         self.vocabulary = Vocabulary.load(args.prepared)
         shape = Shape(self.vocabulary.size, **SHAPES[args.shape])
-        self.model = PoetModel(shape).to(args.device)
+        self.model = PoetModel(shape, args.dropout).to(args.device)
         self.forward = torch.compile(self.model, dynamic=True) if args.compile else self.model
         self.optimizers = make_optimizers(self.model, args)
         self.parameters = list(self.model.parameters())
@@ -73,7 +78,8 @@ class Trainer:
         self.decay_from = None
         self.seen = 0
         self.resume()
-        self.examples = Examples(args.prepared, self.vocabulary, args.seed + self.step)
+        self.feed = Feed(args.prepared, self.vocabulary, args.seed + self.step,
+                         (args.step_tokens, args.batch_tokens), args.loaders, args.mixture)
         self.checks = {task: self.validation(task) for task in ("poem", "couplet", "summary")}
         self.log = open(args.run / "log.jsonl", "a", encoding="utf-8")
 
@@ -84,16 +90,15 @@ class Trainer:
         return [scoring_example(task, row if answer == "summary" else row | {"text": ""},
                                 row[answer], self.vocabulary) for row in lines]
 
-    def losses(self, examples):
-        """Negative log-likelihoods of one forward pass's targets."""
-        arrays = collate(examples, self.vocabulary.commands)
+    def losses(self, arrays):
+        """(negative log-likelihoods, targets) of one forward pass."""
         batch = {k: torch.from_numpy(v).to(self.args.device) for k, v in arrays.items()}
         with torch.autocast(torch.device(self.args.device).type, torch.bfloat16):
             return self.forward(batch), batch["targets"]
 
-    def add_gradients(self, examples, count):
+    def add_gradients(self, arrays, count):
         """Adds the gradients of one forward pass's part of a step; returns its loss."""
-        loss = self.losses(examples)[0].sum() / count
+        loss = self.losses(arrays)[0].sum() / count
         slopes = torch.autograd.grad(loss, self.parameters)
         with self.adding:
             for p, slope in zip(self.parameters, slopes):
@@ -104,14 +109,16 @@ class Trainer:
     def check(self):
         """Mean loss per token of held-out answers, without their end tokens."""
         figures = {}
+        self.model.eval()
         for task, examples in self.checks.items():
             total = count = 0
             for group in batches(examples, self.args.batch_tokens):
-                loss, targets = self.losses(group)
+                loss, targets = self.losses(collate(group, self.vocabulary.commands))
                 inner = targets != self.vocabulary.commands["eop"]
                 total += loss[inner].sum().item()
                 count += inner.sum().item()
             figures[task] = round(total / count, 4)
+        self.model.train()
         return figures
 
     def rate(self):
@@ -127,15 +134,11 @@ class Trainer:
 
     def train_step(self):
         """One optimizer step over about --step-tokens tokens; returns the mean loss."""
-        drawn, tokens = [], 0
-        while tokens < self.args.step_tokens:
-            drawn.append(self.examples.draw())
-            tokens += drawn[-1].length
-        count = sum(len(answer) + 1 for e in drawn for _, answer in e.blanks)
-        groups = sorted(batches(drawn, self.args.batch_tokens), key=lambda g: -len(g) * g[-1].length)
+        parts, tokens = self.feed.next()
+        count = sum(len(arrays["targets"]) for arrays in parts)
         for p in self.parameters:
             p.grad = None
-        losses = list(self.pool.map(lambda group: self.add_gradients(group, count), groups))
+        losses = list(self.pool.map(lambda part: self.add_gradients(part, count), parts))
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         set_rate(self.optimizers, self.rate())
         muon, adam = self.optimizers
