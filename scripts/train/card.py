@@ -82,9 +82,9 @@ def table(figures):
     training = figures["training"]
     rows = figures["rows"]
     lines += ["", f"Perplexities are per character, of {rows['poem']} poems, {rows['couplet']} "
-              f"couplets and {rows['summary']} titles; {rows['qa']} questions. Trained for {training['steps']} steps on "
-              f"{training['tokens'] / 1e6:.1f} million tokens in {training['minutes']} minutes on "
-              f"{training['machine']}; {figures['mebibytes']} MiB in int8."]
+              f"couplets and {rows['summary']} titles; {rows['qa']} questions. "
+              f"Trained for {training['steps']} steps on {training['tokens'] / 1e6:.1f} million "
+              f"tokens in {training['minutes']} minutes on {training['machine']}; {figures['mebibytes']} MiB in int8."]
     return "\n".join(lines)
 
 
