@@ -129,12 +129,6 @@ class Browser:
     self.devtools('Emulation.setEmulatedMedia', features=[
         {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}])
 
-  def throttle(self, bytes_a_second):
-    """Limits what arrives; 0: no limit."""
-    self.devtools('Network.enable')
-    self.devtools('Network.emulateNetworkConditions', offline=False, latency=0,
-                  downloadThroughput=bytes_a_second or -1, uploadThroughput=-1)
-
   def screenshot(self, path):
     with open(path, 'wb') as file:
       file.write(base64.b64decode(self.do('GET', '/screenshot')))
