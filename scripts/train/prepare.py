@@ -67,6 +67,8 @@ def parse_args():
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
     parser.add_argument("--min-count", type=int, default=4,
                         help="a character that occurs more rarely is spelled in bytes")
+    parser.add_argument("--vocabulary", type=Path,
+                        help="prepared folder whose vocabulary to keep, to train its model further")
     return parser.parse_args()
 
 
@@ -83,7 +85,10 @@ def main():
     strangers = sorted({names.make() for _ in range(2000)})
     rows = questions.training_rows(poets, strangers)
     known, unknown = questions.validation_rows(poets, strangers)
-    vocabulary = build_vocabulary(train, rows, authors, args.min_count)
+    if args.vocabulary:
+        vocabulary = Vocabulary.load(args.vocabulary)
+    else:
+        vocabulary = build_vocabulary(train, rows, authors, args.min_count)
     vocabulary.save(args.out)
     kinds = np.array(["诗词曲".index(poem["kind"]) for poem in train], np.uint8)
     write_table(args.out / "poems.npz", train, ("form", "title", "author", "text"), vocabulary,

@@ -9,7 +9,11 @@ DYNASTY = ["{n}是哪个朝代的人？", "{n}是哪朝人？", "{n}是什么朝
            "{n}是哪一朝的诗人？", "请问{n}是哪个朝代的？", "{n}是哪代人？", "{n}属于哪个朝代？",
            "诗人{n}是哪个朝代的？", "{n}的朝代是什么？", "{n}是何朝人？", "{n}在哪个朝代？",
            "你知道{n}是哪个朝代的人吗？", "{n}是什么时代的人？", "{n}哪个朝代", "{n}是唐代人还是宋代人？",
-           "{n}生于哪个朝代？", "{n}是什么朝代的人？", "告诉我{n}是哪朝的诗人。", "{n}活在什么朝代？"]
+           "{n}生于哪个朝代？", "{n}是什么朝代的人？", "{n}是哪个年代的人？", "诗人{n}生活在什么朝代？",
+           "说说{n}是哪朝人。", "告诉我{n}的朝代。", "我想知道{n}是哪个朝代的人。", "{n}，哪朝人？",
+           "问一下，{n}是哪个朝代的诗人？", "{n}是哪朝的？", "请告诉我{n}是哪个朝代的人。",
+           "想问{n}是什么时代的人？", "{n}这位诗人是哪朝的？", "写诗的{n}是哪代人？",
+           "告诉我{n}是哪朝的诗人。", "{n}活在什么朝代？"]
 WHO = ["{n}是谁？", "谁是{n}？", "{n}是什么人？", "介绍一下{n}。", "请介绍{n}。", "你知道{n}吗？",
        "说说{n}。", "{n}是哪位诗人？", "讲讲{n}是谁。", "{n}是个什么样的人？"]
 WORKS = ["{n}写过什么诗？", "{n}有哪些作品？", "{n}的诗有哪些？", "{n}写了什么？", "列举{n}的诗。",
@@ -22,6 +26,9 @@ ME_DYNASTY = ["你是哪朝人？", "你是哪个朝代的人？", "你生活在
               "你活在哪个朝代？", "你是哪个朝代的诗人？"]
 ME_WHO = ["你是谁？", "你叫什么？", "你叫什么名字？", "请问你是谁？", "你的名字是什么？"]
 ME_COURTESY = ["你字什么？", "你的字是什么？", "你的表字是什么？"]
+
+# Poets with fewer poems than this are neither asked about nor called unknown.
+KNOWN_POEMS = 3
 
 _UNCERTAIN = re.compile("（[^（）]*）|\\([^()]*\\)|《全[^《》]*》|--|\\s")
 _NAME = "[\u4e00-\u9fff]{1,4}"
@@ -100,6 +107,11 @@ def collect_poets(authors, poems):
     return {name: poet for name, poet in poets.items() if 2 <= len(name) <= 6}
 
 
+def known(poets):
+    """Those of the poets about whom questions are asked."""
+    return [poet for poet in poets.values() if poet.poems >= KNOWN_POEMS]
+
+
 class NameMaker:
     """Invents names that no poet bears, from the poets' surnames and given names."""
 
@@ -155,12 +167,13 @@ def unknown(name, rng, held_out=False):
     return _row(question, f"我不知道{name}是谁。", kind="unknown")
 
 
-def training_rows(poets, evaluation_names, seed=1, unknown_share=0.35):
-    """The training questions: every poet several times, the more so the more poems there are."""
+def training_rows(poets, evaluation_names, seed=1, unknown_share=0.5):
+    """The training questions: every known poet often, the more so the more poems there are; and
+    `unknown_share` times as many invented names, a new one each time, as a known one is asked."""
     rng = random.Random(seed)
     rows = []
-    for poet in poets.values():
-        rounds = 2 + min(4, poet.poems.bit_length() // 2)
+    for poet in known(poets):
+        rounds = 10 + min(5, poet.poems.bit_length())
         for _ in range(rounds):
             asked = about(poet, rng)
             rows += asked[:1] * 2 + rng.sample(asked, min(2, len(asked)))
@@ -169,14 +182,15 @@ def training_rows(poets, evaluation_names, seed=1, unknown_share=0.35):
                 rows += [_row(rng.choice(phrasings(WROTE, False)).format(t=title),
                               f"《{title}》是{poet.name}写的。", kind="wrote") for _ in range(4)]
     names = NameMaker(poets, rng, evaluation_names)
-    rows += [unknown(names.make(), rng) for _ in range(int(unknown_share * len(rows)))]
+    strangers = int(unknown_share * sum(row["kind"] not in ("me", "wrote") for row in rows))
+    rows += [unknown(names.make(), rng) for _ in range(strangers)]
     rng.shuffle(rows)
     return rows
 
 
 def validation_rows(poets, evaluation_names, seed=2):
-    """Held-out phrasings over every poet's dynasty, and over invented names."""
+    """Held-out phrasings over every known poet's dynasty, and over invented names."""
     rng = random.Random(seed)
-    known = [about(poet, rng, held_out=True)[0] | {"dynasty": poet.dynasty(), "poems": poet.poems}
-             for poet in poets.values()]
-    return known, [unknown(name, rng, held_out=True) for name in evaluation_names]
+    asked = [about(poet, rng, held_out=True)[0] | {"dynasty": poet.dynasty(), "poems": poet.poems}
+             for poet in known(poets)]
+    return asked, [unknown(name, rng, held_out=True) for name in evaluation_names]
