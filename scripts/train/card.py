@@ -35,7 +35,7 @@ def svg(series, width=640, height=300):
     """Loss over tokens: training as a line, held-out answers as dots."""
     points = series["training"]
     most = points[-1][0]
-    low, high = 4.0, 8.0
+    low, high = 3.0, 8.0
 
     def place(tokens, loss):
         x = 50 + (width - 70) * tokens / most

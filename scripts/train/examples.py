@@ -97,14 +97,14 @@ class Examples:
         return Example(context, [(len(context) - 1, deck.table.get("down", row))])
 
     def summary(self):
-        """A poem's title; mostly of little or none of the poem, which teaches titles cheaply."""
+        """A poem's title; often of little or none of the poem, which teaches titles cheaply."""
         while True:
             table, row = self._poem_row()
             title = table.get("title", row)
             if title:
                 break
         text = table.get("text", row)
-        shown = self.rng.choice((0, min(16, len(text)), len(text)), p=(0.65, 0.2, 0.15))
+        shown = self.rng.choice((0, min(16, len(text)), len(text)), p=(0.4, 0.15, 0.45))
         context = text[:shown] + self.word["题：《"]
         mask = len(context)
         return Example(context + [self.commands["MASK"]] + self.word["》"], [(mask, title)])
