@@ -100,7 +100,8 @@ def measure(prepared):
     figures = {}
     for task, name, field, answer in (("poem", "poems", "text", "text"),
                                       ("couplet", "couplets", "down", "text"),
-                                      ("summary", "poems", "title", "summary")):
+                                      ("summary", "poems", "title", "summary"),
+                                      ("new_series", "poems", "title", "summary")):
         lines = (prepared / f"valid_{task}.jsonl").read_text(encoding="utf-8").splitlines()
         texts = [json.loads(line)[answer] for line in lines]
         model = of_field(prepared / f"{name}.npz", field, vocabulary)

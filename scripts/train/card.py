@@ -8,26 +8,38 @@ from pathlib import Path
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
-def curve(log):
-    """[tokens, loss] of the training log, at most about 150 points, and the held-out losses."""
+def curve(log, before):
+    """[tokens, loss] of the training log, at most about 150 points, and the held-out losses.
+
+    `before` has the curve and the counts of the model that training began with, or nothing.
+    """
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     # A run that was resumed wrote some steps twice; the later line counts.
     losses = {e["tokens"]: e["loss"] for e in entries if "loss" in e}
-    points = sorted(losses.items())
-    stride = max(1, len(points) // 150)
     checks = {e["tokens"]: e["validation"] for e in entries if "validation" in e}
-    return {"training": points[::stride], "validation": sorted(checks.items())}
+    base = before["training"]["tokens"] if before else 0
+    shifted = {name: [[base + tokens, value] for tokens, value in sorted(found.items())]
+               for name, found in (("training", losses), ("validation", checks))}
+    if before:
+        shifted = {name: before["curve"][name] + found for name, found in shifted.items()}
+    stride = max(1, len(shifted["training"]) // 150)
+    shifted["training"] = shifted["training"][::stride]
+    return shifted
 
 
 def collect(args):
     figures = json.loads(args.evaluation.read_text())
     figures["trigram"] = json.loads(args.trigram.read_text())
+    before = json.loads(args.began_with.read_text()) if args.began_with else None
+    past = before["training"] if before else {"steps": 0, "tokens": 0, "minutes": 0}
     last = json.loads(args.log.read_text().splitlines()[-1])
-    figures["training"] = {"steps": last["step"], "tokens": last["tokens"],
-                           "minutes": round(last["minutes"]), "machine": args.machine}
+    figures["training"] = {"steps": past["steps"] + last["step"],
+                           "tokens": past["tokens"] + last["tokens"],
+                           "minutes": past["minutes"] + round(last["minutes"]),
+                           "machine": args.machine}
     files = [p for p in args.out.iterdir() if p.suffix in (".safetensors", ".model")]
     figures["mebibytes"] = round(sum(p.stat().st_size for p in files) / 2**20, 2)
-    figures["curve"] = curve(args.log)
+    figures["curve"] = curve(args.log, before)
     return figures
 
 
@@ -69,7 +81,8 @@ def table(figures):
     trigram = figures["trigram"]
     rows = [("held out", "figure", "trigram", "characters shuffled")]
     names = {"poem": "regulated poems, given form, title and author",
-             "couplet": "lower lines, given the upper", "summary": "titles, given the poem"}
+             "couplet": "lower lines, given the upper", "summary": "titles, given the poem",
+             "new_series": "the same, titles of series that training has not seen"}
     for task, name in names.items():
         mixed = figures.get(f"{task}_shuffled_perplexity", "")
         rows.append((name, figures[f"{task}_perplexity"], trigram[task], mixed))
@@ -95,6 +108,8 @@ def main():
     add("--evaluation", type=Path, help="JSON of evaluate.py; without it, figures.json is kept")
     add("--trigram", type=Path, help="JSON of baseline_trigram.py")
     add("--log", type=Path, help="log.jsonl of train.py")
+    add("--began-with", type=Path,
+        help="figures.json of the model that train.py was told to --start-from")
     add("--machine", default="two shared CPU cores", help="what it was trained on, in words")
     args = parser.parse_args()
     path = args.out / "figures.json"

@@ -50,11 +50,11 @@ def read_tensors(path):
     return tensors
 
 
-def load_converted(folder):
+def load_converted(folder, dropout=0.0):
     """The model of a converted folder, with the weights that the runtime multiplies by."""
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     model = PoetModel(Shape(config["vocab_size"], config["hidden_size"], config["num_layers"],
-                            config["num_attention_heads"], config["max_sequence_length"]))
+                            config["num_attention_heads"], config["max_sequence_length"]), dropout)
     tensors = read_tensors(Path(folder, "model.safetensors"))
     model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     return model

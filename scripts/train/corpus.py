@@ -9,6 +9,7 @@ from pathlib import Path
 PUNCTUATION = "，。？！；、："
 _SPLIT = re.compile(f"[{PUNCTUATION}]+")
 _DAMAGED = re.compile("[□○〔〕�A-Za-z0-9]")
+_NUMBER = re.compile("([ 　·・]*其?[一二三四五六七八九十百廿卅]+首?)+$")
 _FORMS = {(4, 5): "五绝", (4, 7): "七绝", (8, 5): "五律", (8, 7): "七律"}
 
 
@@ -49,6 +50,11 @@ def read_poems(folder):
     """All undamaged poems, with their form (the tune, for 词 and 曲) found."""
     poems = (_as_poem(row) for row in read_rows(folder, "poems.jsonl.xz"))
     return [poem for poem in poems if not _DAMAGED.search(poem["text"]) and len(poem["text"]) > 7]
+
+
+def series(title):
+    """A title without the number at its end: 读山海经十三首 其一 and its like have one series."""
+    return _NUMBER.sub("", title) or title
 
 
 def held_out(key, percent=2.0):

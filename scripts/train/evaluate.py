@@ -117,11 +117,12 @@ def load(args):
 
 def measure(evaluator, folder, limit):
     rows = {task: read_lines(folder / f"valid_{task}.jsonl", limit)
-            for task in ("poem", "couplet", "summary", "qa")}
+            for task in ("poem", "couplet", "summary", "new_series", "qa")}
     rng = random.Random(5)
     figures = {}
-    for task in ("poem", "couplet", "summary"):
-        figures[f"{task}_perplexity"] = round(evaluator.perplexity(task, rows[task]), 2)
+    for name in ("poem", "couplet", "summary", "new_series"):
+        task = "summary" if name == "new_series" else name
+        figures[f"{name}_perplexity"] = round(evaluator.perplexity(task, rows[name]), 2)
     for task in ("poem", "couplet"):
         mixed = [row | {"text": shuffled(row["text"], rng)} for row in rows[task]]
         figures[f"{task}_shuffled_perplexity"] = round(evaluator.perplexity(task, mixed), 2)

@@ -7,7 +7,7 @@ from table import Table
 from tasks import prompt_ids
 
 # How often each task is drawn. Whole poems carry most of the tokens.
-MIXTURE = {"poem": 0.25, "couplet": 0.10, "infill": 0.03, "summary": 0.30, "qa": 0.32}
+MIXTURE = {"poem": 0.14, "couplet": 0.06, "infill": 0.02, "summary": 0.46, "qa": 0.32}
 # How often a poem is taken when it is drawn: regulated, other 诗, 词, 曲.
 KEEP = {"regulated": 1.0, "诗": 0.35, "词": 0.6, "曲": 0.25}
 LONGEST = 256
@@ -104,7 +104,7 @@ class Examples:
             if title:
                 break
         text = table.get("text", row)
-        shown = self.rng.choice((0, min(16, len(text)), len(text)), p=(0.4, 0.15, 0.45))
+        shown = self.rng.choice((0, min(16, len(text)), len(text)), p=(0.5, 0.05, 0.45))
         context = text[:shown] + self.word["题：《"]
         mask = len(context)
         return Example(context + [self.commands["MASK"]] + self.word["》"], [(mask, title)])

@@ -42,22 +42,28 @@ def present(row):
     return {key: value for key, value in row.items() if value not in ("", None)}
 
 
-def validation_files(poems, couplets, known, strangers, seed=3):
-    """The rows of each validation file, in the format of `qianyi score`."""
+def validation_files(poems, couplets, known, strangers, seen, seed=3):
+    """The rows of each validation file, in the format of `qianyi score`.
+
+    Titles of whose series (`seen`) there are others in training stand in "summary" but not in
+    "new_series".
+    """
     rng = random.Random(seed)
     regulated = [p for p in poems if p["kind"] == "诗" and p["form"] and p["title"]]
     titled = [p for p in poems if p["kind"] == "诗" and 2 <= len(p["title"]) <= 20
               and len(p["text"]) <= 96]
+    titles = [{"text": p["text"], "summary": p["title"]} for p in titled]
     files = {
         "poem": [{k: p[k] for k in ("form", "title", "author", "text")} for p in regulated],
         "couplet": [{"upper": c["up"], "text": c["down"]} for c in couplets],
-        "summary": [{"text": p["text"], "summary": p["title"]} for p in titled],
+        "summary": titles,
         "verse": [present({k: p[k] for k in ("form", "author", "text")}) for p in poems
                   if p["kind"] == "词"],
         "qa": [present({**row, "text": row["answer"], "answer": ""}) for row in known + strangers],
     }
-    for rows in files.values():
+    for rows in files.values():  # `titles` among them
         rng.shuffle(rows)
+    files["new_series"] = [row for row in titles if corpus.series(row["summary"]) not in seen]
     return files
 
 
@@ -68,7 +74,7 @@ def parse_args():
     parser.add_argument("--min-count", type=int, default=4,
                         help="a character that occurs more rarely is spelled in bytes")
     parser.add_argument("--vocabulary", type=Path,
-                        help="prepared folder whose vocabulary to keep, to train its model further")
+                        help="prepared folder or converted model whose vocabulary to keep, to train on")
     return parser.parse_args()
 
 
@@ -95,7 +101,8 @@ def main():
                 kind=kinds)
     write_table(args.out / "couplets.npz", couplets, ("up", "down"), vocabulary)
     write_table(args.out / "qa.npz", rows, ("persona", "question", "answer"), vocabulary)
-    for name, lines in validation_files(valid, valid_couplets, known, unknown).items():
+    seen = {corpus.series(poem["title"]) for poem in train}
+    for name, lines in validation_files(valid, valid_couplets, known, unknown, seen).items():
         write_lines(args.out / f"valid_{name}.jsonl", lines)
         print(f"validation {name}: {len(lines)}")
     print(f"poems: {len(train)} for training, {len(valid)} held out, {dropped} dropped for sharing "

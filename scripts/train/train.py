@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from converted import load_converted
 from examples import scoring_example
 from feed import Feed, batches, collate
 from model import PoetModel, Shape
@@ -33,6 +34,8 @@ def parse_args():
     add = parser.add_argument
     add("--prepared", required=True, type=Path, help="folder that prepare.py wrote")
     add("--run", required=True, type=Path, help="folder for checkpoints and the log")
+    add("--start-from", type=Path,
+        help="converted int8 model to begin with, where the run has no checkpoint yet")
     add("--shape", choices=SHAPES, default="small", help="size of the model")
     add("--device", default="cpu", help="cpu or cuda")
     add("--workers", type=int, default=2, help="batches in work at once on a CPU, a thread each")
@@ -67,8 +70,7 @@ class Trainer:
         self.pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1))
         self.adding = threading.Lock()
         self.vocabulary = Vocabulary.load(args.prepared)
-        shape = Shape(self.vocabulary.size, **SHAPES[args.shape])
-        self.model = PoetModel(shape, args.dropout).to(args.device)
+        self.model = self.new_model().to(args.device)
         self.forward = torch.compile(self.model, dynamic=True) if args.compile else self.model
         self.optimizers = make_optimizers(self.model, args)
         self.parameters = list(self.model.parameters())
@@ -82,6 +84,17 @@ class Trainer:
                          (args.step_tokens, args.batch_tokens), args.loaders, args.mixture)
         self.checks = {task: self.validation(task) for task in ("poem", "couplet", "summary")}
         self.log = open(args.run / "log.jsonl", "a", encoding="utf-8")
+
+    def new_model(self):
+        """Random weights, or those of --start-from, whose ids must be the prepared folder's."""
+        args = self.args
+        if not args.start_from:
+            shape = Shape(self.vocabulary.size, **SHAPES[args.shape])
+            return PoetModel(shape, args.dropout)
+        if Vocabulary.load(args.start_from).characters != self.vocabulary.characters:
+            raise SystemExit(f"{args.start_from} has another vocabulary than {args.prepared}; "
+                             f"prepare with --vocabulary {args.start_from}")
+        return load_converted(args.start_from, args.dropout)
 
     def validation(self, task, rows=160):
         with open(self.args.prepared / f"valid_{task}.jsonl", encoding="utf-8") as file:

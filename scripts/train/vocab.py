@@ -70,7 +70,11 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder):
-        return cls(json.loads(Path(folder, "vocab.txt").read_text()))
+        """Of a folder that prepare.py wrote, or of a converted model."""
+        text = Path(folder, "vocab.txt")
+        if text.exists():
+            return cls(json.loads(text.read_text()))
+        return cls(_characters(Path(folder, "tokenizer.model").read_bytes()))
 
 
 def _varint(value):
@@ -88,6 +92,17 @@ def _number(field, value):
 
 def _bytes(field, value):
     return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def _characters(model):
+    """The characters of a file that `sentencepiece_model` made."""
+    characters, at = [], 0
+    while at < len(model) and model[at] == 1 << 3 | 2:  # a piece
+        size, begin = model[at + 1], at + 2
+        text = begin + 2
+        characters.append(model[text:text + model[begin + 1]].decode())
+        at = begin + size
+    return characters[FIRST_CHARACTER:]
 
 
 def _piece(text, score, kind):
