@@ -1,8 +1,7 @@
 #include "runtime/verify/fixture.h"
 
-#include <stdlib.h>
-
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 
