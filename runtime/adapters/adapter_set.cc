@@ -19,7 +19,32 @@ bool IsName(std::string_view name) {
          });
 }
 
+absl::Status Named(const std::string& name, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat("adapter ", name, ": ", status.message()));
+}
+
 }  // namespace
+
+absl::StatusOr<uint64_t> AdapterBytes(const std::vector<NamedAdapter>& adapters,
+                                      const ModelFile& model, DType kv_dtype) {
+  const uint64_t page_bytes = KvCache::PageBytes(model.spec.kv, kv_dtype);
+  uint64_t total = 0;
+  for (const NamedAdapter& adapter : adapters) {
+    absl::StatusOr<uint64_t> bytes = Adapter::Bytes(adapter.folder, model, page_bytes);
+    if (!bytes.ok()) return Named(adapter.name, bytes.status());
+    // Whole pages: the budget is divided into them.
+    total += (*bytes + page_bytes - 1) / page_bytes * page_bytes;
+  }
+  return total;
+}
+
+absl::Status AdapterSet::LoadAll(const std::vector<NamedAdapter>& adapters) {
+  for (const NamedAdapter& adapter : adapters) {
+    const auto loaded = Load(adapter.name, adapter.folder);
+    if (!loaded.ok()) return Named(adapter.name, loaded.status());
+  }
+  return absl::OkStatus();
+}
 
 AdapterSet::AdapterSet(uint64_t limit_bytes, const ModelFile& model, KvCache& kv,
                        const Backend& backend)

@@ -16,6 +16,16 @@
 
 namespace qianyi {
 
+// An adapter still to be loaded.
+struct NamedAdapter {
+  std::string name;
+  std::string folder;
+};
+
+// What these take of `model` in memory, from their headers. Errors name the adapter.
+absl::StatusOr<uint64_t> AdapterBytes(const std::vector<NamedAdapter>& adapters,
+                                      const ModelFile& model, DType kv_dtype);
+
 // Thread-safe; the engine's thread never waits for it. Outlived by the model's cache.
 class AdapterSet {
  public:
@@ -28,6 +38,8 @@ class AdapterSet {
   absl::StatusOr<std::shared_ptr<const Adapter>> Load(const std::string& name,
                                                       const std::string& folder,
                                                       const AdapterFiles& files = {});
+  // All of them; the error names the adapter.
+  absl::Status LoadAll(const std::vector<NamedAdapter>& adapters);
   // No new requests; its memory is given back when the last one that runs with it has ended.
   // NotFound lists the names there are.
   absl::Status Unload(std::string_view name);

@@ -44,19 +44,27 @@ class Service final : public v1::Inference::CallbackService {
                                        const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
     for (const auto& model : text_.models()) {
-      v1::ModelInfo* info = response->add_models();
-      const ModelSpec& spec = model->engine->model().spec();
-      info->set_name(model->name);
-      info->set_family(spec.family);
-      info->set_context_tokens(model->use().context_tokens);
-      info->set_vocabulary_size(spec.vocab_size);
-      info->set_batch(model->use().batch);
-      info->set_queue(model->engine->queue_limit());
+      Describe({model.get(), nullptr}, response->add_models());
+      for (auto& adapter : model->engine->adapters().List()) {
+        Describe({model.get(), std::move(adapter)}, response->add_models());
+      }
     }
     return Finish(context, "ListModels", absl::OkStatus());
   }
 
  private:
+  static void Describe(const FoundModel& found, v1::ModelInfo* info) {
+    const ServedModel& model = *found.model;
+    const ModelSpec& spec = model.engine->model().spec();
+    info->set_name(found.name());
+    info->set_family(spec.family);
+    info->set_context_tokens(model.use().context_tokens);
+    info->set_vocabulary_size(spec.vocab_size);
+    info->set_batch(model.use().batch);
+    info->set_queue(model.engine->queue_limit());
+    if (found.adapter != nullptr) info->set_parent(model.name);
+  }
+
   grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const char* method,
                                    const absl::Status& status) {
     const grpc::Status answer = ToGrpcStatus(status);
@@ -67,12 +75,11 @@ class Service final : public v1::Inference::CallbackService {
   }
 
   absl::Status DoTokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
-    absl::StatusOr<const ServedModel*> model = text_.FindModel(request.model());
-    if (!model.ok()) return model.status();
-    if ((*model)->tokenizer == nullptr) {
-      return absl::InvalidArgumentError("the model has no tokenizer");
-    }
-    auto ids = (*model)->tokenizer->Encode(request.text(), request.commands());
+    const absl::StatusOr<FoundModel> found = text_.FindModel(request.model());
+    if (!found.ok()) return found.status();
+    const Tokenizer* tokenizer = found->model->tokenizer.get();
+    if (tokenizer == nullptr) return absl::InvalidArgumentError("the model has no tokenizer");
+    auto ids = tokenizer->Encode(request.text(), request.commands());
     if (!ids.ok()) return ids.status();
     response->mutable_tokens()->Assign(ids->begin(), ids->end());
     return absl::OkStatus();

@@ -58,7 +58,7 @@ class Body {
     *to = value.get<bool>();
     return absl::OkStatus();
   }
-  // The parameters of the table, and a refusal of what is left.
+  // The parameters of the table (null: none are taken), and a refusal of what is left.
   absl::Status TakeRest(Parameters* parameters) {
     for (const auto& [name, value] : object_.items()) {
       if (taken_.count(name) != 0 || Ignored().count(name) != 0) continue;
@@ -67,6 +67,7 @@ class Body {
         const std::string shown = name.substr(0, 100);
         return BadParam(shown, absl::StrFormat("%s is not supported here; remove it", shown));
       }
+      if (parameters == nullptr) return BadParam(name, name + " means nothing here; remove it");
       if (absl::Status status = SetParameter(name, value, parameters); !status.ok()) return status;
     }
     return absl::OkStatus();
@@ -189,6 +190,20 @@ absl::StatusOr<RestRequest> ParseChat(const std::string& text) {
     if (!status.ok()) return status;
   }
   request.text.input = ChatInput{*std::move(messages)};
+  return request;
+}
+
+absl::StatusOr<AdapterRequest> ParseAdapter(const std::string& text) {
+  absl::StatusOr<Body> body = Body::Parse(text);
+  if (!body.ok()) return body.status();
+  AdapterRequest request;
+  for (const auto& [name, to] :
+       {std::pair("model", &request.model), {"name", &request.name}, {"path", &request.path}}) {
+    if (absl::Status status = body->TakeString(name, to); !status.ok()) return status;
+  }
+  if (absl::Status status = body->TakeRest(nullptr); !status.ok()) return status;
+  if (request.name.empty()) return BadParam("name", "name is missing: what to call the adapter");
+  if (request.path.empty()) return BadParam("path", "path is missing: the adapter's folder");
   return request;
 }
 
