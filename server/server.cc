@@ -30,7 +30,7 @@ class BothPorts final : public Server {
         [this](int status) { text_.metrics().CountHttp("other", "other", status); });
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
-    auto grpc = GrpcServer::Start(options_.host, options_.grpc_port, text_);
+    auto grpc = GrpcServer::Start(options_.host, options_.grpc_port, text_, adapters_);
     if (!grpc.ok()) return grpc.status();
     grpc_ = *std::move(grpc);
     return absl::OkStatus();

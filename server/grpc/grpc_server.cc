@@ -21,7 +21,7 @@ constexpr auto kCutOff = std::chrono::seconds(2);
 
 class Service final : public v1::Inference::CallbackService {
  public:
-  explicit Service(TextService& text) : text_(text) {}
+  Service(TextService& text, AdapterAdmin& adapters) : text_(text), adapters_(adapters) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext*,
                                      const v1::GenerateRequest* request,
@@ -50,6 +50,26 @@ class Service final : public v1::Inference::CallbackService {
       }
     }
     return Finish(context, "ListModels", absl::OkStatus());
+  }
+
+  grpc::ServerUnaryReactor* LoadAdapter(grpc::CallbackServerContext* context,
+                                        const v1::LoadAdapterRequest* request,
+                                        v1::ModelInfo* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    adapters_.Load({request->model(), request->name(), request->path()},
+                   [this, reactor, response](const absl::StatusOr<FoundModel>& loaded) {
+                     if (loaded.ok()) Describe(*loaded, response);
+                     const grpc::Status answer = ToGrpcStatus(loaded.status());
+                     text_.metrics().CountGrpc("LoadAdapter", answer.error_code());
+                     reactor->Finish(answer);
+                   });
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* UnloadAdapter(grpc::CallbackServerContext* context,
+                                          const v1::UnloadAdapterRequest* request,
+                                          v1::UnloadAdapterResponse*) override {
+    return Finish(context, "UnloadAdapter", adapters_.Unload(request->name()));
   }
 
  private:
@@ -86,11 +106,12 @@ class Service final : public v1::Inference::CallbackService {
   }
 
   TextService& text_;
+  AdapterAdmin& adapters_;
 };
 
 class Server final : public GrpcServer {
  public:
-  explicit Server(TextService& text) : service_(text) {}
+  Server(TextService& text, AdapterAdmin& adapters) : service_(text, adapters) {}
 
   absl::Status Listen(const std::string& host, int port) {
     // What it would print of a port that is taken, we say in one sentence.
@@ -133,8 +154,9 @@ class Server final : public GrpcServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const std::string& host, int port,
-                                                              TextService& service) {
-  auto server = std::make_unique<Server>(service);
+                                                              TextService& service,
+                                                              AdapterAdmin& adapters) {
+  auto server = std::make_unique<Server>(service, adapters);
   if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
   server->SetServing(true);
   return server;
