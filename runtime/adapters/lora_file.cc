@@ -105,12 +105,9 @@ struct LoraFile::Targets {
 
 absl::StatusOr<LoraFile> LoraFile::Open(const std::string& folder, const ModelFile& model,
                                         const std::string& weights) {
-  LoraFile file;
-  Json config;
-  file.config_path_ = JoinPath(folder, "adapter_config.json");
-  if (absl::Status status = file.ReadConfig(file.config_path_, &config); !status.ok()) {
-    return status;
-  }
+  const std::string config_path = JoinPath(folder, "adapter_config.json");
+  absl::StatusOr<std::string> config = ReadTextFile(config_path, kMaxConfigBytes);
+  if (!config.ok()) return config.status();
   std::string path = JoinPath(folder, weights.empty() ? "adapter_model.safetensors" : weights);
   std::error_code ignored;
   const std::string other = JoinPath(folder, "adapter_sat.safetensors");
@@ -120,7 +117,17 @@ absl::StatusOr<LoraFile> LoraFile::Open(const std::string& folder, const ModelFi
   }
   absl::StatusOr<Safetensors> tensors = Safetensors::Open(path);
   if (!tensors.ok()) return tensors.status();
-  file.tensors_ = *std::move(tensors);
+  return Parse(*config, config_path, *std::move(tensors), model);
+}
+
+absl::StatusOr<LoraFile> LoraFile::Parse(const std::string& config_text,
+                                         const std::string& config_path, Safetensors tensors,
+                                         const ModelFile& model) {
+  LoraFile file;
+  file.config_path_ = config_path;
+  const Json config = ParseJson(config_text);
+  if (absl::Status status = file.CheckConfig(config); !status.ok()) return status;
+  file.tensors_ = std::move(tensors);
   const Targets targets(model);
   if (absl::Status status = file.Match(targets); !status.ok()) return status;
   if (absl::Status status = file.CheckRows(model); !status.ok()) return status;
@@ -128,24 +135,22 @@ absl::StatusOr<LoraFile> LoraFile::Open(const std::string& folder, const ModelFi
   return file;
 }
 
-absl::Status LoraFile::ReadConfig(const std::string& path, Json* config) {
-  absl::StatusOr<std::string> text = ReadTextFile(path, kMaxConfigBytes);
-  if (!text.ok()) return text.status();
-  *config = ParseJson(*text);
-  if (!config->is_object()) return In(path, "is not a JSON object");
-  const Json type = config->value("peft_type", Json("LORA"));
+absl::Status LoraFile::CheckConfig(const Json& config) {
+  const std::string& path = config_path_;
+  if (!config.is_object()) return In(path, "is not a JSON object");
+  const Json type = config.value("peft_type", Json("LORA"));
   if (type != "LORA") {
     return In(path, absl::StrCat("peft_type is ", Shown(type), "; only \"LORA\" can be run"));
   }
-  const Json rank = config->value("r", Json());
+  const Json rank = config.value("r", Json());
   if (!rank.is_number_integer() || rank.get<double>() < 1 || rank.get<double>() > kMaxLoraRank) {
     return In(path, absl::StrCat("r is ", Shown(rank), "; it must be 1..", kMaxLoraRank));
   }
-  const Json alpha = config->value("lora_alpha", Json());
+  const Json alpha = config.value("lora_alpha", Json());
   if (!alpha.is_number() || !(std::abs(alpha.get<double>()) <= 1e6)) {
     return In(path, absl::StrCat("lora_alpha is ", Shown(alpha), "; it must be -1e6..1e6"));
   }
-  const Json rslora = config->value("use_rslora", Json(false));
+  const Json rslora = config.value("use_rslora", Json(false));
   if (!rslora.is_boolean()) {
     return In(path, absl::StrCat("use_rslora is ", Shown(rslora), "; it must be true or false"));
   }
@@ -154,7 +159,7 @@ absl::Status LoraFile::ReadConfig(const std::string& path, Json* config) {
   alpha_ = alpha.get<double>();
   const double divisor = rslora.get<bool>() ? std::sqrt(1.0 * rank_) : 1.0 * rank_;
   scale_ = static_cast<float>(alpha_ / divisor);
-  return RefuseUnsupported(*config, path);
+  return RefuseUnsupported(config, path);
 }
 
 absl::Status LoraFile::Match(const Targets& targets) {

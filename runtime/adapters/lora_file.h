@@ -31,6 +31,10 @@ class LoraFile {
   static absl::StatusOr<LoraFile> Open(const std::string& folder, const ModelFile& model,
                                        const std::string& weights = "");
 
+  // The same from adapter_config.json's text and a table of contents; reads nothing.
+  static absl::StatusOr<LoraFile> Parse(const std::string& config, const std::string& config_path,
+                                        Safetensors tensors, const ModelFile& model);
+
   int64_t rank() const { return rank_; }
   double alpha() const { return alpha_; }
   int64_t floats() const { return floats_; }  // that Read writes
@@ -53,7 +57,7 @@ class LoraFile {
   struct Targets;  // by module
 
   LoraFile() = default;
-  absl::Status ReadConfig(const std::string& path, nlohmann::json* config);
+  absl::Status CheckConfig(const nlohmann::json& config);
   absl::Status Match(const Targets& targets);
   absl::Status AddPart(const Targets& targets, const std::string& module, const Part& part);
   absl::Status CheckTargets(const nlohmann::json& config, const Targets& targets) const;

@@ -72,15 +72,21 @@ absl::Status CheckConfig(const std::string& folder, int64_t slots) {
 
 absl::StatusOr<PrefixFile> PrefixFile::Open(const std::string& folder, const KvSpec& kv,
                                             const std::string& weights) {
-  PrefixFile file;
-  file.kv_ = kv;
   absl::StatusOr<Safetensors> tensors =
       weights.empty() ? Locate(folder) : Safetensors::Open(JoinPath(folder, weights));
   if (!tensors.ok()) return tensors.status();
-  file.tensors_ = *std::move(tensors);
+  absl::StatusOr<PrefixFile> file = Parse(*std::move(tensors), kv);
+  if (!file.ok()) return file.status();
+  if (absl::Status status = CheckConfig(folder, file->slots_); !status.ok()) return status;
+  return file;
+}
+
+absl::StatusOr<PrefixFile> PrefixFile::Parse(Safetensors tensors, const KvSpec& kv) {
+  PrefixFile file;
+  file.kv_ = kv;
+  file.tensors_ = std::move(tensors);
   if (absl::Status status = file.Find(); !status.ok()) return status;
   if (absl::Status status = file.CheckShapes(); !status.ok()) return status;
-  if (absl::Status status = CheckConfig(folder, file.slots_); !status.ok()) return status;
   return file;
 }
 

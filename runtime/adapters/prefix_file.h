@@ -27,6 +27,9 @@ class PrefixFile {
   static absl::StatusOr<PrefixFile> Open(const std::string& folder, const KvSpec& kv,
                                          const std::string& weights = "");
 
+  // The same of a table of contents; reads nothing.
+  static absl::StatusOr<PrefixFile> Parse(Safetensors tensors, const KvSpec& kv);
+
   int32_t slots() const { return static_cast<int32_t>(slots_); }
   bool projected() const { return projected_; }
 
