@@ -69,7 +69,9 @@ Needs NeedsOf(const ModelUse& use) {
   }
   plan.weight_bytes = needs.streamed.bytes;
   plan.embedding_bytes = needs.gathered.bytes;
-  plan.adapter_bytes = use.adapter_bytes;
+  // Few pages of prefixes can take two huge pages in every layer, beside LoRA's memory.
+  plan.adapter_bytes =
+      use.adapter_bytes + std::min<uint64_t>(use.adapter_bytes, file.spec.kv.layers * 4 * kMiB);
   plan.kv_bytes = Product(KvPages(use), KvCache::PageBytes(file.spec.kv, use.kv_dtype));
   plan.kv_read_bytes =
       Product(use.context_tokens * use.batch,

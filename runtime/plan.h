@@ -37,7 +37,7 @@ struct ModelPlan {
   std::vector<std::vector<Tier>> tiers;  // [tensor][block]; constants are always resident
   uint64_t constant_bytes = 0;
   uint64_t kv_bytes = 0;
-  uint64_t adapter_bytes = 0;
+  uint64_t adapter_bytes = 0;    // those of the use, and what their layout may waste
   uint64_t workspace_bytes = 0;  // activations, scratch and logits of one step
   uint64_t ring_bytes = 0;       // of the cyclic prefetch; 0 when nothing streams
   uint64_t gather_bytes = 0;     // cache of embedding blocks that are not resident

@@ -17,6 +17,14 @@ namespace qianyi {
 namespace {
 
 constexpr float kLargestHalf = 65504;
+constexpr uint64_t kHugePageBytes = 2 << 20;
+
+// What the backend's memory really takes.
+uint64_t MemoryOf(int64_t floats) {
+  const uint64_t bytes = floats * sizeof(float);
+  const uint64_t grain = bytes >= kHugePageBytes ? kHugePageBytes : kPageBytes;
+  return (bytes + grain - 1) / grain * grain;
+}
 
 bool IsLora(const std::string& folder, const AdapterFiles& files) {
   std::error_code ignored;
@@ -88,7 +96,7 @@ absl::StatusOr<uint64_t> Adapter::Bytes(const std::string& folder, const ModelFi
   if (IsLora(folder, files)) {
     absl::StatusOr<LoraFile> lora = LoraFile::Open(folder, model, files.lora);
     if (!lora.ok()) return lora.status();
-    return lora->floats() * sizeof(float);
+    return MemoryOf(lora->floats());
   }
   absl::StatusOr<PrefixFile> prefix = PrefixFile::Open(folder, model.spec.kv, files.prefix);
   if (!prefix.ok()) return prefix.status();
@@ -109,7 +117,7 @@ absl::Status Adapter::LoadLora(const std::string& folder, const ModelFile& model
                                const AdapterFiles& files) {
   absl::StatusOr<LoraFile> file = LoraFile::Open(folder, model, files.lora);
   if (!file.ok()) return file.status();
-  bytes_ = file->floats() * sizeof(float);
+  bytes_ = MemoryOf(file->floats());
   if (absl::Status status = pool_->Take(bytes_, 0, &prefix_.pages); !status.ok()) return status;
   taken_ = true;
   memory_ = backend_.alloc(bytes_);

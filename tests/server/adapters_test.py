@@ -172,6 +172,22 @@ class Adapters(WithAdapters):
                                              "path": "deep/down"})
                 self.assertEqual(self.text(server, body), first, index)
 
+    def test_memory_is_back_after_unloading(self):
+        with self.start("--adapter-folder", str(self.path), names=()) as server:
+            def load_and_unload():
+                for name in ("wide", "long"):
+                    self.assertEqual(server.post("/v1/adapters", {"name": name, "path": name})[0],
+                                     200)
+                    self.text(server, {**ENDLESS, "model": f"poet:{name}", "max_tokens": 3})
+                    self.assertEqual(server.ask("DELETE", f"/v1/adapters/{name}")[0], 200)
+            load_and_unload()
+            load_and_unload()
+            before = server.resident_bytes()
+            for _ in range(25):
+                load_and_unload()
+            # 25 times both would be 45 MB.
+            self.assertLess(server.resident_bytes(), before + (8 << 20))
+
     def test_unloading_while_requests_run(self):
         with self.start("--adapter-folder", str(self.path), names=("long", "wide")) as server:
             for name in ("long", "wide"):
