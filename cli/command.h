@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
@@ -51,6 +53,23 @@ struct RunFlags {
 
   void Add(CLI::App& command);
   absl::Status Check() const;
+};
+
+// "NAME=DIR" of --adapter.
+absl::StatusOr<NamedAdapter> ParseAdapterFlag(const std::string& text);
+
+// Adapters of one model, and which of them prompts run with.
+struct AdapterFlags {
+  std::vector<std::string> adapters;
+  std::vector<std::string> uses;
+
+  void Add(CLI::App& command, const char* use_help);
+  // The named ones, and in `options` room for them. Errors name the flag or the adapter.
+  absl::StatusOr<std::vector<NamedAdapter>> Parse(const ModelFile& file,
+                                                  LoadOptions* options) const;
+  // After they were loaded: what each of `count` prompts runs with; null is the model alone.
+  absl::StatusOr<std::vector<std::shared_ptr<const Adapter>>> Choose(const AdapterSet& loaded,
+                                                                     size_t count) const;
 };
 
 // Flags whose values have units: "3GiB", "25GB/s".

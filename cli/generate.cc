@@ -26,6 +26,7 @@ namespace {
 struct Flags {
   ModelFlags model;
   RunFlags run;
+  AdapterFlags adapters;
   std::vector<std::string> prompts;
   std::vector<std::string> prompt_ids;
   std::vector<std::string> stops;
@@ -252,11 +253,18 @@ absl::Status RunGenerate(Flags flags) {
       MakeRequests(*file, tokenizer->get(), &flags);
   if (!requests.ok()) return requests.status();
 
+  const auto adapters = flags.adapters.Parse(*file, &flags.run.options);
+  if (!adapters.ok()) return adapters.status();
+
   const auto start = std::chrono::steady_clock::now();
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
       LoadedModel::Open(*std::move(file), flags.run.options);
   if (!loaded.ok()) return loaded.status();
   Engine engine(*std::move(loaded), static_cast<int64_t>(requests->size()));
+  if (absl::Status status = engine.adapters().LoadAll(*adapters); !status.ok()) return status;
+  const auto chosen = flags.adapters.Choose(engine.adapters(), requests->size());
+  if (!chosen.ok()) return chosen.status();
+  for (size_t i = 0; i < requests->size(); ++i) (*requests)[i].adapter = (*chosen)[i];
   std::jthread reading;
   if (!flags.quiet) reading = ShowReading(engine);
   struct Call {
@@ -321,6 +329,8 @@ void AddGenerate(CLI::App& app, Run* run) {
       ->capture_default_str();
   AddSampling(*command, *flags);
   flags->run.Add(*command);
+  flags->adapters.Add(*command,
+                      "adapter of all prompts, or repeated of each; - is none [the only one]");
   command->add_option("--context", flags->context, "tokens of one sequence [what is needed]")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   command->add_option("--batch", flags->batch, "sequences at once [all prompts]")

@@ -24,6 +24,7 @@ struct Flags {
   std::string task;
   std::string file;
   RunFlags run;
+  AdapterFlags adapters;
   bool quiet = false;
 };
 
@@ -122,14 +123,20 @@ absl::Status RunScore(Flags flags) {
   absl::StatusOr<std::vector<Row>> rows = ReadRows(flags, *task, *file, **tokenizer);
   if (!rows.ok()) return rows.status();
   SetRoom(*rows, &flags.run.options);
+  const auto adapters = flags.adapters.Parse(*file, &flags.run.options);
+  if (!adapters.ok()) return adapters.status();
   absl::StatusOr<std::unique_ptr<LoadedModel>> model =
       LoadedModel::Open(*std::move(file), flags.run.options);
   if (!model.ok()) return model.status();
+  if (absl::Status status = (*model)->adapters().LoadAll(*adapters); !status.ok()) return status;
+  const auto chosen = flags.adapters.Choose((*model)->adapters(), 1);
+  if (!chosen.ok()) return chosen.status();
   double sum = 0;
   int64_t characters = 0;
   for (size_t i = 0; i < rows->size(); ++i) {
     const Row& row = (*rows)[i];
-    absl::StatusOr<double> logprob = LogProbability(**model, row.prompt, row.tokens);
+    absl::StatusOr<double> logprob =
+        LogProbability(**model, row.prompt, row.tokens, (*chosen)[0].get());
     if (!logprob.ok()) return logprob.status();
     std::printf("%.6f\n", *logprob);
     sum += *logprob;
@@ -164,6 +171,7 @@ void AddScore(CLI::App& app, Run* run) {
                    "(for summary, where `text` is the source, `summary`)")
       ->required();
   flags->run.Add(*command);
+  flags->adapters.Add(*command, "adapter to score with; - is none [the only one]");
   command->add_flag("--quiet", flags->quiet, "no progress on standard error");
   command->footer(
       "Prints the natural log-probability of each answer, end token left out, without any\n"

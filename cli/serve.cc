@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "cli/command.h"
 #include "runtime/memory_size.h"
 #include "server/server.h"
@@ -27,8 +29,13 @@ struct Flags {
   int64_t context = 0;
   int64_t batch = 16;
   int64_t queue = 64;
+  std::vector<std::string> adapters;
+  uint64_t adapter_bytes = 0;
   ServerOptions server;
 };
+
+// Besides what --adapter names, where others may be loaded later.
+constexpr uint64_t kSpareAdapterBytes = 256 << 20;
 
 // "models/poet/" is served as "poet".
 std::string NameOf(const std::string& folder) {
@@ -63,12 +70,45 @@ absl::StatusOr<std::vector<NamedModelFile>> OpenFiles(const Flags& flags) {
   return files;
 }
 
+// "[MODEL:]NAME=DIR" to the model it is for.
+absl::Status AssignAdapters(const std::vector<std::string>& texts,
+                            std::vector<NamedModelFile>* files) {
+  for (const std::string& text : texts) {
+    absl::StatusOr<NamedAdapter> adapter = ParseAdapterFlag(text);
+    if (!adapter.ok()) return adapter.status();
+    const size_t colon = adapter->name.rfind(':');
+    const std::string model = colon == std::string::npos ? "" : adapter->name.substr(0, colon);
+    const auto owner = std::find_if(files->begin(), files->end(), [&](const NamedModelFile& file) {
+      return file.name == model || (model.empty() && files->size() == 1);
+    });
+    if (owner == files->end()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--adapter %s: say for which model, as MODEL:NAME=DIR; there is: %s", text,
+          absl::StrJoin(*files, ", ", [](std::string* out, const NamedModelFile& file) {
+            out->append(file.name);
+          })));
+    }
+    adapter->name = adapter->name.substr(colon + 1);
+    owner->adapters.push_back(*std::move(adapter));
+  }
+  return absl::OkStatus();
+}
+
 std::string Describe(const ServedModel& model) {
   const ModelPlan& plan = model.engine->plan().models[0];
   return absl::StrFormat(
       "qianyi: model %s: %s of weights in memory, %s streamed; %d places of %d tokens\n",
       model.name, FormatSize(plan.host_bytes + plan.constant_bytes), FormatSize(plan.disk_bytes),
       plan.use.batch, plan.use.context_tokens);
+}
+
+absl::Status CheckFolder(const std::string& adapter_folder) {
+  std::error_code error;
+  if (adapter_folder.empty() || std::filesystem::is_directory(adapter_folder, error)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(
+      absl::StrFormat("--adapter-folder %s: there is no such folder", adapter_folder));
 }
 
 bool IsLoopback(const std::string& host) { return host == "::1" || host.rfind("127.", 0) == 0; }
@@ -99,6 +139,10 @@ absl::Status RunServe(const Flags& flags) {
   ServeModelOptions options{.load = flags.run.options, .queue = flags.queue};
   options.load.context_tokens = flags.context;
   options.load.batch = flags.batch;
+  options.load.adapter_bytes = flags.adapter_bytes;
+  options.spare_adapter_bytes = flags.server.adapter_folder.empty() ? 0 : kSpareAdapterBytes;
+  if (absl::Status status = AssignAdapters(flags.adapters, &*files); !status.ok()) return status;
+  if (absl::Status status = CheckFolder(flags.server.adapter_folder); !status.ok()) return status;
   auto models = OpenModels(*std::move(files), options);
   if (!models.ok()) return models.status();
   std::string summary;
@@ -136,6 +180,16 @@ void AddServe(CLI::App& app, Run* run) {
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
   flags->run.Add(*command);
+  command
+      ->add_option("--adapter", flags->adapters,
+                   "LoRA or P-tuning v2 adapter, which requests name as MODEL:NAME; repeatable")
+      ->type_name("[MODEL:]NAME=DIR");
+  command
+      ->add_option("--adapter-folder", flags->server.adapter_folder,
+                   "let clients load adapters from folders below this one [none]")
+      ->type_name("DIR");
+  AddSize(*command, "--adapter-memory", &flags->adapter_bytes,
+          "for all adapters of a model [what --adapter needs, and 256 MiB with --adapter-folder]");
   command->add_option("--context", flags->context, "tokens of one request [2048 at most]")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   command->add_option("--batch", flags->batch, "requests that run at once")

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/lora.h"
 #include "kernels/packed.h"
 #include "kernels/tensor.h"
 
@@ -169,6 +170,7 @@ struct Backend {
   void (*gated_activate)(const GatedActivate&, Stream) = nullptr;
   void (*kv_write)(const KvWrite&, Stream) = nullptr;
   void (*attention)(const Attention&, Stream) = nullptr;
+  void (*lora)(const Lora&, Stream) = nullptr;
 
   bool (*supports)(PackedFormat) = nullptr;
 

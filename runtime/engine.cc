@@ -23,7 +23,11 @@ struct Engine::Call {
       : request(std::move(from)),
         sink(std::move(to)),
         constraint(std::move(form)),
-        generation(std::move(request.prompt), request.max_tokens) {}
+        generation(std::move(request.prompt), request.max_tokens) {
+    Sequence& sequence = generation.sequence;
+    LoadedModel::Attach(request.adapter.get(), &sequence);
+    sequence.pages.reserve(KvCache::PagesFor(sequence.prefix_slots + generation.max_cached()));
+  }
 
   uint64_t id = 0;
   GenerateRequest request;  // its prompt has moved into `generation`
@@ -197,7 +201,7 @@ void Engine::Admit() {
     auto place = std::find(running_.begin(), running_.end(), nullptr);
     Call* call = waiting_.front().get();
     if (place == running_.end() ||
-        !loaded_->kv().Reserve(call->generation.max_cached(), &call->generation.sequence.pages)) {
+        !loaded_->Reserve(call->generation.max_cached(), &call->generation.sequence)) {
       return;
     }
     const int index = static_cast<int>(place - running_.begin());

@@ -26,8 +26,9 @@ namespace qianyi {
 struct GenerateRequest {
   Prompt prompt;  // from Model::LayOut
   SamplingParams sampling;
-  int32_t max_tokens = 256;         // of each blank
-  std::vector<int32_t> end_tokens;  // a blank stops before any of these
+  int32_t max_tokens = 256;                          // of each blank
+  std::vector<int32_t> end_tokens;                   // a blank stops before any of these
+  std::shared_ptr<const Adapter> adapter = nullptr;  // of this engine's adapters(); null = none
 };
 
 struct EngineStats {
@@ -53,6 +54,8 @@ class Engine {
 
   const Model& model() const { return loaded_->model(); }
   const Plan& plan() const { return loaded_->plan(); }
+  // Loaded and unloaded on any thread, while steps run.
+  AdapterSet& adapters() { return loaded_->adapters(); }
   int64_t queue_limit() const { return queue_limit_; }
 
   // InvalidArgument (names the field and its limit), ResourceExhausted when the queue is full.

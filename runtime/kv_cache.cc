@@ -1,5 +1,6 @@
 #include "runtime/kv_cache.h"
 
+#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -20,20 +21,25 @@ size_t KvCache::PageBytes(const KvSpec& spec, DType dtype) {
   return spec.layers * LayerPageBytes(spec, dtype);
 }
 
-KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend)
+KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
+                 int64_t shared_pages)
     : spec_(spec),
       dtype_(dtype),
       pages_(pages),
+      shared_pages_(shared_pages),
       backend_(backend),
       layer_page_bytes_(LayerPageBytes(spec, dtype)) {
   free_.reserve(pages);
   for (int64_t page = pages; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
 }
 
+size_t KvCache::bytes() const { return PageBytes(spec_, dtype_) * (pages_ + shared_pages_); }
+
 absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvSpec& spec, DType dtype,
-                                                         int64_t pages, const Backend& backend) {
-  std::unique_ptr<KvCache> cache(new KvCache(spec, dtype, pages, backend));
-  const size_t bytes = PageBytes(spec, dtype) * pages;
+                                                         int64_t pages, const Backend& backend,
+                                                         int64_t shared_pages) {
+  std::unique_ptr<KvCache> cache(new KvCache(spec, dtype, pages, backend, shared_pages));
+  const size_t bytes = cache->bytes();
   cache->memory_ = static_cast<std::byte*>(backend.alloc(bytes));
   if (cache->memory_ == nullptr) {
     return absl::ResourceExhaustedError(absl::StrFormat(
@@ -44,11 +50,11 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvSpec& spec, DTy
 }
 
 KvCache::~KvCache() {
-  if (memory_ != nullptr) backend_.free(memory_, PageBytes(spec_, dtype_) * pages_);
+  if (memory_ != nullptr) backend_.free(memory_, bytes());
 }
 
 KvLayer KvCache::layer(int index) const {
-  return {.pages = memory_ + index * pages_ * layer_page_bytes_,
+  return {.pages = memory_ + index * (pages_ + shared_pages_) * layer_page_bytes_,
           .page_bytes = layer_page_bytes_,
           .dtype = dtype_,
           .kv_heads = spec_.heads,
@@ -66,8 +72,25 @@ bool KvCache::Reserve(int64_t tokens, std::vector<int32_t>* table) {
   return true;
 }
 
+bool KvCache::ReserveAfter(const KvPrefix& prefix, int64_t tokens, std::vector<int32_t>* table) {
+  const int64_t whole = prefix.slots / kPageTokens;
+  if (PagesFor(prefix.slots + tokens) - whole > free_pages()) return false;
+  table->assign(prefix.pages.begin(), prefix.pages.begin() + whole);
+  Reserve(prefix.slots + tokens, table);
+  if (prefix.slots % kPageTokens == 0) return true;
+  const size_t from = prefix.pages[whole], to = (*table)[whole];
+  for (int i = 0; i < spec_.layers; ++i) {
+    std::byte* pages = layer(i).pages;
+    std::memcpy(pages + to * layer_page_bytes_, pages + from * layer_page_bytes_,
+                layer_page_bytes_);
+  }
+  return true;
+}
+
 void KvCache::Release(std::vector<int32_t>* table) {
-  free_.insert(free_.end(), table->rbegin(), table->rend());
+  for (auto page = table->rbegin(); page != table->rend(); ++page) {
+    if (*page < pages_) free_.push_back(*page);
+  }
   table->clear();
 }
 

@@ -12,7 +12,14 @@
 
 namespace qianyi {
 
-// Owned by the engine's thread. A page id stands for the same page in every layer.
+// Keys and values that many sequences begin with, computed once: slots [0, slots) of `pages`.
+struct KvPrefix {
+  std::vector<int32_t> pages;
+  int32_t slots = 0;
+};
+
+// Owned by the engine's thread. A page id stands for the same page in every layer. Beside the
+// pages of sequences there are `shared_pages` more, which others hand out: see AdapterPool.
 class KvCache {
  public:
   // Bytes of one page over all layers.
@@ -21,29 +28,39 @@ class KvCache {
 
   // ResourceExhausted when the backend has no room.
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(const KvSpec& spec, DType dtype,
-                                                         int64_t pages, const Backend& backend);
+                                                         int64_t pages, const Backend& backend,
+                                                         int64_t shared_pages = 0);
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
   KvLayer layer(int index) const;
-  int64_t pages() const { return pages_; }
+  DType dtype() const { return dtype_; }
+  int64_t pages() const { return pages_; }  // of sequences; the ids after them are shared ones
+  int64_t shared_pages() const { return shared_pages_; }
   int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
 
   // Appends pages to `table` until it holds `tokens`; false (and nothing changed) when there
   // are too few free ones.
   bool Reserve(int64_t tokens, std::vector<int32_t>* table);
+  // The same for an empty table and `tokens` after a prefix. Its whole pages are shared; a last
+  // page that it fills in part is copied, since the sequence goes on in it.
+  bool ReserveAfter(const KvPrefix& prefix, int64_t tokens, std::vector<int32_t>* table);
+  // Gives back the sequence's own pages.
   void Release(std::vector<int32_t>* table);
 
  private:
-  KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend);
+  KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
+          int64_t shared_pages);
+  size_t bytes() const;
 
   const KvSpec spec_;
   const DType dtype_;
   const int64_t pages_;
+  const int64_t shared_pages_;
   const Backend& backend_;
   const size_t layer_page_bytes_;
-  std::byte* memory_ = nullptr;  // [layers][pages][layer_page_bytes_]
+  std::byte* memory_ = nullptr;  // [layers][pages, then shared][layer_page_bytes_]
   std::vector<int32_t> free_;
 };
 

@@ -28,7 +28,8 @@ ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
           .batch = options.batch,
           .prompt_tokens = options.prompt_tokens,
           .logit_rows = options.logit_rows,
-          .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16)};
+          .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
+          .adapter_bytes = options.adapter_bytes};
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {
@@ -64,15 +65,19 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
   const ModelFile& opened = loaded->store_->file();
   loaded->plan_.models[0].use.file = use.file = &opened;
 
-  absl::StatusOr<std::unique_ptr<KvCache>> kv = KvCache::Create(
-      opened.spec.kv, use.kv_dtype, KvCache::PagesFor(use.context_tokens) * use.batch, backend);
+  // Pages of prefixes take memory only where they are written.
+  const int64_t shared_pages = static_cast<int64_t>(
+      use.adapter_bytes / std::max<size_t>(1, KvCache::PageBytes(opened.spec.kv, use.kv_dtype)));
+  absl::StatusOr<std::unique_ptr<KvCache>> kv =
+      KvCache::Create(opened.spec.kv, use.kv_dtype, KvPages(use), backend, shared_pages);
   if (!kv.ok()) return kv.status();
   loaded->kv_ = *std::move(kv);
+  loaded->adapters_ =
+      std::make_unique<AdapterSet>(use.adapter_bytes, opened, *loaded->kv_, backend);
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   loaded->stream_ = backend.create_stream(options.threads > 0 ? options.threads : cores);
-  absl::StatusOr<std::unique_ptr<Pass>> pass =
-      Pass::Create(opened.spec, {.tokens = StepTokens(use), .logit_rows = LogitRows(use)},
-                   *loaded->store_, *loaded->kv_, backend, loaded->stream_);
+  absl::StatusOr<std::unique_ptr<Pass>> pass = Pass::Create(
+      opened.spec, Pass::LimitsOf(use), *loaded->store_, *loaded->kv_, backend, loaded->stream_);
   if (!pass.ok()) return pass.status();
   loaded->pass_ = *std::move(pass);
   return loaded;
@@ -81,6 +86,16 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
 LoadedModel::~LoadedModel() {
   pass_.reset();
   if (stream_.handle != nullptr) backend_.destroy_stream(stream_);
+}
+
+void LoadedModel::Attach(const Adapter* adapter, Sequence* sequence) {
+  sequence->adapter = adapter;
+  sequence->prefix_slots = adapter == nullptr ? 0 : adapter->prefix().slots;
+}
+
+bool LoadedModel::Reserve(int64_t tokens, Sequence* sequence) {
+  if (sequence->prefix_slots == 0) return kv_->Reserve(tokens, &sequence->pages);
+  return kv_->ReserveAfter(sequence->adapter->prefix(), tokens, &sequence->pages);
 }
 
 absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {

@@ -9,10 +9,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "runtime/adapters/adapter_set.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model.h"
 #include "runtime/pass.h"
 #include "runtime/plan.h"
+#include "runtime/sequence.h"
 #include "runtime/storage/weight_store.h"
 
 namespace qianyi {
@@ -27,6 +29,7 @@ struct LoadOptions {
   int threads = 0;                // 0 = one per core
   std::optional<DType> kv_dtype = std::nullopt;  // then f32 for f32 weights, else f16
   ReaderOptions reader = {};
+  uint64_t adapter_bytes = 0;  // for all adapters loaded at one time; 0 = none can be
 };
 
 // 80% of what the machine or its cgroup has.
@@ -53,6 +56,12 @@ class LoadedModel {
   WeightStore& store() { return *store_; }
   KvCache& kv() { return *kv_; }
   Pass& pass() { return *pass_; }
+  AdapterSet& adapters() { return *adapters_; }
+
+  // Sets what `sequence` runs with (null: the model alone). It is to have no pages yet.
+  static void Attach(const Adapter* adapter, Sequence* sequence);
+  // Pages for the sequence's adapter and `tokens` of its own; false when there are too few.
+  bool Reserve(int64_t tokens, Sequence* sequence);
 
   // Called after each stage, when `observe` is set: stage and the pass.
   using Observer = std::function<void(int stage, Pass& pass)>;
@@ -68,6 +77,7 @@ class LoadedModel {
   std::unique_ptr<WeightStore> store_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<AdapterSet> adapters_;
   std::unique_ptr<Pass> pass_;
 };
 

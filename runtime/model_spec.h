@@ -28,6 +28,23 @@ struct TensorSpec {
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
 };
 
+// Some rows of a matrix: `runs` runs of `run` rows each, the first at `begin`, `stride` apart.
+struct RowRuns {
+  int64_t begin = 0;
+  int64_t run = 0;
+  int64_t stride = 0;
+  int64_t runs = 1;
+
+  int64_t rows() const { return run * runs; }
+};
+
+// Another name under which adapters address a matrix, or a part of a fused one.
+struct ModuleAlias {
+  std::string module;  // "transformer.encoder.layers.0.self_attention.q_proj"
+  std::string tensor;  // "transformer.encoder.layers.0.self_attention.query_key_value.weight"
+  RowRuns rows;        // its rows, in the part's order
+};
+
 // Bytes of key-value cache are sized from these.
 struct KvSpec {
   int layers = 0;
@@ -42,8 +59,9 @@ struct KvSpec {
 struct ModelSpec {
   std::string family;  // as in runtime/models/registry.h: "glm-blocklm", "chatglm2"
   std::string config_json;
-  std::vector<std::string> units;   // names in execution order: "embedding", "attention 0", …
-  std::vector<TensorSpec> tensors;  // in execution order
+  std::vector<std::string> units;    // names in execution order: "embedding", "attention 0", …
+  std::vector<TensorSpec> tensors;   // in execution order
+  std::vector<ModuleAlias> aliases;  // besides every matrix's own name without ".weight"
   KvSpec kv;
   int64_t hidden_size = 0;
   int64_t attention_cols = 0;  // heads * value_dim

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/adapters/lora_file.h"
 #include "runtime/memory_size.h"
 
 namespace qianyi {
@@ -29,6 +30,12 @@ class Arena {
 
 }  // namespace
 
+Pass::Limits Pass::LimitsOf(const ModelUse& use) {
+  return {.tokens = StepTokens(use),
+          .logit_rows = LogitRows(use),
+          .lora_rank = use.adapter_bytes > 0 ? kMaxLoraRank : 0};
+}
+
 uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buffers* buffers) {
   Arena arena(base);
   const int64_t narrow = std::max(spec.hidden_size, spec.attention_cols);
@@ -40,6 +47,7 @@ uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buf
   buffers->rope = arena.Take<float>(limits.tokens * spec.rotary_dims);
   buffers->head_input = arena.Take<float>(limits.logit_rows * spec.hidden_size);
   buffers->logits = arena.Take<float>(limits.logit_rows * spec.vocab_size);
+  buffers->lora = arena.Take<float>(limits.tokens * limits.lora_rank);
   buffers->quantized.values = arena.Take<int8_t>(limits.tokens * quantized.padded_cols());
   buffers->quantized.scales = arena.Take<float>(limits.tokens * quantized.slices());
   buffers->quantized.sums = arena.Take<int32_t>(limits.tokens * quantized.padded_cols() / 32);
@@ -73,6 +81,8 @@ Pass::~Pass() {
 void Pass::Begin(const Step& step) {
   tokens_ = step.size();
   logit_rows_ = static_cast<int64_t>(step.logit_tokens.size());
+  token_adapters_.Group(step.adapters);
+  head_adapters_.Group(step.adapters, step.logit_tokens);
 }
 
 absl::Status Pass::Embed(int embedding, const Step& step) {
@@ -105,7 +115,18 @@ absl::Status Pass::Linear(Projection projection, Tensor x, Tensor out, Tensor re
     }
     backend_.linear(task, stream_);
   }
+  AddLora(projection.weight, x, out);
   return absl::OkStatus();
+}
+
+void Pass::AddLora(int tensor, Tensor x, Tensor out) {
+  AdapterRows& adapters = x.data == buffers_.head_input ? head_adapters_ : token_adapters_;
+  if (adapters.empty()) return;
+  const std::span<const LoraItem> items = adapters.Items(tensor, buffers_.lora);
+  if (items.empty()) return;
+  backend_.lora(
+      {.x = x, .items = items.data(), .count = static_cast<int64_t>(items.size()), .out = out},
+      stream_);
 }
 
 void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "runtime/adapters/adapter_rows.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model_spec.h"
 #include "runtime/step.h"
@@ -29,7 +30,9 @@ class Pass {
   struct Limits {
     int64_t tokens = 0;
     int64_t logit_rows = 0;
+    int64_t lora_rank = 0;  // of what adapters add to one matrix; 0 = there are none
   };
+  static Limits LimitsOf(const ModelUse& use);
   // What Create takes from the backend.
   static uint64_t MemoryBytes(const ModelSpec& spec, Limits limits);
   // ResourceExhausted when the backend has no room.
@@ -58,7 +61,8 @@ class Pass {
 
   // hidden = rows of an embedding.
   absl::Status Embed(int embedding, const Step& step);
-  // out = x Wᵀ + bias (+ residual_scale * residual), block by block as they arrive.
+  // out = x Wᵀ + bias (+ residual_scale * residual), block by block as they arrive; then what the
+  // adapters of the step add. Row i of x is token i of the step, or of the head's input.
   absl::Status Linear(Projection projection, Tensor x, Tensor out, Tensor residual = {},
                       float residual_scale = 1.0f);
   // Computes the step's rotation table from one row of positions, once for all layers.
@@ -73,8 +77,17 @@ class Pass {
  private:
   Pass(const ModelSpec& spec, Limits limits, WeightStore& store, KvCache& kv,
        const Backend& backend, Stream stream)
-      : spec_(spec), limits_(limits), store_(store), kv_(kv), backend_(backend), stream_(stream) {}
+      : spec_(spec),
+        limits_(limits),
+        store_(store),
+        kv_(kv),
+        backend_(backend),
+        stream_(stream),
+        token_adapters_(limits.tokens),
+        head_adapters_(limits.logit_rows) {}
   static Tensor Rows(float* data, int64_t cols, int64_t rows) { return F32(data, rows, cols); }
+
+  void AddLora(int tensor, Tensor x, Tensor out);
 
   struct Buffers {
     float* hidden = nullptr;
@@ -83,6 +96,7 @@ class Pass {
     float* rope = nullptr;
     float* head_input = nullptr;
     float* logits = nullptr;
+    float* lora = nullptr;
     QuantizedRows quantized;
   };
   // Places the buffers from `base` on and returns the bytes they take.
@@ -97,6 +111,8 @@ class Pass {
   std::byte* memory_ = nullptr;
   uint64_t memory_bytes_ = 0;
   Buffers buffers_;
+  AdapterRows token_adapters_;
+  AdapterRows head_adapters_;
   int64_t tokens_ = 0;
   int64_t logit_rows_ = 0;
   int64_t rotary_dims_ = 0;

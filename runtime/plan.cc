@@ -69,13 +69,14 @@ Needs NeedsOf(const ModelUse& use) {
   }
   plan.weight_bytes = needs.streamed.bytes;
   plan.embedding_bytes = needs.gathered.bytes;
-  const int64_t pages = KvCache::PagesFor(use.context_tokens) * use.batch;
-  plan.kv_bytes = Product(pages, KvCache::PageBytes(file.spec.kv, use.kv_dtype));
+  // Few pages of prefixes can take two huge pages in every layer, beside LoRA's memory.
+  plan.adapter_bytes =
+      use.adapter_bytes + std::min<uint64_t>(use.adapter_bytes, file.spec.kv.layers * 4 * kMiB);
+  plan.kv_bytes = Product(KvPages(use), KvCache::PageBytes(file.spec.kv, use.kv_dtype));
   plan.kv_read_bytes =
       Product(use.context_tokens * use.batch,
               file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
-  plan.workspace_bytes =
-      Pass::MemoryBytes(file.spec, {.tokens = StepTokens(use), .logit_rows = LogitRows(use)});
+  plan.workspace_bytes = Pass::MemoryBytes(file.spec, Pass::LimitsOf(use));
   return needs;
 }
 
@@ -150,12 +151,19 @@ int64_t StepTokens(const ModelUse& use) {
 
 int64_t LogitRows(const ModelUse& use) { return use.logit_rows > 0 ? use.logit_rows : use.batch; }
 
+int64_t KvPages(const ModelUse& use) {
+  const int64_t begun = use.adapter_bytes > 0 ? kPageTokens - 1 : 0;
+  return KvCache::PagesFor(use.context_tokens + begun) * use.batch;
+}
+
 uint64_t Plan::host_used_bytes() const {
   uint64_t bytes = budget.process_bytes;
   for (const ModelPlan& model : models) {
     bytes += model.constant_bytes + model.ring_bytes + model.gather_bytes + model.host_bytes +
              model.embedding_resident_bytes;
-    if (budget.device_bytes == 0) bytes += model.kv_bytes + model.workspace_bytes;
+    if (budget.device_bytes == 0) {
+      bytes += model.kv_bytes + model.workspace_bytes + model.adapter_bytes;
+    }
   }
   return bytes;
 }
@@ -164,7 +172,8 @@ uint64_t Plan::device_used_bytes() const {
   if (budget.device_bytes == 0) return 0;
   uint64_t bytes = kDeviceOverheadBytes;
   for (const ModelPlan& model : models) {
-    bytes += model.device_bytes + model.kv_bytes + model.workspace_bytes + model.constant_bytes +
+    bytes += model.device_bytes + model.kv_bytes + model.workspace_bytes + model.adapter_bytes +
+             model.constant_bytes +
              (model.device_bytes < model.weight_bytes ? kWantedRingBytes : 0);
   }
   return bytes;
@@ -187,7 +196,7 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
                                std::max(kWantedGatherBytes, 2 * model.embeddings.largest));
     fixed_host += it.constant_bytes + it.gather_bytes;
     least_host += LeastRing(model);
-    (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes;
+    (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes + it.adapter_bytes;
     if (device) fixed_device += it.constant_bytes + kWantedRingBytes;
     total_weights += it.weight_bytes;
   }

@@ -27,6 +27,7 @@ struct ModelUse {
   int64_t prompt_tokens = 512;    // of prompts in one step
   int64_t logit_rows = 0;         // rows of logits in one step; 0 = batch
   DType kv_dtype = DType::kF16;
+  uint64_t adapter_bytes = 0;  // for all adapters that are loaded at one time; 0 = none ever
 };
 
 enum class Tier : uint8_t { kDevice, kHost, kDisk };
@@ -36,6 +37,7 @@ struct ModelPlan {
   std::vector<std::vector<Tier>> tiers;  // [tensor][block]; constants are always resident
   uint64_t constant_bytes = 0;
   uint64_t kv_bytes = 0;
+  uint64_t adapter_bytes = 0;    // those of the use, and what their layout may waste
   uint64_t workspace_bytes = 0;  // activations, scratch and logits of one step
   uint64_t ring_bytes = 0;       // of the cyclic prefetch; 0 when nothing streams
   uint64_t gather_bytes = 0;     // cache of embedding blocks that are not resident
@@ -66,6 +68,8 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
 // and one token of every sequence.
 int64_t StepTokens(const ModelUse& use);
 int64_t LogitRows(const ModelUse& use);
+// Pages of all sequences: a prefix may begin the page in which a sequence goes on.
+int64_t KvPages(const ModelUse& use);
 
 // Sustained rates of a machine: bytes/s, and integer or float operations/s (2 per
 // multiply-add). 0 = absent.

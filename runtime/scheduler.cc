@@ -13,10 +13,12 @@ void AddTokens(Sequence& sequence, int32_t index, int32_t count, Step* step) {
     step->tokens.push_back(sequence.tokens[at]);
     step->positions[0].push_back(sequence.positions[0][at]);
     step->positions[1].push_back(sequence.positions[1][at]);
-    step->slots.push_back(int64_t{sequence.pages[at / kPageTokens]} * kPageTokens +
-                          at % kPageTokens);
-    step->visible.push_back(std::max(sequence.bidirectional, at + 1));
+    const int32_t slot = sequence.prefix_slots + at;
+    step->slots.push_back(int64_t{sequence.pages[slot / kPageTokens]} * kPageTokens +
+                          slot % kPageTokens);
+    step->visible.push_back(sequence.prefix_slots + std::max(sequence.bidirectional, at + 1));
     step->pages.push_back(sequence.pages.data());
+    step->adapters.push_back(sequence.adapter);
     step->sequences.push_back(index);
   }
   sequence.cached += count;

@@ -20,7 +20,7 @@ double LogSoftmaxAt(std::span<const float> logits, int32_t token) {
 }  // namespace
 
 absl::StatusOr<double> LogProbability(LoadedModel& model, const Prompt& prompt,
-                                      std::span<const int32_t> tokens) {
+                                      std::span<const int32_t> tokens, const Adapter* adapter) {
   if (tokens.empty()) return 0.0;
   const ModelUse& use = model.plan().models[0].use;
   const int64_t count = static_cast<int64_t>(tokens.size());
@@ -42,7 +42,8 @@ absl::StatusOr<double> LogProbability(LoadedModel& model, const Prompt& prompt,
   }
   Sequence& sequence = generation.sequence;
   for (const int32_t token : tokens.first(tokens.size() - 1)) generation.Accept(token);
-  if (!model.kv().Reserve(longest, &sequence.pages)) {
+  LoadedModel::Attach(adapter, &sequence);
+  if (!model.Reserve(longest, &sequence)) {
     return absl::ResourceExhaustedError("the key-value cache has no room for the text");
   }
   Step step(StepTokens(use));

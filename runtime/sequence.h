@@ -6,6 +6,8 @@
 
 namespace qianyi {
 
+class Adapter;
+
 // One stretch of tokens to generate. Token k fed within it (the start token, if any, is
 // k = 0) stands at position[i] + k * stride[i].
 struct Blank {
@@ -30,6 +32,9 @@ struct Sequence {
   int32_t bidirectional = 0;
   int32_t cached = 0;
   std::vector<int32_t> pages;  // of the key-value cache
+  // What it runs with besides the model, or null; whoever owns the sequence keeps it alive.
+  const Adapter* adapter = nullptr;
+  int32_t prefix_slots = 0;  // of the adapter, before its own: they take no positions
 
   int32_t pending() const { return static_cast<int32_t>(tokens.size()) - cached; }
   void Append(int32_t token, int32_t position0, int32_t position1) {

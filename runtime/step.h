@@ -7,14 +7,17 @@
 
 namespace qianyi {
 
+class Adapter;
+
 struct Step {
   // Per token.
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions[2];
-  std::vector<int64_t> slots;         // page * kPageTokens + offset in the page
-  std::vector<int32_t> visible;       // leading slots of its sequence that it may see
-  std::vector<const int32_t*> pages;  // page table of its sequence
-  std::vector<int32_t> sequences;     // index in the list given to the scheduler
+  std::vector<int64_t> slots;            // page * kPageTokens + offset in the page
+  std::vector<int32_t> visible;          // leading slots of its sequence that it may see
+  std::vector<const int32_t*> pages;     // page table of its sequence
+  std::vector<const Adapter*> adapters;  // of its sequence, or null
+  std::vector<int32_t> sequences;        // index in the list given to the scheduler
 
   // Tokens whose logits are wanted (indices into the above), in order.
   std::vector<int32_t> logit_tokens;
@@ -25,6 +28,7 @@ struct Step {
     }
     slots.reserve(max_tokens);
     pages.reserve(max_tokens);
+    adapters.reserve(max_tokens);
   }
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   void Clear() {
@@ -33,6 +37,7 @@ struct Step {
     }
     slots.clear();
     pages.clear();
+    adapters.clear();
   }
 };
 

@@ -25,6 +25,7 @@ constexpr Kind kKinds[] = {
     {absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "", 0},
     {absl::StatusCode::kOutOfRange, 413, "invalid_request_error", "", 0},
     {absl::StatusCode::kNotFound, 404, "invalid_request_error", "", 0},
+    {absl::StatusCode::kAlreadyExists, 409, "invalid_request_error", "", 0},
     {absl::StatusCode::kCancelled, 499, "request_cancelled", "", 0},
     {absl::StatusCode::kResourceExhausted, 503, "service_unavailable_error", "server_is_overloaded",
      1},

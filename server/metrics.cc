@@ -98,6 +98,9 @@ std::string ServerMetrics::Render() const {
   Reading batch("qianyi_batch_limit", "Places", gauge);
   Reading weights("qianyi_weight_bytes", "Weights, by where they live", gauge);
   Reading memory("qianyi_memory_bytes", "Memory of the process", gauge);
+  Reading adapters("qianyi_adapters", "Adapters that requests may name", gauge);
+  Reading adapter_bytes("qianyi_adapter_bytes",
+                        "Memory of adapters, those still in use after unloading included", gauge);
   uint64_t kv_bytes = 0;
   for (const auto& model : served_) {
     const Labels labels = {{"model", model->name}};
@@ -119,6 +122,10 @@ std::string ServerMetrics::Render() const {
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
     weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));
     kv_bytes += plan.kv_bytes;
+    const AdapterSet& loaded = model->engine->adapters();
+    adapters.Add(labels, static_cast<double>(loaded.List().size()));
+    adapter_bytes.Add(with("kind", "used"), static_cast<double>(loaded.used_bytes()));
+    adapter_bytes.Add(with("kind", "limit"), static_cast<double>(loaded.limit_bytes()));
   }
   memory.Add({{"kind", "resident"}}, static_cast<double>(ResidentBytes()));
   memory.Add({{"kind", "budget"}},
@@ -126,7 +133,7 @@ std::string ServerMetrics::Render() const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading : {&prompt, &generated, &steps, &step_seconds, &link, &stall, &running,
-                           &waiting, &batch, &weights, &memory}) {
+                           &waiting, &batch, &weights, &adapters, &adapter_bytes, &memory}) {
     families.push_back(reading->Take());
   }
   return prometheus::TextSerializer().Serialize(families);

@@ -43,6 +43,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan pla
       LoadedModel::Open(std::move(named.file), std::move(plan), options.load);
   if (!loaded.ok()) return loaded.status();
   model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue);
+  absl::Status adapters = model->engine->adapters().LoadAll(named.adapters);
+  if (!adapters.ok()) return adapters;
   return model;
 }
 
@@ -60,6 +62,11 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     LoadOptions load = options.load;
     load.context_tokens = ContextOf(files[i].file.spec, load.context_tokens);
     uses.push_back(UseOf(files[i].file, load));
+    if (load.adapter_bytes > 0) continue;
+    absl::StatusOr<uint64_t> needed =
+        AdapterBytes(files[i].adapters, files[i].file, uses.back().kv_dtype);
+    if (!needed.ok()) return Named(files[i].name, needed.status());
+    uses.back().adapter_bytes = *needed + options.spare_adapter_bytes;
   }
   absl::StatusOr<Plan> plan = MakePlan(uses, HostBudget(options.load));
   if (!plan.ok()) return plan.status();

@@ -31,6 +31,8 @@ struct ServedModel {
 struct ServeModelOptions {
   LoadOptions load;    // of all models together
   int64_t queue = 64;  // requests that may wait, of each model
+  // Besides what each model's own adapters take, when load.adapter_bytes is 0.
+  uint64_t spare_adapter_bytes = 0;
 };
 
 // A model still to be loaded, and the name it will have.
@@ -38,6 +40,7 @@ struct NamedModelFile {
   std::string name;
   std::string folder;  // empty: no tokenizer
   ModelFile file;
+  std::vector<NamedAdapter> adapters = {};  // loaded before the model is served
 };
 
 // Opens all within one budget: each gets what it could use, or a share by size where that is

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "server/adapter_admin.h"
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_api.h"
@@ -15,7 +16,10 @@ constexpr double kFinishSeconds = 5;  // for clients to take what was written fo
 class BothPorts final : public Server {
  public:
   BothPorts(std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options)
-      : options_(options), text_(std::move(models)), rest_(text_) {}
+      : options_(options),
+        text_(std::move(models)),
+        adapters_(text_, options.adapter_folder),
+        rest_(text_, adapters_) {}
 
   absl::Status Listen() {
     auto http = HttpServer::Start(
@@ -26,7 +30,7 @@ class BothPorts final : public Server {
         [this](int status) { text_.metrics().CountHttp("other", "other", status); });
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
-    auto grpc = GrpcServer::Start(options_.host, options_.grpc_port, text_);
+    auto grpc = GrpcServer::Start(options_.host, options_.grpc_port, text_, adapters_);
     if (!grpc.ok()) return grpc.status();
     grpc_ = *std::move(grpc);
     return absl::OkStatus();
@@ -34,6 +38,7 @@ class BothPorts final : public Server {
 
   ~BothPorts() override {
     text_.Drain(0);
+    adapters_.Stop();
     grpc_.reset();
     http_.reset();
   }
@@ -43,12 +48,14 @@ class BothPorts final : public Server {
   void Drain() override {
     grpc_->SetServing(false);
     text_.Drain(options_.drain_seconds);
+    adapters_.Stop();
     http_->Finish(kFinishSeconds);
   }
 
  private:
   const ServerOptions options_;
   TextService text_;
+  AdapterAdmin adapters_;
   RestApi rest_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<GrpcServer> grpc_;

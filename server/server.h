@@ -14,7 +14,8 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int http_port = 8080;  // 0 = a free one
   int grpc_port = 50051;
-  double drain_seconds = 30;  // for requests in progress, when told to end
+  double drain_seconds = 30;   // for requests in progress, when told to end
+  std::string adapter_folder;  // below which adapters may be loaded at run time; empty: none
 };
 
 class Server {

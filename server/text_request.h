@@ -40,6 +40,13 @@ struct TextRequest {
   Parameters parameters;
 };
 
+// An adapter to load while the server runs.
+struct AdapterRequest {
+  std::string model;  // may be empty when one model is served
+  std::string name;
+  std::string path;  // relative to the folder that the operator named
+};
+
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;

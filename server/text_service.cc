@@ -243,11 +243,32 @@ TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models)
 
 TextService::~TextService() { Drain(0); }
 
-absl::StatusOr<const ServedModel*> TextService::FindModel(std::string_view name) const {
-  std::string known;
+std::string FoundModel::name() const {
+  return adapter == nullptr ? model->name : model->name + ":" + adapter->name();
+}
+
+const ServedModel* TextService::FindBase(std::string_view name) const {
   for (const auto& model : models_) {
     if (model->name == name || (name.empty() && models_.size() == 1)) return model.get();
+  }
+  return nullptr;
+}
+
+absl::StatusOr<FoundModel> TextService::FindModel(std::string_view name) const {
+  if (const ServedModel* model = FindBase(name)) return FoundModel{model, nullptr};
+  const size_t colon = name.rfind(':');
+  const ServedModel* base =
+      colon == std::string_view::npos ? nullptr : FindBase(name.substr(0, colon));
+  if (base != nullptr) {
+    auto adapter = base->engine->adapters().Find(name.substr(colon + 1));
+    if (adapter.ok()) return FoundModel{base, *std::move(adapter)};
+  }
+  std::string known;
+  for (const auto& model : models_) {
     absl::StrAppendFormat(&known, "%s%s", known.empty() ? "" : ", ", model->name);
+    for (const auto& adapter : model->engine->adapters().List()) {
+      absl::StrAppendFormat(&known, ", %s:%s", model->name, adapter->name());
+    }
   }
   const std::string shown(name.substr(0, 100));
   return WithParam(WithCode(absl::NotFoundError(absl::StrFormat(
@@ -271,9 +292,9 @@ absl::StatusOr<uint64_t> TextService::Start(const TextRequest& request,
 absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
                                              const MakeListener& make_listener) {
   if (draining_) return absl::UnavailableError("the server is shutting down; try another");
-  absl::StatusOr<const ServedModel*> found = FindModel(request.model);
+  const absl::StatusOr<FoundModel> found = FindModel(request.model);
   if (!found.ok()) return found.status();
-  const ServedModel& model = **found;
+  const ServedModel& model = *found->model;
   if (model.tokenizer == nullptr) {
     return BadParam(
         "model", absl::StrFormat("model %s has no tokenizer, so it cannot read text", model.name));
@@ -282,11 +303,12 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
   if (!prepared.ok()) return prepared.status();
   const absl::StatusOr<Parameters> parameters = WithDefaults(request, model);
   if (!parameters.ok()) return parameters.status();
-  const absl::StatusOr<GenerateRequest> generate = MakeGenerate(
+  absl::StatusOr<GenerateRequest> generate = MakeGenerate(
       std::move(prepared->prompt), prepared->reading.format, request, *parameters, model);
   if (!generate.ok()) return generate.status();
+  generate->adapter = found->adapter;
 
-  const Accepted accepted{&model, generate->sampling.seed,
+  const Accepted accepted{&model, found->name(), generate->sampling.seed,
                           static_cast<int>(generate->prompt.blanks.size())};
   auto call = std::make_unique<TextCall>(
       model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),

@@ -18,9 +18,18 @@
 
 namespace qianyi {
 
+// A model, or one with an adapter: "poet", "poet:tang".
+struct FoundModel {
+  const ServedModel* model = nullptr;
+  std::shared_ptr<const Adapter> adapter;  // or null
+
+  std::string name() const;
+};
+
 // What an accepted request turned out to be.
 struct Accepted {
   const ServedModel* model = nullptr;
+  std::string model_name;  // with its adapter's
   uint64_t seed = 0;
   int blanks = 1;  // of each choice
 };
@@ -33,8 +42,9 @@ class TextService {
 
   std::span<const std::unique_ptr<ServedModel>> models() const { return models_; }
   ServerMetrics& metrics() { return metrics_; }
-  // NotFound with code model_not_found. "" is the model, when there is one only.
-  absl::StatusOr<const ServedModel*> FindModel(std::string_view name) const;
+  // By "MODEL" or "MODEL:ADAPTER". NotFound with code model_not_found and the names there are. ""
+  // is the model, when there is one only.
+  absl::StatusOr<FoundModel> FindModel(std::string_view name) const;
 
   // `make_listener` is called once the request is accepted, before it hears of anything. Errors
   // name the field at fault: InvalidArgument; ResourceExhausted when the queue is full;
@@ -49,6 +59,7 @@ class TextService {
   int64_t active() const { return pump_.active(); }
 
  private:
+  const ServedModel* FindBase(std::string_view name) const;
   absl::StatusOr<uint64_t> Accept(const TextRequest& request, const MakeListener& make_listener);
 
   std::atomic<bool> draining_{false};

@@ -80,6 +80,11 @@ struct RowKernels {
   void (*add)(const float* row, int64_t n, float* x);
   void (*to_half)(const float* x, int64_t n, uint16_t* out);
   void (*attention)(const AttentionBlock& block);
+  // One token: down[j] = Σ_k a[j][k] x[k] for `rank` rows of a [rank, cols].
+  void (*lora_down)(const float* x, const float* a, int64_t cols, int64_t rank, float* down);
+  // out[i] += scale * Σ_j down[j] b[j * stride + i] for i < rows.
+  void (*lora_up)(const float* down, const float* b, int64_t stride, int64_t rank, float scale,
+                  int64_t rows, float* out);
   // Chooses the integers of one int4 row: values [cols] in -8..7, group_scale
   // [ceil(cols / group)] in -15..16 (untouched when group is 0).
   void (*quantize_int4)(const float* x, int64_t cols, int group, float* row_scale,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/attention_templates.h"
+#include "kernels/cpu/lora_templates.h"
 #include "kernels/cpu/quantize_templates.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/row_templates.h"
@@ -20,6 +21,8 @@ constexpr RowKernels RowTable() {
           .add = AddRow<V>,
           .to_half = ToHalfRow<V>,
           .attention = AttendRows<V>,
+          .lora_down = LoraDown<V>,
+          .lora_up = LoraUp<V>,
           .quantize_int4 = QuantizeInt4Row<V>};
 }
 

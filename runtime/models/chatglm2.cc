@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
+#include "runtime/models/aliases.h"
 #include "runtime/models/config.h"
 #include "runtime/storage/model_file.h"
 
@@ -87,6 +88,13 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
     add(Layer(i, "self_attention.query_key_value.weight"), {c.qkv_cols(), c.hidden},
         TensorUse::kMatrix);
     add(Layer(i, "self_attention.dense.weight"), {c.hidden, c.query_cols()}, TensorUse::kMatrix);
+    NameAttentionParts({.layer = absl::StrCat("transformer.encoder.layers.", i, ".self_attention."),
+                        .sat = absl::StrCat("transformer.layers.", i, ".attention."),
+                        .q = {0, c.query_cols()},
+                        .k = {c.query_cols(), c.group_cols()},
+                        .v = {c.query_cols() + c.group_cols(), c.group_cols()},
+                        .out_rows = c.hidden},
+                       &spec.aliases);
     spec.units.push_back(absl::StrCat("mlp ", i));
     add(Layer(i, "post_attention_layernorm.weight"), {c.hidden}, TensorUse::kConstant);
     add(Layer(i, "mlp.dense_h_to_4h.weight"), {2 * c.ffn, c.hidden}, TensorUse::kMatrix);

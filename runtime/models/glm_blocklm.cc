@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
+#include "runtime/models/aliases.h"
 #include "runtime/models/config.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/tokenizers/utf8.h"
@@ -105,6 +106,13 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
     add_norm(Layer(i, "input_layernorm"));
     add_linear(Layer(i, "attention.query_key_value"), 3 * c.hidden, c.hidden);
     add_linear(Layer(i, "attention.dense"), c.hidden, c.hidden);
+    NameAttentionParts({.layer = Layer(i, "attention."),
+                        .sat = Layer(i, "attention."),
+                        .q = {0, c.hidden},
+                        .k = {c.hidden, c.hidden},
+                        .v = {2 * c.hidden, c.hidden},
+                        .out_rows = c.hidden},
+                       &spec.aliases);
     spec.units.push_back(absl::StrCat("mlp ", i));
     add_norm(Layer(i, "post_attention_layernorm"));
     add_linear(Layer(i, "mlp.dense_h_to_4h"), 4 * c.hidden, c.hidden);

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <optional>
 #include <set>
@@ -17,6 +16,7 @@
 #include "runtime/storage/convert.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/storage/model_file.h"
+#include "runtime/verify/fixture.h"
 #include "runtime/verify/model_cases.h"
 #include "runtime/verify/verify.h"
 
@@ -26,36 +26,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Marks a logits tensor of the model with another base of rotary positions.
-constexpr int64_t kMaxContextTokens = 1 << 20;
 constexpr char kRopeRatioMark[] = ".logits_rope_ratio_";
-
-// A folder of our own that is gone when we are.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern =
-        (std::filesystem::temp_directory_path() / "qianyi-verify-XXXXXX").string();
-    if (mkdtemp(pattern.data()) != nullptr) path_ = pattern;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
-absl::StatusOr<Json> ReadJson(const std::string& path) {
-  absl::StatusOr<std::string> text = ReadTextFile(path, 256 << 20);
-  if (!text.ok()) return text.status();
-  Json json = ParseJson(*text);
-  if (!json.is_object()) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s is not a JSON object", path));
-  }
-  return json;
-}
 
 // Everything of one fixture folder that its cases share.
 struct Fixture {
@@ -83,22 +54,9 @@ absl::Status Open(const std::string& folder, const std::string& converted, Fixtu
   absl::StatusOr<ModelFile> file = ModelFile::Open(converted);
   if (!file.ok()) return file.status();
   fixture->file = *std::move(file);
-  int64_t longest = 1;
-  for (const Json& fields : fixture->cases["cases"]) {
-    if (!fields.is_object()) return absl::InvalidArgumentError("cases.json: a case is no object");
-    int64_t tokens = 0;
-    for (const char* key : {"input_ids", "context_ids", "prompt_ids", "greedy_tokens"}) {
-      if (fields.contains(key)) tokens += static_cast<int64_t>(fields[key].size());
-    }
-    const int64_t blanks =
-        fields.contains("blanks") ? static_cast<int64_t>(fields["blanks"].size()) : 1;
-    const int64_t length =
-        std::clamp<int64_t>(NumberOf(fields, "out_seq_length", 0), 0, kMaxContextTokens);
-    longest = std::max(longest, tokens + blanks * (length + 2));
-  }
-  fixture->options.context_tokens = std::min(longest, kMaxContextTokens);
-  fixture->options.prompt_tokens = fixture->options.context_tokens;
-  fixture->options.logit_rows = fixture->options.context_tokens;
+  absl::StatusOr<LoadOptions> options = RoomFor(fixture->cases["cases"]);
+  if (!options.ok()) return options.status();
+  fixture->options = *std::move(options);
   return absl::OkStatus();
 }
 
@@ -177,10 +135,7 @@ void ReplayRest(const Fixture& fixture, VerifyReport& report) {
 
 absl::Status VerifyModel(const std::string& folder, VerifyReport& report) {
   const TemporaryFolder temporary;
-  if (temporary.path().empty()) {
-    return absl::InternalError(
-        "cannot make a temporary folder; set TMPDIR to one that is writable");
-  }
+  if (absl::Status made = temporary.status(); !made.ok()) return made;
   Fixture fixture;
   absl::Status status = Open(folder, temporary.path() + "/model", &fixture);
   if (!status.ok()) return status;

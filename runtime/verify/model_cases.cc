@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "runtime/engine.h"
 #include "runtime/generation.h"
@@ -18,7 +19,8 @@ namespace {
 using Json = nlohmann::json;
 
 // Fields that describe a case, or are replayed together with another field.
-constexpr std::array<std::string_view, 18> kReplayedElsewhere = {"name",
+constexpr std::array<std::string_view, 19> kReplayedElsewhere = {"name",
+                                                                 "adapter",
                                                                  "attention",
                                                                  "note",
                                                                  "greedy_stops",
@@ -99,12 +101,14 @@ std::string StringOf(const Json& fields, const char* key) {
 }
 
 ModelCase::ModelCase(const Json& fields, const std::vector<int32_t>& end_tokens,
-                     const Safetensors& tensors, LoadedModel& loaded, VerifyReport& report)
+                     const Safetensors& tensors, LoadedModel& loaded, VerifyReport& report,
+                     const Adapter* adapter)
     : fields_(fields),
       end_tokens_(end_tokens),
       tensors_(tensors),
       loaded_(loaded),
       report_(report),
+      adapter_(adapter),
       name_(StringOf(fields, "name")) {}
 
 absl::Status ModelCase::ReadInputs() {
@@ -124,7 +128,7 @@ absl::Status ModelCase::ReadInputs() {
 
 // Feeds input_ids whole. Positions come from the fixture here; that the model would lay them
 // out alike is compared in ReplayForced.
-absl::StatusOr<ModelCase::Pass> ModelCase::RunForced() {
+absl::StatusOr<ModelCase::Pass> ModelCase::RunForced(const Adapter* adapter) {
   const std::vector<int64_t> positions = Flatten(fields_.value("position_ids", Json()));
   const size_t count = input_ids_.size();
   if (count == 0 || (positions.size() != count && positions.size() != 2 * count)) {
@@ -153,7 +157,8 @@ absl::StatusOr<ModelCase::Pass> ModelCase::RunForced() {
       }
     }
   }
-  if (!loaded_.kv().Reserve(count, &sequence.pages)) {
+  LoadedModel::Attach(adapter, &sequence);
+  if (!loaded_.Reserve(static_cast<int64_t>(count), &sequence)) {
     return absl::ResourceExhaustedError("the case is longer than the cache made for it");
   }
   Step step(count);
@@ -187,7 +192,8 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ModelCase::RunGreedy(
         absl::StrFormat("cases.json: case %s: %s", name_, status.message()));
   }
   Generation generation(prompt_, max_tokens);
-  if (!loaded_.kv().Reserve(generation.max_cached(), &generation.sequence.pages)) {
+  LoadedModel::Attach(adapter_, &generation.sequence);
+  if (!loaded_.Reserve(generation.max_cached(), &generation.sequence)) {
     return absl::ResourceExhaustedError("the case is longer than the cache made for it");
   }
   std::vector<std::vector<int32_t>> blanks(prompt_.blanks.size());
@@ -214,14 +220,11 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ModelCase::RunGreedy(
   return blanks;
 }
 
-void ModelCase::Compare(const std::string& field, const std::vector<float>& actual,
-                        std::set<std::string>* replayed) {
-  const std::string name = Name(field);
-  if (tensors_.Find(name) == nullptr) return;
-  replayed->insert(name);
-  if (!report_.Wants(name)) return;
+void CompareTensor(const std::string& name, const std::vector<float>& actual,
+                   const Safetensors& tensors, VerifyReport& report) {
+  if (!report.Wants(name)) return;
   VerifyLine line{.name = name, .tolerance = kLogitTolerance, .note = {}};
-  absl::StatusOr<std::vector<float>> expected = tensors_.ReadFloats(name);
+  absl::StatusOr<std::vector<float>> expected = tensors.ReadFloats(name);
   if (!expected.ok() || expected->size() != actual.size()) {
     line.result = VerifyLine::Result::kFail;
     line.difference = std::numeric_limits<double>::infinity();
@@ -238,7 +241,15 @@ void ModelCase::Compare(const std::string& field, const std::vector<float>& actu
     line.result =
         line.difference <= line.tolerance ? VerifyLine::Result::kOk : VerifyLine::Result::kFail;
   }
-  report_.Add(std::move(line));
+  report.Add(std::move(line));
+}
+
+void ModelCase::Compare(const std::string& field, const std::vector<float>& actual,
+                        std::set<std::string>* replayed) {
+  const std::string name = Name(field);
+  if (tensors_.Find(name) == nullptr) return;
+  replayed->insert(name);
+  CompareTensor(name, actual, tensors_, report_);
 }
 
 void ModelCase::CompareIds(const std::string& field, const std::vector<int64_t>& actual,
@@ -297,15 +308,31 @@ void ModelCase::ReplayLogprobs(const std::vector<float>& logits) {
 
 absl::Status ModelCase::ReplayLogits(const std::string& tensor) {
   if (absl::Status status = ReadInputs(); !status.ok()) return status;
-  absl::StatusOr<Pass> pass = RunForced();
+  absl::StatusOr<Pass> pass = RunForced(adapter_);
   if (!pass.ok()) return pass.status();
   std::set<std::string> unused;
   Compare(tensor, pass->logits, &unused);
   return absl::OkStatus();
 }
 
+absl::Status ModelCase::ReplayChange() {
+  if (absl::Status status = ReadInputs(); !status.ok()) return status;
+  absl::StatusOr<Pass> with = RunForced(adapter_);
+  if (!with.ok()) return with.status();
+  absl::StatusOr<Pass> without = RunForced(nullptr);
+  if (!without.ok()) return without.status();
+  double change = 0;
+  for (size_t i = 0; i < with->logits.size(); ++i) {
+    change = std::max(change, std::abs(double{with->logits[i]} - without->logits[i]));
+  }
+  const Json wanted = fields_.value("max_abs_change_from_base", Json());
+  AddNumber("max_abs_change_from_base", change, wanted.is_number() ? wanted.get<double>() : 1e300,
+            2 * kLogitTolerance);
+  return absl::OkStatus();
+}
+
 absl::Status ModelCase::ReplayForced(std::set<std::string>* replayed) {
-  absl::StatusOr<Pass> pass = RunForced();
+  absl::StatusOr<Pass> pass = RunForced(adapter_);
   if (!pass.ok()) return pass.status();
   Compare("embedding_output", pass->embedding, replayed);
   Compare("hidden_states", pass->hidden, replayed);
@@ -434,6 +461,10 @@ absl::Status ModelCase::Replay(std::set<std::string>* replayed) {
       status = ReplayBlanks();
     } else if (key == "greedy_tokens") {
       status = ReplayGreedy(replayed);
+    } else if (key == "max_abs_change_from_base") {
+      status = ReplayChange();
+    } else if (absl::StartsWith(key, "max_abs_diff")) {
+      continue;  // between originals: nothing of ours
     } else if (std::find(kReplayedElsewhere.begin(), kReplayedElsewhere.end(), key) ==
                    kReplayedElsewhere.end() &&
                report_.Wants(Name(key))) {

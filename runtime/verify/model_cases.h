@@ -21,15 +21,23 @@ inline constexpr double kLogprobSumTolerance = 5e-3;
 int64_t NumberOf(const nlohmann::json& fields, const char* key, int64_t absent);
 std::string StringOf(const nlohmann::json& fields, const char* key);
 
+// Adds the line of a tensor of logits, states or keys; FAIL where the file cannot be read.
+void CompareTensor(const std::string& name, const std::vector<float>& actual,
+                   const Safetensors& tensors, VerifyReport& report);
+
 class ModelCase {
  public:
-  // `fields` is an entry of cases.json, `tensors` the opened cases.safetensors. All outlive it.
+  // `fields` is an entry of cases.json, `tensors` the opened cases.safetensors, `adapter` what the
+  // case runs with, or null. All outlive it.
   ModelCase(const nlohmann::json& fields, const std::vector<int32_t>& end_tokens,
-            const Safetensors& tensors, LoadedModel& loaded, VerifyReport& report);
+            const Safetensors& tensors, LoadedModel& loaded, VerifyReport& report,
+            const Adapter* adapter = nullptr);
 
   // Adds a line for each expected field and tensor of the case; the names of the tensors it
   // knows are added to `replayed`.
   absl::Status Replay(std::set<std::string>* replayed);
+  // How far the adapter moves the logits of the full pass: the field max_abs_change_from_base.
+  absl::Status ReplayChange();
   // Only the full pass, against another tensor of logits (of a variant of the model).
   absl::Status ReplayLogits(const std::string& tensor);
 
@@ -40,7 +48,7 @@ class ModelCase {
 
   absl::Status ReadInputs();
   void ReplayInputs(std::set<std::string>* replayed);
-  absl::StatusOr<Pass> RunForced();
+  absl::StatusOr<Pass> RunForced(const Adapter* adapter);
   // Fills the blanks greedily; the logits that chose each token go to `logits`.
   absl::StatusOr<std::vector<std::vector<int32_t>>> RunGreedy(
       int32_t max_tokens, const std::vector<int32_t>& end_tokens, std::vector<float>* logits,
@@ -64,6 +72,7 @@ class ModelCase {
   const Safetensors& tensors_;
   LoadedModel& loaded_;
   VerifyReport& report_;
+  const Adapter* const adapter_;
   std::string name_;
   std::vector<int32_t> input_ids_;
   std::vector<int32_t> context_;  // the prompt as a user would give it

@@ -17,4 +17,9 @@ absl::Status VerifyFolder(const std::string& folder, VerifyReport& report);
 // greedy continuations of every case.
 absl::Status VerifyModel(const std::string& folder, VerifyReport& report);
 
+// The adapter kinds, "lora" and "ptuning-v2": the same over the folder of the model that
+// config.json names as base_model, with the folder's adapters.
+absl::Status VerifyLora(const std::string& folder, VerifyReport& report);
+absl::Status VerifyPtuning(const std::string& folder, VerifyReport& report);
+
 }  // namespace qianyi

@@ -92,7 +92,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     is_task_ = std::holds_alternative<TaskInput>(request->input);
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
       response_->set_id(NewId());
-      response_->set_model(accepted.model->name);
+      response_->set_model(accepted.model_name);
       response_->set_created(NowSeconds());
       response_->set_seed(static_cast<int64_t>(accepted.seed));
       for (int64_t i = 0; i < request->parameters.n; ++i) {
@@ -159,7 +159,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
       return;
     }
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
-      model_ = accepted.model->name;
+      model_ = accepted.model_name;
       last_blank_ = accepted.blanks - 1;
       finish_.assign(static_cast<size_t>(request->parameters.n), v1::FINISH_REASON_STOP);
       return std::make_unique<Forward<StreamCall>>(this);

@@ -21,7 +21,7 @@ constexpr auto kCutOff = std::chrono::seconds(2);
 
 class Service final : public v1::Inference::CallbackService {
  public:
-  explicit Service(TextService& text) : text_(text) {}
+  Service(TextService& text, AdapterAdmin& adapters) : text_(text), adapters_(adapters) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext*,
                                      const v1::GenerateRequest* request,
@@ -44,19 +44,47 @@ class Service final : public v1::Inference::CallbackService {
                                        const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
     for (const auto& model : text_.models()) {
-      v1::ModelInfo* info = response->add_models();
-      const ModelSpec& spec = model->engine->model().spec();
-      info->set_name(model->name);
-      info->set_family(spec.family);
-      info->set_context_tokens(model->use().context_tokens);
-      info->set_vocabulary_size(spec.vocab_size);
-      info->set_batch(model->use().batch);
-      info->set_queue(model->engine->queue_limit());
+      Describe({model.get(), nullptr}, response->add_models());
+      for (auto& adapter : model->engine->adapters().List()) {
+        Describe({model.get(), std::move(adapter)}, response->add_models());
+      }
     }
     return Finish(context, "ListModels", absl::OkStatus());
   }
 
+  grpc::ServerUnaryReactor* LoadAdapter(grpc::CallbackServerContext* context,
+                                        const v1::LoadAdapterRequest* request,
+                                        v1::ModelInfo* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    adapters_.Load({request->model(), request->name(), request->path()},
+                   [this, reactor, response](const absl::StatusOr<FoundModel>& loaded) {
+                     if (loaded.ok()) Describe(*loaded, response);
+                     const grpc::Status answer = ToGrpcStatus(loaded.status());
+                     text_.metrics().CountGrpc("LoadAdapter", answer.error_code());
+                     reactor->Finish(answer);
+                   });
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* UnloadAdapter(grpc::CallbackServerContext* context,
+                                          const v1::UnloadAdapterRequest* request,
+                                          v1::UnloadAdapterResponse*) override {
+    return Finish(context, "UnloadAdapter", adapters_.Unload(request->name()));
+  }
+
  private:
+  static void Describe(const FoundModel& found, v1::ModelInfo* info) {
+    const ServedModel& model = *found.model;
+    const ModelSpec& spec = model.engine->model().spec();
+    info->set_name(found.name());
+    info->set_family(spec.family);
+    info->set_context_tokens(model.use().context_tokens);
+    info->set_vocabulary_size(spec.vocab_size);
+    info->set_batch(model.use().batch);
+    info->set_queue(model.engine->queue_limit());
+    if (found.adapter != nullptr) info->set_parent(model.name);
+  }
+
   grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const char* method,
                                    const absl::Status& status) {
     const grpc::Status answer = ToGrpcStatus(status);
@@ -67,23 +95,23 @@ class Service final : public v1::Inference::CallbackService {
   }
 
   absl::Status DoTokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
-    absl::StatusOr<const ServedModel*> model = text_.FindModel(request.model());
-    if (!model.ok()) return model.status();
-    if ((*model)->tokenizer == nullptr) {
-      return absl::InvalidArgumentError("the model has no tokenizer");
-    }
-    auto ids = (*model)->tokenizer->Encode(request.text(), request.commands());
+    const absl::StatusOr<FoundModel> found = text_.FindModel(request.model());
+    if (!found.ok()) return found.status();
+    const Tokenizer* tokenizer = found->model->tokenizer.get();
+    if (tokenizer == nullptr) return absl::InvalidArgumentError("the model has no tokenizer");
+    auto ids = tokenizer->Encode(request.text(), request.commands());
     if (!ids.ok()) return ids.status();
     response->mutable_tokens()->Assign(ids->begin(), ids->end());
     return absl::OkStatus();
   }
 
   TextService& text_;
+  AdapterAdmin& adapters_;
 };
 
 class Server final : public GrpcServer {
  public:
-  explicit Server(TextService& text) : service_(text) {}
+  Server(TextService& text, AdapterAdmin& adapters) : service_(text, adapters) {}
 
   absl::Status Listen(const std::string& host, int port) {
     // What it would print of a port that is taken, we say in one sentence.
@@ -126,8 +154,9 @@ class Server final : public GrpcServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const std::string& host, int port,
-                                                              TextService& service) {
-  auto server = std::make_unique<Server>(service);
+                                                              TextService& service,
+                                                              AdapterAdmin& adapters) {
+  auto server = std::make_unique<Server>(service, adapters);
   if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
   server->SetServing(true);
   return server;

@@ -193,7 +193,7 @@ class TaskAnswer final : public RestAnswer {
 RestAnswer::RestAnswer(const RestRequest& request, const Accepted& accepted, std::string id_prefix,
                        std::shared_ptr<HttpReply> reply)
     : id_(NewId(id_prefix)),
-      model_(accepted.model->name),
+      model_(accepted.model_name),
       created_seconds_(NowSeconds()),
       seed_(accepted.seed),
       include_usage_(request.include_usage),

@@ -25,11 +25,15 @@ void SendJson(const Reply& reply, const json& value) {
   reply->Send(std::move(response));
 }
 
-json ModelJson(const ServedModel& model) {
-  return {{"id", model.name},
+json ModelJson(const FoundModel& found) {
+  const ServedModel& model = *found.model;
+  const bool adapted = found.adapter != nullptr;
+  return {{"id", found.name()},
           {"object", "model"},
-          {"created", model.created_seconds},
+          {"created", adapted ? found.adapter->created_seconds() : model.created_seconds},
           {"owned_by", "qianyi"},
+          {"root", model.name},
+          {"parent", adapted ? json(model.name) : json()},
           {"family", model.engine->model().spec().family},
           {"context_tokens", model.use().context_tokens}};
 }
@@ -85,8 +89,10 @@ std::string KnownMethod(const std::string& method) {
 
 }  // namespace
 
-RestApi::RestApi(TextService& service) : service_(service) {
+RestApi::RestApi(TextService& service, AdapterAdmin& adapters)
+    : service_(service), adapters_(adapters) {
   AddTextRoutes();
+  AddAdapterRoutes();
   AddOperatorRoutes();
   AddPageRoutes();
 }
@@ -113,6 +119,33 @@ void RestApi::AddTextRoutes() {
   routes_.push_back({"GET", "/v1/models/", [this](const HttpRequest& request, const Reply& reply) {
                        ShowModel(request.path.substr(sizeof("/v1/models/") - 1), reply);
                      }});
+}
+
+void RestApi::AddAdapterRoutes() {
+  const auto answer = [](const Reply& reply, const absl::Status& status, json value) {
+    if (status.ok()) {
+      SendJson(reply, value);
+    } else {
+      reply->Send(ErrorResponse(status));
+    }
+  };
+  routes_.push_back(
+      {"POST", "/v1/adapters", [=, this](const HttpRequest& request, const Reply& reply) {
+         absl::StatusOr<AdapterRequest> wanted = ParseAdapter(request.body);
+         if (!wanted.ok()) {
+           reply->Send(ErrorResponse(wanted.status()));
+           return;
+         }
+         adapters_.Load(*wanted, [=](const absl::StatusOr<FoundModel>& loaded) {
+           answer(reply, loaded.status(), loaded.ok() ? ModelJson(*loaded) : json());
+         });
+       }});
+  routes_.push_back(
+      {"DELETE", "/v1/adapters/", [=, this](const HttpRequest& request, const Reply& reply) {
+         const std::string name = request.path.substr(sizeof("/v1/adapters/") - 1);
+         answer(reply, adapters_.Unload(name),
+                {{"id", name}, {"object", "model"}, {"deleted", true}});
+       }});
 }
 
 void RestApi::AddOperatorRoutes() {
@@ -211,14 +244,19 @@ void RestApi::StartText(absl::StatusOr<RestRequest> request,
 
 void RestApi::ListModels(const Reply& reply) {
   json list = json::array();
-  for (const auto& model : service_.models()) list.push_back(ModelJson(*model));
+  for (const auto& model : service_.models()) {
+    list.push_back(ModelJson({model.get(), nullptr}));
+    for (auto& adapter : model->engine->adapters().List()) {
+      list.push_back(ModelJson({model.get(), std::move(adapter)}));
+    }
+  }
   SendJson(reply, {{"object", "list"}, {"data", std::move(list)}});
 }
 
 void RestApi::ShowModel(const std::string& name, const Reply& reply) {
-  const absl::StatusOr<const ServedModel*> model = service_.FindModel(name);
+  const absl::StatusOr<FoundModel> model = service_.FindModel(name);
   if (model.ok()) {
-    SendJson(reply, ModelJson(**model));
+    SendJson(reply, ModelJson(*model));
   } else {
     reply->Send(ErrorResponse(model.status()));
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "server/adapter_admin.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
 #include "server/text_service.h"
@@ -15,7 +16,7 @@ namespace qianyi {
 // Thread-safe.
 class RestApi {
  public:
-  explicit RestApi(TextService& service);  // outlives this
+  RestApi(TextService& service, AdapterAdmin& adapters);  // both outlive this
 
   void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply);
 
@@ -30,6 +31,7 @@ class RestApi {
   void AddTextRoutes();
   void AddPageRoutes();
   void AddOperatorRoutes();
+  void AddAdapterRoutes();
   void StartText(absl::StatusOr<RestRequest> request,
                  std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                      std::shared_ptr<HttpReply>),
@@ -38,6 +40,7 @@ class RestApi {
   void ShowModel(const std::string& name, const std::shared_ptr<HttpReply>& reply);
 
   TextService& service_;
+  AdapterAdmin& adapters_;
   std::vector<Route> routes_;
 };
 

@@ -64,6 +64,7 @@ absl::Status RestBody::TakeRest(Parameters* parameters) {
       const std::string shown = name.substr(0, 100);
       return BadParam(shown, absl::StrFormat("%s is not supported here; remove it", shown));
     }
+    if (parameters == nullptr) return BadParam(name, name + " means nothing here; remove it");
     if (absl::Status status = SetParameter(name, value, parameters); !status.ok()) return status;
   }
   return absl::OkStatus();

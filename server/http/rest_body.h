@@ -23,7 +23,7 @@ class RestBody {
   absl::Status TakeBool(const char* name, bool* to);
   // "stream" and "stream_options".
   absl::Status TakeStream(RestRequest* request);
-  // The parameters of the table, and a refusal of what is left.
+  // The parameters of the table (null: none are taken), and a refusal of what is left.
   absl::Status TakeRest(Parameters* parameters);
 
  private:

@@ -52,6 +52,20 @@ absl::StatusOr<RestRequest> ParseCompletion(const std::string& text) {
   return request;
 }
 
+absl::StatusOr<AdapterRequest> ParseAdapter(const std::string& text) {
+  absl::StatusOr<RestBody> body = RestBody::Parse(text);
+  if (!body.ok()) return body.status();
+  AdapterRequest request;
+  for (const auto& [name, to] :
+       {std::pair("model", &request.model), {"name", &request.name}, {"path", &request.path}}) {
+    if (absl::Status status = body->TakeString(name, to); !status.ok()) return status;
+  }
+  if (absl::Status status = body->TakeRest(nullptr); !status.ok()) return status;
+  if (request.name.empty()) return BadParam("name", "name is missing: what to call the adapter");
+  if (request.path.empty()) return BadParam("path", "path is missing: the adapter's folder");
+  return request;
+}
+
 absl::StatusOr<RestRequest> ParseTask(Task task, const std::string& text) {
   absl::StatusOr<RestBody> body = RestBody::Parse(text);
   if (!body.ok()) return body.status();

@@ -23,6 +23,7 @@ struct RestRequest {
 absl::StatusOr<RestRequest> ParseCompletion(const std::string& body);
 absl::StatusOr<RestRequest> ParseChat(const std::string& body);
 absl::StatusOr<RestRequest> ParseTask(Task task, const std::string& body);
+absl::StatusOr<AdapterRequest> ParseAdapter(const std::string& body);
 
 // "stop" or "length".
 const char* NameOf(FinishReason reason);

@@ -1,5 +1,6 @@
 // Replays of the fixtures through the command: they pass as they are, and any one number that
 // is changed makes them fail.
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -150,6 +151,104 @@ TEST_P(VerifyCommand, RefusesCasesThatLie) {
 INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand, ::testing::Values("glm-blocklm", "chatglm2"),
                          [](const auto& test) {
                            return std::string(test.param) == "chatglm2" ? "chatglm2" : "glm";
+                         });
+
+// The fixtures of adapters name the folder of their model, which is copied beside them.
+class VerifyAdapters : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    CopyFolder(Fixture("chatglm2"), temp_ / "chatglm2");
+    std::filesystem::create_directories(temp_ / "ptuning-v2");
+    folder_ = temp_ / GetParam();
+    CopyFolder(Fixture(GetParam()), folder_);
+  }
+  bool lora() const { return GetParam() == std::string("lora"); }
+  // The first case of cases.json.
+  nlohmann::json& First(nlohmann::json& cases) const {
+    return lora() ? cases["cases"][0] : cases["variants"][1]["cases"][0];
+  }
+  void FailsWithJson(const std::string& file, const nlohmann::json& changed) {
+    const std::string path = folder_ + "/" + file, good = ReadText(path);
+    WriteText(path, changed.dump());
+    EXPECT_EQ(Qianyi({"verify", folder_}).exit_code, 1) << changed.dump().substr(0, 300);
+    WriteText(path, good);
+  }
+  TempFolder temp_;
+  std::string folder_;
+};
+
+TEST_P(VerifyAdapters, PassesAsItIs) {
+  const std::string out = Output({"verify", folder_});
+  EXPECT_EQ(out.find("FAIL"), std::string::npos);
+  EXPECT_EQ(out.find("UNKNOWN"), std::string::npos);
+  EXPECT_NE(out.find(".greedy_tokens"), std::string::npos);
+}
+
+TEST_P(VerifyAdapters, AnyChangedTensorFails) {
+  const std::string path = folder_ + "/cases.safetensors";
+  const std::vector<TestTensor> tensors = ReadSafetensors(path);
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    std::vector<TestTensor> changed = tensors;
+    changed[t].Add(changed[t].elements() / 2, 0.05);
+    WriteText(path, SafetensorsText(changed));
+    EXPECT_EQ(Qianyi({"verify", folder_}).exit_code, 1) << tensors[t].name;
+  }
+  std::vector<TestTensor> more = tensors;
+  more.push_back(F32Tensor("something_new", {2}, {1.0f, 2.0f}));
+  WriteText(path, SafetensorsText(more));
+  const ProcessResult result = Qianyi({"verify", folder_});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.out.find("UNKNOWN"), std::string::npos);
+}
+
+TEST_P(VerifyAdapters, AnyChangedNumberFails) {
+  const nlohmann::json cases = nlohmann::json::parse(ReadText(folder_ + "/cases.json"));
+  for (const char* field :
+       {"continuation_logprob_sum", "greedy_min_top1_top2_margin", "max_abs_change_from_base"}) {
+    nlohmann::json changed = cases;
+    First(changed)[field] = First(changed)[field].get<double>() + 0.05;
+    FailsWithJson("cases.json", changed);
+  }
+  nlohmann::json changed = cases;
+  First(changed)["greedy_tokens"][5] = First(changed)["greedy_tokens"][5].get<int>() + 1;
+  FailsWithJson("cases.json", changed);
+  changed = cases;
+  changed["new_field"] = 5;
+  FailsWithJson("cases.json", changed);
+  const nlohmann::json config = nlohmann::json::parse(ReadText(folder_ + "/config.json"));
+  for (const char* field : {"r", "lora_alpha", "pre_seq_len"}) {
+    if (!config.contains(field)) continue;
+    changed = config;
+    changed[field] = config[field].get<double>() + 1;
+    FailsWithJson("config.json", changed);
+  }
+  if (!lora()) return;
+  for (const char* field : {"max_abs_change_from_base", "r", "lora_alpha"}) {
+    changed = cases;
+    changed["sat_adapter_case"][field] = cases["sat_adapter_case"][field].get<double>() + 0.05;
+    FailsWithJson("cases.json", changed);
+  }
+}
+
+TEST_P(VerifyAdapters, AChangedAdapterFails) {
+  const std::string path =
+      folder_ + (lora() ? "/adapter_model.safetensors" : "/prefix_encoder.safetensors");
+  std::vector<TestTensor> tensors = ReadSafetensors(path);
+  tensors.back().Add(3, 0.5);
+  WriteText(path, SafetensorsText(tensors));
+  EXPECT_EQ(Qianyi({"verify", folder_}).exit_code, 1);
+}
+
+TEST_P(VerifyAdapters, NamesABaseThatIsNotThere) {
+  nlohmann::json config = nlohmann::json::parse(ReadText(folder_ + "/config.json"));
+  config["base_model"] = "../nowhere";
+  WriteText(folder_ + "/config.json", config.dump());
+  EXPECT_TRUE(Fails(Qianyi({"verify", folder_}), 1, {"base_model", "../nowhere"}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Folders, VerifyAdapters, ::testing::Values("lora", "ptuning-v2/chatglm2"),
+                         [](const auto& test) {
+                           return std::string(test.param) == "lora" ? "lora" : "ptuning";
                          });
 
 TEST(VerifyCommandTest, NamesKindsItDoesNotKnow) {

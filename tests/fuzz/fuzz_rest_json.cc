@@ -21,6 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   };
   check(qianyi::ParseCompletion(body));
   check(qianyi::ParseChat(body));
+  const auto adapter = qianyi::ParseAdapter(body);
+  if (adapter.ok() && (adapter->name.empty() || adapter->path.empty())) __builtin_trap();
   for (const qianyi::TaskInfo& info : qianyi::Tasks()) check(qianyi::ParseTask(info.task, body));
   return 0;
 }

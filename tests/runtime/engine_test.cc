@@ -10,112 +10,11 @@
 
 #include "runtime/models/registry.h"
 #include "runtime/storage/synth.h"
+#include "tests/runtime/engine_setup.h"
 #include "tests/runtime/faulty_reader.h"
 
 namespace qianyi {
 namespace {
-
-constexpr char kCausal[] =
-    R"({"model_type":"chatglm","num_layers":3,"hidden_size":128,"ffn_hidden_size":272,)"
-    R"("num_attention_heads":8,"multi_query_group_num":2,"kv_channels":16,)"
-    R"("padded_vocab_size":517,"seq_length":512})";
-constexpr char kBlanks[] =
-    R"({"model_type":"glm","num_layers":2,"hidden_size":288,"num_attention_heads":6,)"
-    R"("max_sequence_length":256,"vocab_size":400,"special_token_ids":)"
-    R"({"sop":390,"eop":391,"MASK":392,"gMASK":393,"sMASK":394,"eos":395}})";
-
-ModelFile Lay(const char* config, PackedFormat format) {
-  auto spec = DescribeModel(config);
-  EXPECT_TRUE(spec.ok()) << spec.status();
-  auto file = ModelFile::Lay(*spec, format, 5);
-  EXPECT_TRUE(file.ok()) << file.status();
-  return *std::move(file);
-}
-
-struct EngineSetup {
-  const char* config = kCausal;
-  PackedFormat format = {DType::kI4, 32};
-  int64_t batch = 17;
-  int64_t step_tokens = 512;
-  int threads = 2;
-  bool streamed = false;
-  int64_t queue = 64;
-};
-
-std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {}) {
-  ModelFile file = Lay(setup.config, setup.format);
-  LoadOptions options;
-  options.context_tokens = 200;
-  options.batch = setup.batch;
-  options.prompt_tokens = setup.step_tokens;
-  options.threads = setup.threads;
-  options.host_bytes = 4ull << 30;
-  options.process_bytes = 1 << 20;
-  if (setup.streamed) {  // the least there can be: everything but two blocks streams
-    const ModelUse use = UseOf(file, options);
-    auto roomy = MakePlan({&use, 1}, HostBudget(options));
-    EXPECT_TRUE(roomy.ok()) << roomy.status();
-    uint64_t largest = 0;
-    for (const StoredTensor& tensor : file.tensors) {
-      for (const Block& block : tensor.blocks) largest = std::max(largest, block.bytes);
-    }
-    const ModelPlan& model = roomy->models[0];
-    options.host_bytes = roomy->host_used_bytes() - model.host_bytes -
-                         model.embedding_resident_bytes + 2 * (largest + 4096) + (1 << 16);
-  }
-  auto loaded = LoadedModel::Open(std::move(file), options, std::move(readers));
-  EXPECT_TRUE(loaded.ok()) << loaded.status();
-  if (setup.streamed) {
-    EXPECT_GT((*loaded)->plan().models[0].disk_bytes, 0u);
-  }
-  return std::make_unique<Engine>(*std::move(loaded), setup.queue);
-}
-
-std::vector<int32_t> PromptIds(int which, int length) {
-  std::vector<int32_t> ids;
-  for (int i = 0; i < length; ++i) ids.push_back((which * 131 + i * 17 + i * i) % 380);
-  return ids;
-}
-
-GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t seed,
-                        int32_t max_tokens = 12) {
-  auto prompt = engine.model().LayOut(std::move(ids));
-  EXPECT_TRUE(prompt.ok()) << prompt.status();
-  GenerateRequest request{
-      .prompt = *std::move(prompt), .sampling = {}, .max_tokens = max_tokens, .end_tokens = {}};
-  request.sampling.seed = seed;
-  request.sampling.temperature = seed == 0 ? 0.0f : 0.9f;
-  return request;
-}
-
-struct Outcome {
-  std::vector<std::vector<int32_t>> blanks;
-  absl::Status status;
-};
-
-Outcome Collect(Sink& sink) {
-  Outcome outcome;
-  while (const TokenEvent* event = sink.Wait()) {
-    outcome.blanks.resize(std::max<size_t>(outcome.blanks.size(), event->blank + 1));
-    if (event->finish == FinishReason::kNone) {
-      outcome.blanks[event->blank].push_back(event->token.token);
-    }
-  }
-  outcome.status = sink.status();
-  return outcome;
-}
-
-std::vector<Outcome> Generate(Engine& engine, std::vector<GenerateRequest> requests) {
-  std::vector<std::shared_ptr<Sink>> sinks;
-  for (GenerateRequest& request : requests) {
-    sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(request), 0));
-    const auto id = engine.Submit(std::move(request), sinks.back());
-    EXPECT_TRUE(id.ok()) << id.status();
-  }
-  std::vector<Outcome> outcomes;
-  for (auto& sink : sinks) outcomes.push_back(Collect(*sink));
-  return outcomes;
-}
 
 std::vector<GenerateRequest> SeventeenRequests(const Engine& engine) {
   std::vector<GenerateRequest> requests;

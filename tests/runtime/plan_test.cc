@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <random>
 
+#include "kernels/backend.h"
 #include "runtime/models/registry.h"
 
 namespace qianyi {
@@ -43,6 +44,20 @@ TEST(PlanTest, EverythingFits) {
   EXPECT_EQ(model.host_bytes, model.weight_bytes);
   EXPECT_EQ(model.embedding_resident_bytes, model.embedding_bytes);
   EXPECT_LE(plan->host_used_bytes(), 16 * kGiB);
+}
+
+TEST(PlanTest, AdaptersTakeTheirShareOfTheBudget) {
+  ModelUse use = {.file = &Glm9b(), .context_tokens = 2048, .batch = 4};
+  const MemoryBudget budget = {.host_bytes = 3 * kGiB, .process_bytes = 32 << 20};
+  const auto without = MakePlan({&use, 1}, budget);
+  use.adapter_bytes = 512 << 20;
+  const auto with = MakePlan({&use, 1}, budget);
+  ASSERT_TRUE(without.ok() && with.ok());
+  EXPECT_LE(with->host_used_bytes(), 3 * kGiB);
+  EXPECT_LT(with->models[0].host_bytes, without->models[0].host_bytes - (500 << 20));
+  // A sequence may go on in a page that a prefix began: one page more of each.
+  EXPECT_EQ(KvPages(use), 4 * (2048 / kPageTokens + 1));
+  EXPECT_GT(with->models[0].workspace_bytes, without->models[0].workspace_bytes);
 }
 
 TEST(PlanTest, WhatDoesNotFitStreams) {

@@ -1,0 +1,91 @@
+#include "tests/runtime/engine_setup.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/models/registry.h"
+
+namespace qianyi {
+
+ModelFile Lay(const char* config, PackedFormat format) {
+  auto spec = DescribeModel(config);
+  EXPECT_TRUE(spec.ok()) << spec.status();
+  auto file = ModelFile::Lay(*spec, format, 5);
+  EXPECT_TRUE(file.ok()) << file.status();
+  return *std::move(file);
+}
+
+std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers) {
+  ModelFile file = Lay(setup.config, setup.format);
+  LoadOptions options;
+  options.context_tokens = 200;
+  options.batch = setup.batch;
+  options.prompt_tokens = setup.step_tokens;
+  options.threads = setup.threads;
+  options.host_bytes = 4ull << 30;
+  options.process_bytes = 1 << 20;
+  options.adapter_bytes = setup.adapter_bytes;
+  if (setup.streamed) {  // the least there can be: everything but two blocks streams
+    const ModelUse use = UseOf(file, options);
+    auto roomy = MakePlan({&use, 1}, HostBudget(options));
+    EXPECT_TRUE(roomy.ok()) << roomy.status();
+    uint64_t largest = 0;
+    for (const StoredTensor& tensor : file.tensors) {
+      for (const Block& block : tensor.blocks) largest = std::max(largest, block.bytes);
+    }
+    const ModelPlan& model = roomy->models[0];
+    options.host_bytes = roomy->host_used_bytes() - model.host_bytes -
+                         model.embedding_resident_bytes + 2 * (largest + 4096) + (1 << 16);
+  }
+  auto loaded = LoadedModel::Open(std::move(file), options, std::move(readers));
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  if (setup.streamed) {
+    EXPECT_GT((*loaded)->plan().models[0].disk_bytes, 0u);
+  }
+  return std::make_unique<Engine>(*std::move(loaded), setup.queue);
+}
+
+std::vector<int32_t> PromptIds(int which, int length) {
+  std::vector<int32_t> ids;
+  for (int i = 0; i < length; ++i) ids.push_back((which * 131 + i * 17 + i * i) % 380);
+  return ids;
+}
+
+GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t seed,
+                        int32_t max_tokens) {
+  auto prompt = engine.model().LayOut(std::move(ids));
+  EXPECT_TRUE(prompt.ok()) << prompt.status();
+  GenerateRequest request{
+      .prompt = *std::move(prompt), .sampling = {}, .max_tokens = max_tokens, .end_tokens = {}};
+  request.sampling.seed = seed;
+  request.sampling.temperature = seed == 0 ? 0.0f : 0.9f;
+  return request;
+}
+
+Outcome Collect(Sink& sink) {
+  Outcome outcome;
+  while (const TokenEvent* event = sink.Wait()) {
+    outcome.blanks.resize(std::max<size_t>(outcome.blanks.size(), event->blank + 1));
+    if (event->finish == FinishReason::kNone) {
+      outcome.blanks[event->blank].push_back(event->token.token);
+    }
+  }
+  outcome.status = sink.status();
+  return outcome;
+}
+
+std::vector<Outcome> Generate(Engine& engine, std::vector<GenerateRequest> requests) {
+  std::vector<std::shared_ptr<Sink>> sinks;
+  for (GenerateRequest& request : requests) {
+    sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(request), 0));
+    const auto id = engine.Submit(std::move(request), sinks.back());
+    EXPECT_TRUE(id.ok()) << id.status();
+  }
+  std::vector<Outcome> outcomes;
+  for (auto& sink : sinks) outcomes.push_back(Collect(*sink));
+  return outcomes;
+}
+
+}  // namespace qianyi

@@ -1,0 +1,51 @@
+// Engines over small invented models, and the tokens of requests: shared by tests of the engine.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "runtime/engine.h"
+
+namespace qianyi {
+
+inline constexpr char kCausal[] =
+    R"({"model_type":"chatglm","num_layers":3,"hidden_size":128,"ffn_hidden_size":272,)"
+    R"("num_attention_heads":8,"multi_query_group_num":2,"kv_channels":16,)"
+    R"("padded_vocab_size":517,"seq_length":512})";
+inline constexpr char kBlanks[] =
+    R"({"model_type":"glm","num_layers":2,"hidden_size":288,"num_attention_heads":6,)"
+    R"("max_sequence_length":256,"vocab_size":400,"special_token_ids":)"
+    R"({"sop":390,"eop":391,"MASK":392,"gMASK":393,"sMASK":394,"eos":395}})";
+
+ModelFile Lay(const char* config, PackedFormat format);
+
+struct EngineSetup {
+  const char* config = kCausal;
+  PackedFormat format = {DType::kI4, 32};
+  int64_t batch = 17;
+  int64_t step_tokens = 512;
+  int threads = 2;
+  bool streamed = false;
+  int64_t queue = 64;
+  uint64_t adapter_bytes = 0;
+};
+
+std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {});
+
+// Below 380, which all these models have.
+std::vector<int32_t> PromptIds(int which, int length);
+// Seed 0 is greedy.
+GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t seed,
+                        int32_t max_tokens = 12);
+
+struct Outcome {
+  std::vector<std::vector<int32_t>> blanks;
+  absl::Status status;
+};
+
+Outcome Collect(Sink& sink);
+// All at once.
+std::vector<Outcome> Generate(Engine& engine, std::vector<GenerateRequest> requests);
+
+}  // namespace qianyi
