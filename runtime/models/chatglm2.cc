@@ -158,9 +158,15 @@ class ChatGlm2 : public Model {
     return prompt;
   }
 
+  // Behind [gMASK] and sop, unless the text says so itself.
   absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
                                               std::span<const PromptPart> text) const override {
-    return EncodeParts(tokenizer, text);
+    absl::StatusOr<std::vector<int32_t>> ids = EncodeParts(tokenizer, text);
+    if (!ids.ok()) return ids.status();
+    const int32_t gmask = tokenizer.CommandId("gMASK"), sop = tokenizer.CommandId("sop");
+    const bool begun = !ids->empty() && ids->front() == gmask;
+    if (gmask >= 0 && sop >= 0 && !begun) ids->insert(ids->begin(), {gmask, sop});
+    return ids;
   }
 
   const std::vector<int32_t>& end_tokens() const override { return config_.end_tokens; }

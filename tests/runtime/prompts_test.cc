@@ -45,7 +45,9 @@ class ByteTokenizer final : public Tokenizer {
   std::string_view TokenBytes(int32_t) const override { return ""; }
   std::string_view NextBytes(int32_t, bool*) const override { return ""; }
   int32_t vocab_size() const override { return 303; }
-  int32_t CommandId(std::string_view) const override { return -1; }
+  int32_t CommandId(std::string_view role) const override {
+    return role == "gMASK" ? 300 : role == "sop" ? 302 : -1;
+  }
   int32_t WordId(std::string_view word) const override {
     return word == "[gMASK]" ? 300 : word == "sop" ? 302 : -1;
   }
@@ -158,7 +160,18 @@ TEST(PromptsTest, TheConfigNamesTheFormat) {
   EXPECT_EQ(named.prompts->ChatDefaults(), (Prompts::Defaults{{"top_p", 0.8}}));
   const Asked templates(std::string(kRounds) + R"(,"chat":{"user":"<{content}>","start":":"}})");
   EXPECT_EQ(templates.prompts->chat_format(), nullptr);
-  EXPECT_EQ(templates.Chat({{"user", "a"}}), "<a>:");
+  EXPECT_EQ(templates.Chat({{"user", "a"}}), "<g><s><a>:");
+}
+
+// Plain prompts of the ChatGLM line begin as the original tokenizers have it, once.
+TEST(PromptsTest, CompletionsOfChatGlm2BeginWithItsPrefix) {
+  const Asked asked(std::string(kRounds) + "}");
+  const auto text = [&](std::string_view prompt) {
+    const PromptPart part = {prompt, /*commands=*/true};
+    return *asked.tokenizer.Decode(*asked.model->Encode(asked.tokenizer, {&part, 1}));
+  };
+  EXPECT_EQ(text("hi"), "<g><s>hi");
+  EXPECT_EQ(text("[gMASK]hi"), "<g>hi");
 }
 
 TEST(PromptsTest, FormatsWithoutToolsSaySo) {
