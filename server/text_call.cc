@@ -5,16 +5,26 @@
 namespace qianyi {
 
 TextCall::TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prompt_tokens,
-                   std::vector<std::string> stops, std::unique_ptr<CallListener> listener)
+                   std::vector<std::string> stops, ChatReading reading,
+                   std::unique_ptr<CallListener> listener)
     : model_(model),
       metrics_(metrics),
       stops_(std::move(stops)),
+      reading_(std::move(reading)),
       listener_(std::move(listener)),
       usage_{prompt_tokens, 0} {}
 
 void TextCall::AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink) {
-  choices_.push_back(
-      {engine_id, std::move(sink), std::make_unique<Detokenizer>(*model_.tokenizer, stops_)});
+  Choice choice;
+  choice.engine_id = engine_id;
+  choice.sink = std::move(sink);
+  choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
+  if (reading_.format != nullptr) {
+    choice.parser = reading_.format->parser(reading_.options);
+    std::vector<ChatDelta> none;  // the beginning of a call is held back
+    choice.parser->Push(reading_.format->begin_call(reading_.options), &none);
+  }
+  choices_.push_back(std::move(choice));
   ++open_;
 }
 
@@ -65,7 +75,8 @@ void TextCall::Take(int index, const TokenEvent& event) {
   }
   text_.clear();
   choice.detokenizer->Finish(&text_);
-  if (!text_.empty()) listener_->OnText(index, event.blank, text_);
+  Write(index, event.blank, /*last=*/true);
+  if (choice.stopped) return;
   listener_->OnBlankEnd(index, event.blank, event.finish);
   choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
 }
@@ -80,10 +91,42 @@ void TextCall::TakeToken(int index, const TokenEvent& event) {
   ++usage_.completion_tokens;
   text_.clear();
   choice.detokenizer->Append(event.token.token, &text_);
-  if (!text_.empty()) listener_->OnText(index, event.blank, text_);
-  if (!choice.detokenizer->stopped()) return;
+  const bool stopped = choice.detokenizer->stopped();
+  Write(index, event.blank, /*last=*/stopped);
+  if (stopped && !choice.stopped) Stop(index, event.blank);
+}
+
+// Hands text_ on.
+void TextCall::Write(int index, int blank, bool last) {
+  Choice& choice = choices_[index];
+  if (choice.parser == nullptr) {
+    if (!text_.empty()) listener_->OnText(index, blank, text_);
+    return;
+  }
+  deltas_.clear();
+  choice.parser->Push(text_, &deltas_);
+  if (last) choice.parser->Finish(&deltas_);
+  for (const ChatDelta& delta : deltas_) {
+    switch (delta.kind) {
+      case ChatDelta::Kind::kContent:
+        listener_->OnText(index, blank, delta.text);
+        break;
+      case ChatDelta::Kind::kReasoning:
+        listener_->OnReasoning(index, delta.text);
+        break;
+      case ChatDelta::Kind::kToolCall:
+        listener_->OnToolCall(index, choice.tool_calls++, {"", delta.name, delta.text});
+        if (reading_.options.parallel_calls) break;
+        Stop(index, blank);
+        return;
+    }
+  }
+}
+
+void TextCall::Stop(int index, int blank) {
+  Choice& choice = choices_[index];
   choice.stopped = true;
-  listener_->OnBlankEnd(index, event.blank, FinishReason::kStop);
+  listener_->OnBlankEnd(index, blank, FinishReason::kStop);
   model_.engine->Cancel(choice.engine_id);
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/chat/chat_format.h"
 #include "runtime/detokenizer.h"
 #include "runtime/engine.h"
 #include "runtime/sink.h"
@@ -25,9 +26,19 @@ class CallListener {
 
   // Whole characters of a blank of a choice, never empty.
   virtual void OnText(int choice, int blank, std::string_view text) = 0;
+  // What the model thought before it answered, and a call that is complete: `index` counts them,
+  // `arguments` is a JSON object. Of chats only.
+  virtual void OnReasoning(int choice, std::string_view text) = 0;
+  virtual void OnToolCall(int choice, int index, const ToolCall& call) = 0;
   virtual void OnBlankEnd(int choice, int blank, FinishReason why) = 0;
   // The last call. Not OK: what came before is not to be used.
   virtual void OnEnd(const absl::Status& status, const Usage& usage) = 0;
+};
+
+// How the text of a call is taken apart, where a chat format says so.
+struct ChatReading {
+  const ChatFormat* format = nullptr;  // null: text is text
+  ChatOptions options;
 };
 
 // Used by the pump's thread, once it is made.
@@ -35,7 +46,8 @@ class TextCall {
  public:
   // `model` and `metrics` outlive this.
   TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prompt_tokens,
-           std::vector<std::string> stops, std::unique_ptr<CallListener> listener);
+           std::vector<std::string> stops, ChatReading reading,
+           std::unique_ptr<CallListener> listener);
 
   // A choice that was submitted; `sink` rings the pump's bell.
   void AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink);
@@ -49,6 +61,8 @@ class TextCall {
     uint64_t engine_id;
     std::shared_ptr<Sink> sink;
     std::unique_ptr<Detokenizer> detokenizer;
+    std::unique_ptr<ChatParser> parser;  // or null
+    int tool_calls = 0;
     bool stopped = false;  // by a stop string: what still comes is dropped
     bool closed = false;
   };
@@ -56,10 +70,13 @@ class TextCall {
   void Take(int index, const TokenEvent& event);
   void TakeToken(int index, const TokenEvent& event);
   void EndChoice(int index);
+  void Write(int index, int blank, bool last);
+  void Stop(int index, int blank);
 
   const ServedModel& model_;
   ModelMetrics& metrics_;
   const std::vector<std::string> stops_;
+  const ChatReading reading_;
   const std::unique_ptr<CallListener> listener_;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point last_token_ = begin_;
@@ -68,6 +85,7 @@ class TextCall {
   Usage usage_;
   absl::Status status_;
   std::string text_;  // scratch
+  std::vector<ChatDelta> deltas_;
 };
 
 }  // namespace qianyi

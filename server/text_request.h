@@ -22,6 +22,9 @@ struct CompletionInput {
 
 struct ChatInput {
   std::vector<ChatMessage> messages;
+  ChatOptions options = {};
+  std::optional<bool> thinking = std::nullopt;  // what the request says of options.thinking
+  std::string thinking_param = "";              // where it says so
 };
 
 struct TaskInput {

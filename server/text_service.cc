@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "runtime/chat/tool_name_constraint.h"
 #include "runtime/verse/verse_constraint.h"
 #include "server/error.h"
 
@@ -22,6 +23,7 @@ using MakeConstraint = std::function<absl::StatusOr<std::unique_ptr<Constraint>>
 struct Prepared {
   Prompt prompt;
   MakeConstraint constraint;
+  ChatReading reading;
 };
 
 absl::StatusOr<std::vector<int32_t>> EncodeCompletion(const CompletionInput& input,
@@ -82,10 +84,51 @@ absl::StatusOr<Prepared> PrepareTask(const TaskInput& input, const ServedModel& 
   if (input.task == Task::kCouplet) constraint = CoupletForm(input, model);
   if (!constraint.ok()) return constraint.status();
   prepared.constraint = *std::move(constraint);
+  prepared.reading = {model.prompts.task_format(), Prompts::TaskOptions()};
   auto encoded =
       model.prompts.EncodeTask(input.task, input.fields, model.engine->model(), *model.tokenizer);
   if (!encoded.ok()) return encoded.status();
   *ids = *std::move(encoded);
+  return prepared;
+}
+
+// What a chat asks for that its model's format does not have.
+absl::Status CheckChat(const ChatInput& chat, const ServedModel& model) {
+  const ChatFormat* format = model.prompts.chat_format();
+  if (!chat.options.tools.empty() && (format == nullptr || !format->tools)) {
+    return BadParam("tools",
+                    absl::StrFormat("tools are not supported by model %s, as its chat format has "
+                                    "none; remove tools, or ask a model that calls them",
+                                    model.name));
+  }
+  if (chat.thinking.value_or(false) && (format == nullptr || !format->thinking)) {
+    return BadParam(chat.thinking_param,
+                    absl::StrFormat("%s asks model %s to think, which its chat format does not "
+                                    "have; remove it",
+                                    chat.thinking_param, model.name));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Prepared> PrepareChat(const ChatInput& chat, const ServedModel& model,
+                                     std::vector<int32_t>* ids) {
+  if (absl::Status status = CheckChat(chat, model); !status.ok()) return status;
+  Prepared prepared;
+  prepared.reading = {model.prompts.chat_format(), chat.options};
+  auto encoded = model.prompts.EncodeChat(chat.messages, chat.options, model.engine->model(),
+                                          *model.tokenizer);
+  if (!encoded.ok()) return WithParam(encoded.status(), "messages");
+  *ids = *std::move(encoded);
+  const ChatOptions& options = chat.options;
+  const bool chooses = options.choice == ToolChoice::kRequired && options.chosen_tool.empty();
+  if (prepared.reading.format == nullptr || !chooses || options.tools.size() < 2) return prepared;
+  std::vector<std::string> names;
+  for (const ChatTool& tool : options.tools) names.push_back(tool.name);
+  prepared.constraint = [&model, names = std::move(names),
+                         after = prepared.reading.format->after_tool_name]()
+      -> absl::StatusOr<std::unique_ptr<Constraint>> {
+    return MakeToolNameConstraint(*model.tokenizer, names, after);
+  };
   return prepared;
 }
 
@@ -97,10 +140,9 @@ absl::StatusOr<Prepared> Prepare(const TextRequest& request, const ServedModel& 
     if (!encoded.ok()) return encoded.status();
     ids = *std::move(encoded);
   } else if (const auto* chat = std::get_if<ChatInput>(&request.input)) {
-    auto encoded =
-        model.prompts.EncodeChat(chat->messages, model.engine->model(), *model.tokenizer);
-    if (!encoded.ok()) return WithParam(encoded.status(), "messages");
-    ids = *std::move(encoded);
+    auto prepared_chat = PrepareChat(*chat, model, &ids);
+    if (!prepared_chat.ok()) return prepared_chat.status();
+    prepared = *std::move(prepared_chat);
   } else {
     auto task = PrepareTask(std::get<TaskInput>(request.input), model, &ids);
     if (!task.ok()) return task.status();
@@ -149,8 +191,20 @@ uint64_t DrawSeed() {
   return random() >> 11;
 }
 
+// The model's own, and those at which a message of the format ends.
+std::vector<int32_t> EndTokens(const ChatFormat* format, const ServedModel& model) {
+  std::vector<int32_t> ends = model.engine->model().end_tokens();
+  if (format == nullptr) return ends;
+  for (const std::string_view word : format->end_words) {
+    const int32_t id = model.tokenizer->WordId(word);
+    if (id >= 0 && std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  }
+  return ends;
+}
+
 // The engine's request, once it is known to fit.
-absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const TextRequest& request,
+absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const ChatFormat* format,
+                                             const TextRequest& request,
                                              const Parameters& parameters,
                                              const ServedModel& model) {
   const Engine& engine = *model.engine;
@@ -175,7 +229,7 @@ absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const TextRequest& r
   GenerateRequest generate{.prompt = std::move(prompt),
                            .sampling = parameters.sampling,
                            .max_tokens = static_cast<int32_t>(max_tokens),
-                           .end_tokens = engine.model().end_tokens()};
+                           .end_tokens = EndTokens(format, model)};
   if (!parameters.seeded) generate.sampling.seed = DrawSeed();
   absl::Status status = Engine::Check(generate, engine.model().spec(), context);
   if (!status.ok()) return status;
@@ -249,16 +303,16 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
   if (!prepared.ok()) return prepared.status();
   const absl::StatusOr<Parameters> parameters = WithDefaults(request, model);
   if (!parameters.ok()) return parameters.status();
-  absl::StatusOr<GenerateRequest> generate =
-      MakeGenerate(std::move(prepared->prompt), request, *parameters, model);
+  absl::StatusOr<GenerateRequest> generate = MakeGenerate(
+      std::move(prepared->prompt), prepared->reading.format, request, *parameters, model);
   if (!generate.ok()) return generate.status();
   generate->adapter = found->adapter;
 
   const Accepted accepted{&model, found->name(), generate->sampling.seed,
                           static_cast<int>(generate->prompt.blanks.size())};
-  auto call = std::make_unique<TextCall>(model, metrics_.Of(model),
-                                         static_cast<int64_t>(generate->prompt.tokens.size()),
-                                         parameters->stop, make_listener(accepted));
+  auto call = std::make_unique<TextCall>(
+      model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),
+      parameters->stop, std::move(prepared->reading), make_listener(accepted));
   for (int64_t i = 0; i < parameters->n; ++i) {
     GenerateRequest choice = *generate;
     choice.sampling.seed += static_cast<uint64_t>(i);

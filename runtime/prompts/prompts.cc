@@ -87,6 +87,28 @@ absl::StatusOr<Prompts::Defaults> ReadDefaults(const json& section, const std::s
       absl::StrFormat("config.json: %s.defaults must be an object of numbers", where));
 }
 
+// The format that "chat" names, or that the model's kind has; null for templates.
+absl::StatusOr<const ChatFormat*> ReadFormat(const json& config) {
+  const json chat = config.value("chat", json());
+  if (!chat.is_object()) return ChatFormatOf(config);
+  if (const auto format = chat.find("format"); format != chat.end()) {
+    const ChatFormat* found =
+        format->is_string() ? FindChatFormat(format->get<std::string>()) : nullptr;
+    if (found != nullptr) return found;
+    std::string names;
+    for (const ChatFormat& known : ChatFormats()) {
+      absl::StrAppend(&names, names.empty() ? "" : ", ", std::string(known.name));
+    }
+    return absl::InvalidArgumentError(
+        absl::StrFormat("config.json: chat.format is %s; it must be one of %s",
+                        format->dump(-1, ' ', true, json::error_handler_t::replace), names));
+  }
+  for (const char* part : {"system", "user", "assistant", "start"}) {
+    if (chat.contains(part)) return nullptr;
+  }
+  return ChatFormatOf(config);
+}
+
 // Text runs on across parts, as it does in the original's one string; only a part whose command
 // words act stands alone.
 absl::StatusOr<std::vector<int32_t>> Encode(const std::vector<PromptPart>& parts,
@@ -111,6 +133,30 @@ absl::StatusOr<std::vector<int32_t>> Encode(const std::vector<PromptPart>& parts
   std::vector<PromptPart> joined;
   for (size_t i = 0; i < texts.size(); ++i) joined.push_back({texts[i], commands[i]});
   return model.Encode(tokenizer, joined);
+}
+
+absl::Status CheckMessages(std::span<const ChatMessage> messages, const ChatFormat* format) {
+  const bool tools = format != nullptr && format->tools;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const ChatMessage& message = messages[i];
+    const std::string& role = message.role;
+    const bool known = role == "system" || role == "user" || role == "assistant";
+    if (!known && !(tools && role == "tool")) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("messages[%d].role is '%s'; it must be system, user%s", i, role,
+                          tools ? ", assistant or tool"
+                                : " or assistant, as this model's chat format has no tools"));
+    }
+    if (!message.tool_calls.empty() && !tools) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "messages[%d].tool_calls: this model's chat format has no tools; remove them", i));
+    }
+  }
+  const bool ends = !messages.empty() &&
+                    (messages.back().role == "user" || (tools && messages.back().role == "tool"));
+  if (ends) return absl::OkStatus();
+  return absl::InvalidArgumentError(tools ? "messages must end with one of role user or tool"
+                                          : "messages must end with one of role user");
 }
 
 }  // namespace
@@ -140,6 +186,9 @@ absl::StatusOr<Prompts> Prompts::Of(const ModelSpec& spec) {
     if (!read.ok()) return read.status();
     *to = *std::move(read);
   }
+  absl::StatusOr<const ChatFormat*> format = ReadFormat(config);
+  if (!format.ok()) return format.status();
+  prompts.format_ = *format;
   auto defaults = ReadDefaults(config.value("chat", json()), "chat");
   if (!defaults.ok()) return defaults.status();
   prompts.chat_defaults_ = *std::move(defaults);
@@ -155,15 +204,30 @@ absl::StatusOr<std::vector<int32_t>> Prompts::EncodeTask(Task task, const Prompt
   if (!tasks_by_chat_) return Encode(parts, model, tokenizer);
   ChatMessage message{"user", ""};
   for (const PromptPart& part : parts) message.content.append(part.text);
-  return EncodeChat({&message, 1}, model, tokenizer);
+  return EncodeChat({&message, 1}, TaskOptions(), model, tokenizer);
+}
+
+ChatOptions Prompts::TaskOptions() {
+  ChatOptions options;
+  options.thinking = false;
+  return options;
 }
 
 absl::StatusOr<std::vector<int32_t>> Prompts::EncodeChat(std::span<const ChatMessage> messages,
+                                                         const ChatOptions& options,
                                                          const Model& model,
                                                          const Tokenizer& tokenizer) const {
-  if (messages.empty() || messages.back().role != "user") {
-    return absl::InvalidArgumentError("messages must end with one of role user");
-  }
+  absl::Status status = CheckMessages(messages, format_);
+  if (!status.ok()) return status;
+  if (format_ == nullptr) return EncodeByTemplates(messages, model, tokenizer);
+  ChatWriter writer;
+  format_->write(messages, options, &writer);
+  writer.Literal(format_->begin_call(options));
+  return writer.Encode(tokenizer);
+}
+
+absl::StatusOr<std::vector<int32_t>> Prompts::EncodeByTemplates(
+    std::span<const ChatMessage> messages, const Model& model, const Tokenizer& tokenizer) const {
   std::vector<PromptFields> fields(messages.size());  // the parts' views live in here
   std::vector<PromptPart> parts;
   int round = 0;
@@ -175,11 +239,8 @@ absl::StatusOr<std::vector<int32_t>> Prompts::EncodeChat(std::span<const ChatMes
       user_.Fill(fields[i], &parts);
     } else if (role == "assistant") {
       assistant_.Fill(fields[i], &parts);
-    } else if (role == "system") {
-      system_.Fill(fields[i], &parts);
     } else {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "messages[%d].role is '%s'; it must be system, user or assistant", i, role));
+      system_.Fill(fields[i], &parts);
     }
   }
   start_.Fill({}, &parts);

@@ -231,6 +231,11 @@ std::string_view CommandTokenizer::NextBytes(int32_t id, bool* run_start) const 
   return text_->Bytes(id, run_start);
 }
 
+int32_t CommandTokenizer::WordId(std::string_view word) const {
+  const CommandToken* command = FindWord(word);
+  return command == nullptr ? -1 : command->id;
+}
+
 int32_t CommandTokenizer::CommandId(std::string_view role) const {
   for (const CommandToken& command : commands_) {
     if (command.role == role) return command.id;

@@ -33,6 +33,7 @@ class CommandTokenizer final : public Tokenizer {
   std::string_view NextBytes(int32_t id, bool* run_start) const override;
   int32_t vocab_size() const override { return vocab_size_; }
   int32_t CommandId(std::string_view role) const override;
+  int32_t WordId(std::string_view word) const override;
 
  private:
   struct Piece {

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/tokenizers/byte_pair_merger.h"
 #include "runtime/tokenizers/text_tokenizer.h"
+#include "runtime/tokenizers/token_table.h"
 
 namespace qianyi {
 
@@ -26,35 +28,22 @@ class Gpt2Bpe final : public TextTokenizer {
                                                         const std::string& merges_name);
 
   absl::Status Encode(std::string_view text, std::vector<int32_t>* ids) const override;
-  int32_t size() const override { return static_cast<int32_t>(tokens_.size()); }
-  bool Contains(int32_t id) const override;
+  int32_t size() const override { return tokens_.size(); }
+  bool Contains(int32_t id) const override { return tokens_.Contains(id); }
   std::string_view Bytes(int32_t id, bool* run_start) const override;
 
  private:
-  // Merging works on symbols: distinct strings that bytes or merges can form, whether or not
-  // the vocabulary knows them.
-  struct Merge {
-    uint32_t rank;
-    int32_t symbol;  // what the pair becomes
-  };
-  struct Token {
-    uint32_t begin = 0;  // in bytes_
-    uint32_t length = 0;
-    bool present = false;
-  };
-  class Merger;
-
   Gpt2Bpe() = default;
   absl::Status ParseVocabulary(std::string_view json, const std::string& name,
                                std::unordered_map<std::string, int32_t>* ids);
   absl::Status ParseMerges(std::string_view text, const std::string& name,
                            const std::unordered_map<std::string, int32_t>& ids);
 
-  std::string bytes_;
-  std::vector<Token> tokens_;                  // by id
-  std::vector<int32_t> symbol_ids_;            // by symbol; the first 256 are the bytes
-  std::vector<int32_t> merged_;                // by rank: the symbol it makes
-  std::unordered_map<uint64_t, Merge> pairs_;  // (left symbol << 32 | right symbol)
+  TokenTable tokens_;
+  // Merging works on symbols: distinct strings that bytes or merges can form, whether or not
+  // the vocabulary knows them.
+  std::vector<int32_t> symbol_ids_;  // by symbol; the first 256 are the bytes
+  BytePairTable pairs_;
 };
 
 }  // namespace qianyi

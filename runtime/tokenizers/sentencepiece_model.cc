@@ -118,7 +118,6 @@ absl::Status ParsePiece(std::string_view message, SentencePieceModel* model) {
 
 absl::Status ParseTrainer(std::string_view message, SentencePieceModel* model,
                           bool* byte_fallback) {
-  constexpr uint64_t kBpe = 2;
   uint64_t model_type = 1;  // unigram, the default of the format
   Fields field(message);
   while (field.Next()) {
@@ -130,10 +129,11 @@ absl::Status ParseTrainer(std::string_view message, SentencePieceModel* model,
     }
   }
   if (field.malformed()) return Malformed("trainer_spec");
-  if (model_type != kBpe) {
+  if (model_type != 1 && model_type != 2) {
     return absl::UnimplementedError(
-        absl::StrCat("model_type is ", model_type, "; only BPE (2), which GLM uses, is supported"));
+        absl::StrCat("model_type is ", model_type, "; only unigram (1) and BPE (2) are supported"));
   }
+  model->algorithm = static_cast<SentencePieceModel::Algorithm>(model_type);
   // The original library reads it as a C string.
   model->unknown_text.resize(std::strlen(model->unknown_text.c_str()));
   return absl::OkStatus();
@@ -194,44 +194,6 @@ absl::Status CheckDenormalizer(std::string_view message) {
   return field.malformed() ? Malformed("denormalizer_spec") : absl::OkStatus();
 }
 
-absl::Status CheckPieces(bool byte_fallback, SentencePieceModel* model) {
-  std::unordered_set<std::string_view> seen;
-  seen.reserve(model->pieces.size());
-  std::fill(std::begin(model->byte_ids), std::end(model->byte_ids), -1);
-  for (size_t i = 0; i < model->pieces.size(); ++i) {
-    const SentencePieceModel::Piece& piece = model->pieces[i];
-    if (!seen.insert(piece.text).second) {
-      return absl::InvalidArgumentError(absl::StrCat("piece ", i, " occurs twice"));
-    }
-    if (piece.type == SentencePieceModel::Type::kUnknown) {
-      if (model->unknown_id >= 0) {
-        return absl::InvalidArgumentError(absl::StrCat("pieces ", model->unknown_id, " and ", i,
-                                                       " are both of the type unknown"));
-      }
-      model->unknown_id = static_cast<int32_t>(i);
-    }
-    if (piece.type == SentencePieceModel::Type::kByte) {
-      int byte = 0;
-      while (byte < 256 && piece.text != absl::StrFormat("<0x%02X>", byte)) ++byte;
-      if (byte == 256 || !byte_fallback) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "piece ", i, " is of the type byte but ",
-            byte == 256 ? "its name is not <0x00> to <0xFF>" : "byte_fallback is off"));
-      }
-      model->byte_ids[byte] = static_cast<int32_t>(i);
-    }
-  }
-  if (model->unknown_id < 0) return absl::InvalidArgumentError("no piece is of the type unknown");
-  if (byte_fallback) {
-    for (int byte = 0; byte < 256; ++byte) {
-      if (model->byte_ids[byte] >= 0) continue;
-      return absl::InvalidArgumentError(
-          absl::StrFormat("byte_fallback is on but there is no piece <0x%02X>", byte));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status ParseModel(std::string_view file, SentencePieceModel* model) {
   bool byte_fallback = false;
   bool trainer = false;
@@ -253,10 +215,49 @@ absl::Status ParseModel(std::string_view file, SentencePieceModel* model) {
   }
   if (field.malformed()) return Malformed("the file");
   if (!trainer) return absl::InvalidArgumentError("it has no trainer_spec");
-  return CheckPieces(byte_fallback, model);
+  return model->CheckPieces(byte_fallback);
 }
 
 }  // namespace
+
+absl::Status SentencePieceModel::CheckPieces(bool byte_fallback) {
+  std::unordered_set<std::string_view> seen;
+  unknown_id = -1;
+  seen.reserve(pieces.size());
+  std::fill(std::begin(byte_ids), std::end(byte_ids), -1);
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    if (!seen.insert(piece.text).second) {
+      return absl::InvalidArgumentError(absl::StrCat("piece ", i, " occurs twice"));
+    }
+    if (piece.type == Type::kUnknown) {
+      if (unknown_id >= 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("pieces ", unknown_id, " and ", i, " are both of the type unknown"));
+      }
+      unknown_id = static_cast<int32_t>(i);
+    }
+    if (piece.type == Type::kByte) {
+      int byte = 0;
+      while (byte < 256 && piece.text != absl::StrFormat("<0x%02X>", byte)) ++byte;
+      if (byte == 256 || !byte_fallback) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "piece ", i, " is of the type byte but ",
+            byte == 256 ? "its name is not <0x00> to <0xFF>" : "byte_fallback is off"));
+      }
+      byte_ids[byte] = static_cast<int32_t>(i);
+    }
+  }
+  if (unknown_id < 0) return absl::InvalidArgumentError("no piece is of the type unknown");
+  if (byte_fallback) {
+    for (int byte = 0; byte < 256; ++byte) {
+      if (byte_ids[byte] >= 0) continue;
+      return absl::InvalidArgumentError(
+          absl::StrFormat("byte_fallback is on but there is no piece <0x%02X>", byte));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<SentencePieceModel> SentencePieceModel::Parse(std::string_view file,
                                                              const std::string& name) {

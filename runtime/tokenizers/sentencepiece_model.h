@@ -1,4 +1,4 @@
-// The part of a sentencepiece .model file that its BPE needs: a protocol buffer
+// The part of a sentencepiece .model file that encoding needs: a protocol buffer
 // (sentencepiece_model.proto of 0.1.97), read here field by field because such files come
 // from strangers and the original library follows what they say without looking.
 #pragma once
@@ -26,6 +26,9 @@ struct SentencePieceModel {
     float score = 0;
     Type type = Type::kNormal;
   };
+  enum class Algorithm : uint8_t { kUnigram = 1, kBpe = 2 };
+
+  Algorithm algorithm = Algorithm::kBpe;
   // At load: no piece is empty or occurs twice, scores are finite, exactly one is unknown,
   // and byte pieces are all there or none is.
   std::vector<Piece> pieces;  // by id
@@ -49,8 +52,11 @@ struct SentencePieceModel {
   bool has_bytes() const { return byte_ids[0] >= 0; }
 
   // Parses a whole file; `name` is for error messages. InvalidArgument when it is malformed;
-  // Unimplemented for what GLM's models do not have (unigram, denormalizer, spaces as suffix).
+  // Unimplemented for what GLM's models do not have (words, denormalizer, spaces as suffix).
   static absl::StatusOr<SentencePieceModel> Parse(std::string_view file, const std::string& name);
+  // What holds at load, after `pieces` was changed: finds unknown_id and byte_ids.
+  // InvalidArgument when it does not hold.
+  absl::Status CheckPieces(bool byte_fallback);
 };
 
 }  // namespace qianyi

@@ -23,23 +23,12 @@ bool EndsWith(std::string_view text, std::string_view end) {
 
 }  // namespace
 
-UserDefinedPieces::UserDefinedPieces(const SentencePieceModel& model) {
+LongestWord UserDefinedPieces(const SentencePieceModel& model) {
+  LongestWord words;
   for (const SentencePieceModel::Piece& piece : model.pieces) {
-    if (piece.type != SentencePieceModel::Type::kUserDefined) continue;
-    starts_[static_cast<uint8_t>(piece.text[0])] = true;
-    lengths_.push_back(piece.text.size());
-    pieces_.insert(piece.text);
+    if (piece.type == SentencePieceModel::Type::kUserDefined) words.Add(piece.text);
   }
-  std::sort(lengths_.rbegin(), lengths_.rend());
-  lengths_.erase(std::unique(lengths_.begin(), lengths_.end()), lengths_.end());
-}
-
-size_t UserDefinedPieces::Match(std::string_view text) const {
-  if (!starts_[static_cast<uint8_t>(text[0])]) return 0;
-  for (const size_t length : lengths_) {
-    if (length <= text.size() && pieces_.count(text.substr(0, length)) > 0) return length;
-  }
-  return 0;
+  return words;
 }
 
 // A link that leads out of the table ends the search: a sound table has none.

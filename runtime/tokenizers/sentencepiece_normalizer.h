@@ -5,30 +5,19 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
-#include <unordered_set>
-#include <vector>
 
+#include "runtime/tokenizers/longest_word.h"
 #include "runtime/tokenizers/sentencepiece_model.h"
 
 namespace qianyi {
 
-// Finds the user-defined pieces of a model in a text. Views the model's strings.
-class UserDefinedPieces {
- public:
-  explicit UserDefinedPieces(const SentencePieceModel& model);
-  // Bytes of the longest such piece at the start of `text`, or 0.
-  size_t Match(std::string_view text) const;
-
- private:
-  bool starts_[256] = {};        // first bytes
-  std::vector<size_t> lengths_;  // longest first
-  std::unordered_set<std::string_view> pieces_;
-};
+// The user-defined pieces of a model, whose strings it views.
+LongestWord UserDefinedPieces(const SentencePieceModel& model);
 
 class SentencePieceNormalizer {
  public:
   // Both outlive the normalizer.
-  SentencePieceNormalizer(const SentencePieceModel& model, const UserDefinedPieces& user_defined)
+  SentencePieceNormalizer(const SentencePieceModel& model, const LongestWord& user_defined)
       : model_(model), user_defined_(user_defined) {}
 
   // `text` is well-formed UTF-8; the result may be ill-formed if the model's table is.
@@ -43,7 +32,7 @@ class SentencePieceNormalizer {
   bool LongestRule(std::string_view text, Prefix* prefix) const;
 
   const SentencePieceModel& model_;
-  const UserDefinedPieces& user_defined_;
+  const LongestWord& user_defined_;
 };
 
 }  // namespace qianyi

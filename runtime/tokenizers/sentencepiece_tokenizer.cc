@@ -45,7 +45,10 @@ absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::
 }
 
 SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceModel model)
-    : model_(std::move(model)), user_defined_(model_), normalizer_(model_, user_defined_) {
+    : model_(std::move(model)),
+      user_defined_(UserDefinedPieces(model_)),
+      normalizer_(model_, user_defined_),
+      unigram_(model_) {
   ids_.reserve(model_.pieces.size());
   bytes_.reserve(model_.pieces.size());
   for (const SentencePieceModel::Piece& piece : model_.pieces) {
@@ -74,6 +77,37 @@ int32_t SentencePieceTokenizer::Find(std::string_view piece) const {
   return at == ids_.end() ? -1 : at->second;
 }
 
+// Writes pieces as ids; one without an id is its bytes, or unknown.
+class SentencePieceTokenizer::Writer {
+ public:
+  Writer(const SentencePieceModel& model, Output out) : model_(model), out_(out) {}
+
+  void Write(std::string_view piece, int32_t id) {
+    const bool unknown = id < 0 || id == model_.unknown_id;
+    if (!unknown) {
+      out_.ids->push_back(id);
+      if (out_.pieces != nullptr) out_.pieces->emplace_back(piece);
+    } else if (model_.has_bytes()) {
+      for (const char byte : piece) {
+        out_.ids->push_back(model_.byte_ids[static_cast<uint8_t>(byte)]);
+        if (out_.pieces == nullptr) continue;
+        out_.pieces->push_back(model_.pieces[static_cast<size_t>(out_.ids->back())].text);
+      }
+    } else if (after_unknown_) {  // a run of unknown pieces is one
+      if (out_.pieces != nullptr) out_.pieces->back().append(piece);
+    } else {
+      out_.ids->push_back(model_.unknown_id);
+      if (out_.pieces != nullptr) out_.pieces->emplace_back(piece);
+    }
+    after_unknown_ = unknown;
+  }
+
+ private:
+  const SentencePieceModel& model_;
+  const Output out_;
+  bool after_unknown_ = false;
+};
+
 // Takes the pair of neighbours that makes the piece of highest score, the leftmost among
 // equals, joins it and looks again. Symbols view the normalized text.
 class SentencePieceTokenizer::Merger {
@@ -81,7 +115,7 @@ class SentencePieceTokenizer::Merger {
   Merger(const SentencePieceTokenizer& tokenizer, std::string_view text)
       : tokenizer_(tokenizer), text_(text) {}
 
-  void Run(Output out) {
+  void Run(Writer* out) {
     Cut();
     for (int32_t i = 1; i < static_cast<int32_t>(symbols_.size()); ++i) Rate(i - 1, i);
     while (!agenda_.empty()) {
@@ -154,7 +188,7 @@ class SentencePieceTokenizer::Merger {
   }
 
   // Writes a symbol; unused pieces are taken apart again into what they were joined from.
-  void Write(std::string_view whole, Output out) {
+  void Write(std::string_view whole, Writer* out) {
     unwritten_.assign(1, whole);
     while (!unwritten_.empty()) {
       const std::string_view piece = unwritten_.back();
@@ -167,29 +201,8 @@ class SentencePieceTokenizer::Merger {
           continue;
         }
       }
-      WritePiece(piece, id, out);
+      out->Write(piece, id);
     }
-  }
-
-  void WritePiece(std::string_view piece, int32_t id, Output out) {
-    const SentencePieceModel& model = tokenizer_.model_;
-    const bool unknown = id < 0 || id == model.unknown_id;
-    if (!unknown) {
-      out.ids->push_back(id);
-      if (out.pieces != nullptr) out.pieces->emplace_back(piece);
-    } else if (model.has_bytes()) {
-      for (const char byte : piece) {
-        out.ids->push_back(model.byte_ids[static_cast<uint8_t>(byte)]);
-        if (out.pieces == nullptr) continue;
-        out.pieces->push_back(model.pieces[static_cast<size_t>(out.ids->back())].text);
-      }
-    } else if (after_unknown_) {  // a run of unknown pieces is one
-      if (out.pieces != nullptr) out.pieces->back().append(piece);
-    } else {
-      out.ids->push_back(model.unknown_id);
-      if (out.pieces != nullptr) out.pieces->emplace_back(piece);
-    }
-    after_unknown_ = unknown;
   }
 
   const SentencePieceTokenizer& tokenizer_;
@@ -198,7 +211,6 @@ class SentencePieceTokenizer::Merger {
   std::priority_queue<Pair> agenda_;
   std::unordered_map<std::string_view, uint32_t> parts_;  // of unused pieces: bytes of the left
   std::vector<std::string_view> unwritten_;
-  bool after_unknown_ = false;
 };
 
 absl::Status SentencePieceTokenizer::Encode(std::string_view text, Output out) const {
@@ -209,7 +221,14 @@ absl::Status SentencePieceTokenizer::Encode(std::string_view text, Output out) c
                                                    normalized.size(), " when normalized; at most ",
                                                    kLimit - 1, " can be encoded"));
   }
-  Merger(*this, normalized).Run(out);
+  Writer writer(model_, out);
+  if (model_.algorithm == SentencePieceModel::Algorithm::kBpe) {
+    Merger(*this, normalized).Run(&writer);
+    return absl::OkStatus();
+  }
+  std::vector<SentencePieceUnigram::Part> parts;
+  unigram_.Segment(normalized, &parts);
+  for (const SentencePieceUnigram::Part& part : parts) writer.Write(part.text, part.id);
   return absl::OkStatus();
 }
 

@@ -11,9 +11,12 @@
 #include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/commands.h"
+#include "runtime/tokenizers/glm_sentencepiece.h"
 #include "runtime/tokenizers/gpt2_bpe.h"
 #include "runtime/tokenizers/locate_file.h"
+#include "runtime/tokenizers/rank_bpe.h"
 #include "runtime/tokenizers/sentencepiece_tokenizer.h"
+#include "runtime/tokenizers/tokenizer_json.h"
 
 namespace qianyi {
 namespace {
@@ -81,6 +84,39 @@ TokenizerOr WrapStandard(const fs::path& file,
   return CommandTokenizer::Create(*std::move(text), commands);
 }
 
+TokenizerOr OpenRanks(std::string_view file, const std::string& name) {
+  absl::StatusOr<std::unique_ptr<ByteLevelBpe>> text = ParseRanks(file, name);
+  if (!text.ok()) return text.status();
+  std::vector<AddedToken> specials = Glm4SpecialTokens((*text)->size());
+  return AddedTokenTokenizer::Create(*std::move(text), std::move(specials));
+}
+
+absl::StatusOr<IcetkOptions> ReadIcetkOptions(const json& tokenizer) {
+  IcetkOptions options;
+  const json images = tokenizer.value("image_tokens", json(0));
+  const json prefix = tokenizer.value("dummy_prefix", json(true));
+  const bool good = images.is_number_integer() && images.get<uint64_t>() <= kMaxTokenId;
+  if (!good || !prefix.is_boolean()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"tokenizer\": \"image_tokens\" must be 0 to ", kMaxTokenId,
+                     " (20000 in GLM-130B, else 0), and \"dummy_prefix\" true or false"));
+  }
+  options.image_tokens = static_cast<int32_t>(images.get<uint64_t>());
+  options.dummy_prefix = prefix.get<bool>();
+  return options;
+}
+
+// The kinds whose one file says everything.
+TokenizerOr OpenFile(const std::string& kind, const std::string& path, const json& tokenizer) {
+  const absl::StatusOr<std::string> file = ReadTextFile(path, kMaxTokenizerFileBytes);
+  if (!file.ok()) return file.status();
+  if (kind == "tokenizer-json") return ParseTokenizerJson(*file, path);
+  if (kind == "rank-bpe") return OpenRanks(*file, path);
+  if (kind == "chatglm-sentencepiece") return ParseChatGlmPieces(*file, path);
+  const absl::StatusOr<IcetkOptions> options = ReadIcetkOptions(tokenizer);
+  return options.ok() ? ParseIcetk(*file, *options, path) : options.status();
+}
+
 TokenizerOr OpenConfigured(const fs::path& folder, const json& tokenizer) {
   if (!tokenizer.is_object()) {
     return absl::InvalidArgumentError("\"tokenizer\" is not an object");
@@ -100,8 +136,15 @@ TokenizerOr OpenConfigured(const fs::path& folder, const json& tokenizer) {
     if (!model.ok()) return model.status();
     return Wrap(SentencePieceTokenizer::Open(*model), ConfiguredCommands(tokenizer, "glm-chinese"));
   }
-  return absl::InvalidArgumentError(absl::StrCat("\"tokenizer\": \"kind\" is \"", kind,
-                                                 "\"; it must be gpt2-bpe or sentencepiece"));
+  for (const char* known : {"tokenizer-json", "rank-bpe", "chatglm-sentencepiece", "icetk"}) {
+    if (kind != known) continue;
+    const absl::StatusOr<std::string> file = Locate(folder, tokenizer, "model_file");
+    return file.ok() ? OpenFile(kind, *file, tokenizer) : file.status();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "\"tokenizer\": \"kind\" is \"", kind,
+      "\"; it must be gpt2-bpe, sentencepiece, tokenizer-json, rank-bpe, chatglm-sentencepiece or "
+      "icetk"));
 }
 
 TokenizerOr OpenFound(const fs::path& folder, const json& config) {
@@ -111,16 +154,32 @@ TokenizerOr OpenFound(const fs::path& folder, const json& config) {
     return WrapStandard(vocab, Gpt2Bpe::Open(vocab.string(), merges.string()), "glm-english");
   }
   // tokenizer.model is also what ChatGLM2 and later call a file of another vocabulary.
-  const bool is_glm =
-      config.is_object() && config.contains("model_type") && config["model_type"] == "glm";
+  const json type = config.is_object() ? config.value("model_type", json()) : json();
+  const bool is_glm = type == "glm" && !Exists(folder / "tokenizer.json");
   for (const char* name : {"cog-pretrain.model", "tokenizer.model"}) {
     const fs::path model = folder / name;
     if (!Exists(model) || (name == std::string_view("tokenizer.model") && !is_glm)) continue;
     return WrapStandard(model, SentencePieceTokenizer::Open(model.string()), "glm-chinese");
   }
+  if (Exists(folder / "tokenizer.json")) {
+    return OpenFile("tokenizer-json", (folder / "tokenizer.json").string(), config);
+  }
+  if (Exists(folder / "ice_text.model")) {
+    // The vocabularies with pictures have 150528 places, the others 130528.
+    const bool pictures = config.is_object() && config.value("vocab_size", json()) == 150528;
+    return OpenFile("icetk", (folder / "ice_text.model").string(),
+                    {{"image_tokens", pictures ? 20000 : 0}});
+  }
+  if (const fs::path model = folder / "tokenizer.model"; Exists(model)) {
+    const absl::StatusOr<std::string> file = ReadTextFile(model.string(), kMaxTokenizerFileBytes);
+    if (!file.ok()) return file.status();
+    return LooksLikeRanks(*file) ? OpenRanks(*file, model.string())
+                                 : ParseChatGlmPieces(*file, model.string());
+  }
   return absl::NotFoundError(absl::StrCat(
-      folder.string(), ": no tokenizer: config.json has no \"tokenizer\", and there is neither ",
-      "vocab.json with merges.txt nor cog-pretrain.model"));
+      folder.string(), ": no tokenizer: config.json has no \"tokenizer\", and there is none of ",
+      "vocab.json with merges.txt, cog-pretrain.model, tokenizer.json, ice_text.model and ",
+      "tokenizer.model"));
 }
 
 }  // namespace

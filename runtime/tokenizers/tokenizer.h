@@ -36,6 +36,8 @@ class Tokenizer {
   // The id of a command by its role: "MASK", "gMASK", "sMASK", "sop", "eop", "eos", "ENC",
   // "pad"; -1 when the tokenizer has none.
   virtual int32_t CommandId(std::string_view role) const = 0;
+  // The id of a command by its word: "<|user|>", "<think>", "sop"; -1 when there is none.
+  virtual int32_t WordId(std::string_view) const { return -1; }
 };
 
 // Opens the tokenizer of a model folder: config.json's "tokenizer" object, or else the

@@ -105,6 +105,13 @@ std::string_view StripRight(std::string_view text) {
   return text;
 }
 
+std::string_view StripLeft(std::string_view text) {
+  while (!text.empty() && IsPythonSpace(FirstCharacter(text))) {
+    text.remove_prefix(StepUtf8(text).bytes);
+  }
+  return text;
+}
+
 bool IsBlank(std::string_view text) { return StripRight(text).empty(); }
 
 }  // namespace qianyi

@@ -38,6 +38,7 @@ void AppendCharacter(char32_t character, std::string* out);
 bool IsPythonSpace(char32_t character);
 // Well-formed text without such white space at its right end.
 std::string_view StripRight(std::string_view text);
+std::string_view StripLeft(std::string_view text);  // at its left
 // True when there is nothing but such white space.
 bool IsBlank(std::string_view text);
 

@@ -17,11 +17,17 @@
 namespace qianyi {
 namespace {
 
-std::string NewId() {
+std::string NewId(const char* prefix = "gen-") {
   thread_local std::mt19937_64 random{std::random_device{}()};
   char id[32];
-  std::snprintf(id, sizeof id, "gen-%016llx", static_cast<unsigned long long>(random()));
+  std::snprintf(id, sizeof id, "%s%016llx", prefix, static_cast<unsigned long long>(random()));
   return id;
+}
+
+void SetCall(const ToolCall& call, v1::ToolCall* message) {
+  message->set_id(NewId("call_"));
+  message->set_name(call.name);
+  message->set_arguments(call.arguments);
 }
 
 int64_t NowSeconds() {
@@ -39,6 +45,8 @@ class Forward final : public CallListener {
   void OnText(int choice, int blank, std::string_view text) override {
     to_->OnText(choice, blank, text);
   }
+  void OnReasoning(int choice, std::string_view text) override { to_->OnReasoning(choice, text); }
+  void OnToolCall(int choice, int, const ToolCall& call) override { to_->OnToolCall(choice, call); }
   void OnBlankEnd(int choice, int blank, FinishReason why) override {
     to_->OnBlankEnd(choice, blank, why);
   }
@@ -105,6 +113,14 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   void OnText(int choice, int blank, std::string_view text) {
     response_->mutable_choices(choice)->mutable_blanks(blank)->append(text);
   }
+  void OnReasoning(int choice, std::string_view text) {
+    response_->mutable_choices(choice)->mutable_reasoning()->append(text);
+  }
+  void OnToolCall(int choice, const ToolCall& call) {
+    v1::Choice* message = response_->mutable_choices(choice);
+    SetCall(call, message->add_tool_calls());
+    message->set_finish_reason(v1::FINISH_REASON_TOOL_CALLS);
+  }
   void OnBlankEnd(int choice, int, FinishReason why) {
     if (why == FinishReason::kLength) {
       response_->mutable_choices(choice)->set_finish_reason(v1::FINISH_REASON_LENGTH);
@@ -145,7 +161,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
       model_ = accepted.model_name;
       last_blank_ = accepted.blanks - 1;
-      finish_.assign(static_cast<size_t>(request->parameters.n), FinishReason::kStop);
+      finish_.assign(static_cast<size_t>(request->parameters.n), v1::FINISH_REASON_STOP);
       return std::make_unique<Forward<StreamCall>>(this);
     });
     if (call.ok()) {
@@ -160,11 +176,22 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
     chunk.set_text(std::string(text));
     Push(std::move(chunk));
   }
+  void OnReasoning(int choice, std::string_view text) {
+    v1::GenerateChunk chunk = Chunk(choice, 0);
+    chunk.set_reasoning(std::string(text));
+    Push(std::move(chunk));
+  }
+  void OnToolCall(int choice, const ToolCall& call) {
+    v1::GenerateChunk chunk = Chunk(choice, 0);
+    SetCall(call, chunk.mutable_tool_call());
+    Push(std::move(chunk));
+    finish_[choice] = v1::FINISH_REASON_TOOL_CALLS;
+  }
   void OnBlankEnd(int choice, int blank, FinishReason why) {
-    if (why == FinishReason::kLength) finish_[choice] = why;
+    if (why == FinishReason::kLength) finish_[choice] = v1::FINISH_REASON_LENGTH;
     if (blank != last_blank_) return;
     v1::GenerateChunk chunk = Chunk(choice, blank);
-    chunk.set_finish_reason(ToMessage(finish_[choice]));
+    chunk.set_finish_reason(finish_[choice]);
     Push(std::move(chunk));
   }
   void OnEnd(const absl::Status& status, const Usage& usage) {
@@ -230,7 +257,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
   const std::string id_;
   std::string model_;
   int last_blank_ = 0;
-  std::vector<FinishReason> finish_;
+  std::vector<v1::FinishReason> finish_;
   Cancellation cancellation_;
   std::mutex mutex_;  // guards the rest
   std::deque<v1::GenerateChunk> queue_;

@@ -5,6 +5,8 @@
 
 #include "google/protobuf/descriptor.h"
 #include "nlohmann/json.hpp"
+#include "runtime/chat/chat_json.h"
+#include "server/chat_tools.h"
 #include "server/error.h"
 
 namespace qianyi {
@@ -44,6 +46,61 @@ absl::Status ReadParameters(const v1::Parameters& message, Parameters* parameter
   return absl::OkStatus();
 }
 
+// The messages as the JSON that REST would have sent, so that one reader checks both.
+OrderedJson ToolsJson(const v1::Chat& chat) {
+  OrderedJson list = OrderedJson::array();
+  for (const v1::Tool& tool : chat.tools()) {
+    OrderedJson function = {{"name", tool.name()}};
+    if (!tool.description().empty()) function["description"] = tool.description();
+    if (!tool.parameters().empty()) {
+      OrderedJson parameters = ParseOrderedJson(tool.parameters());
+      function["parameters"] =  // what is no JSON is no object either, and refused as such
+          parameters.is_discarded() ? OrderedJson(tool.parameters()) : std::move(parameters);
+    }
+    list.push_back({{"type", "function"}, {"function", std::move(function)}});
+  }
+  return list;
+}
+
+OrderedJson ToolChoiceJson(const std::string& choice) {
+  if (choice.empty() || choice == "auto" || choice == "none" || choice == "required") {
+    return choice.empty() ? OrderedJson() : OrderedJson(choice);
+  }
+  return {{"type", "function"}, {"function", {{"name", choice}}}};
+}
+
+OrderedJson ToolCallsJson(const v1::ChatMessage& message) {
+  OrderedJson list = OrderedJson::array();
+  for (const v1::ToolCall& call : message.tool_calls()) {
+    list.push_back({{"id", call.id()},
+                    {"function", {{"name", call.name()}, {"arguments", call.arguments()}}}});
+  }
+  return list;
+}
+
+absl::StatusOr<ChatInput> ReadChat(const v1::Chat& message) {
+  ChatInput chat;
+  for (int i = 0; i < message.messages_size(); ++i) {
+    const v1::ChatMessage& entry = message.messages(i);
+    ChatMessage read{entry.role(), entry.content()};
+    if (entry.has_reasoning()) read.reasoning = entry.reasoning();
+    const std::string where = "messages[" + std::to_string(i) + "].tool_calls";
+    absl::Status status = ReadToolCalls(ToolCallsJson(entry), where, &read.tool_calls);
+    if (!status.ok()) return status;
+    chat.messages.push_back(std::move(read));
+  }
+  absl::Status status = ReadTools(ToolsJson(message), &chat.options.tools);
+  if (status.ok()) status = ReadToolChoice(ToolChoiceJson(message.tool_choice()), &chat.options);
+  if (!status.ok()) return status;
+  if (message.has_parallel_tool_calls()) {
+    chat.options.parallel_calls = message.parallel_tool_calls();
+  }
+  if (message.has_thinking()) chat.thinking = message.thinking();
+  chat.thinking_param = "thinking";
+  chat.options.thinking = chat.thinking.value_or(true);
+  return chat;
+}
+
 TaskInput Poem(const v1::PoemTask& task) {
   TaskInput input{Task::kPoem,
                   {{"title", task.title()}, {"form", task.form()}, {"author", task.author()}}};
@@ -63,11 +120,9 @@ absl::StatusOr<TextRequest> ParseRequest(const v1::GenerateRequest& message) {
           CompletionInput{message.completion().prompt(), {}, message.completion().suffix()};
       break;
     case v1::GenerateRequest::kChat: {
-      ChatInput chat;
-      for (const v1::ChatMessage& entry : message.chat().messages()) {
-        chat.messages.push_back({entry.role(), entry.content()});
-      }
-      request.input = std::move(chat);
+      absl::StatusOr<ChatInput> chat = ReadChat(message.chat());
+      if (!chat.ok()) return chat.status();
+      request.input = *std::move(chat);
       break;
     }
     case v1::GenerateRequest::kPoem:
@@ -103,11 +158,6 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   grpc::StatusCode code = static_cast<grpc::StatusCode>(status.code());
   if (error.http_status == 503) code = grpc::StatusCode::UNAVAILABLE;  // capacity, not quota
   return grpc::Status(code, error.message);
-}
-
-v1::FinishReason ToMessage(FinishReason reason) {
-  if (reason == FinishReason::kLength) return v1::FINISH_REASON_LENGTH;
-  return v1::FINISH_REASON_STOP;
 }
 
 void SetUsage(const Usage& usage, v1::Usage* message) {

@@ -15,7 +15,6 @@ absl::StatusOr<TextRequest> ParseRequest(const v1::GenerateRequest& message);
 // The mapping of server/error.h.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
-v1::FinishReason ToMessage(FinishReason reason);
 void SetUsage(const Usage& usage, v1::Usage* message);
 
 }  // namespace qianyi

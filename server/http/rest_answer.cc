@@ -91,8 +91,22 @@ class ChatAnswer final : public RestAnswer {
   json Delta(int choice, int blank, std::string_view text) const override {
     return blank == 0 ? Chunk(choice, {{"content", text}}, nullptr) : json();
   }
+  json ReasoningDelta(int choice, std::string_view text) const override {
+    return Chunk(choice, {{"reasoning_content", text}}, nullptr);
+  }
+  json CallBegin(int choice, int index) const override {
+    json call = CallJson(choices_[choice].tool_calls[index]);
+    call["index"] = index;
+    call["function"]["arguments"] = "";
+    return Chunk(choice, {{"tool_calls", json::array({std::move(call)})}}, nullptr);
+  }
+  json CallArguments(int choice, int index) const override {
+    json call = {{"index", index},
+                 {"function", {{"arguments", choices_[choice].tool_calls[index].arguments}}}};
+    return Chunk(choice, {{"tool_calls", json::array({std::move(call)})}}, nullptr);
+  }
   json Last(int choice) const override {
-    return Chunk(choice, json::object(), NameOf(choices_[choice].finish));
+    return Chunk(choice, json::object(), FinishOf(choices_[choice]));
   }
   json Closing(const Usage& usage) const override {
     if (!include_usage_) return nullptr;
@@ -105,12 +119,10 @@ class ChatAnswer final : public RestAnswer {
     json answer = Base("chat.completion");
     answer["choices"] = json::array();
     for (size_t i = 0; i < choices_.size(); ++i) {
-      answer["choices"].push_back(
-          {{"index", i},
-           {"message",
-            {{"role", "assistant"}, {"content", choices_[i].blanks[0]}, {"refusal", nullptr}}},
-           {"logprobs", nullptr},
-           {"finish_reason", NameOf(choices_[i].finish)}});
+      answer["choices"].push_back({{"index", i},
+                                   {"message", Message(choices_[i])},
+                                   {"logprobs", nullptr},
+                                   {"finish_reason", FinishOf(choices_[i])}});
     }
     answer["usage"] = ToJson(usage);
     answer["seed"] = seed_;
@@ -118,6 +130,24 @@ class ChatAnswer final : public RestAnswer {
   }
 
  private:
+  static json CallJson(const ToolCall& call) {
+    return {{"id", call.id},
+            {"type", "function"},
+            {"function", {{"name", call.name}, {"arguments", call.arguments}}}};
+  }
+  static const char* FinishOf(const ChoiceText& choice) {
+    const bool calls = choice.finish == FinishReason::kStop && !choice.tool_calls.empty();
+    return calls ? "tool_calls" : NameOf(choice.finish);
+  }
+  // Content is null beside calls when there is none; what is not there is left out.
+  static json Message(const ChoiceText& choice) {
+    json message = {{"role", "assistant"}, {"content", choice.blanks[0]}, {"refusal", nullptr}};
+    if (!choice.reasoning.empty()) message["reasoning_content"] = choice.reasoning;
+    if (choice.tool_calls.empty()) return message;
+    if (choice.blanks[0].empty()) message["content"] = nullptr;
+    for (const ToolCall& call : choice.tool_calls) message["tool_calls"].push_back(CallJson(call));
+    return message;
+  }
   json Chunk(int choice, json delta, json finish) const {
     json chunk = Base("chat.completion.chunk");
     chunk["choices"] = json::array({{{"index", choice},
@@ -195,6 +225,22 @@ void RestAnswer::OnText(int choice, int blank, std::string_view text) {
   choices_[choice].blanks[blank].append(text);
   BeginStream();
   if (stream_) Event(Delta(choice, blank, text));
+}
+
+void RestAnswer::OnReasoning(int choice, std::string_view text) {
+  choices_[choice].reasoning.append(text);
+  BeginStream();
+  if (stream_) Event(ReasoningDelta(choice, text));
+}
+
+void RestAnswer::OnToolCall(int choice, int index, const ToolCall& call) {
+  std::vector<ToolCall>& calls = choices_[choice].tool_calls;
+  calls.push_back(call);
+  calls.back().id = NewId("call_");
+  BeginStream();
+  if (!stream_) return;
+  Event(CallBegin(choice, index));
+  Event(CallArguments(choice, index));
 }
 
 void RestAnswer::OnBlankEnd(int choice, int blank, FinishReason why) {

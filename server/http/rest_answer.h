@@ -18,6 +18,8 @@ namespace qianyi {
 // What has been written of one choice.
 struct ChoiceText {
   std::vector<std::string> blanks;
+  std::string reasoning;
+  std::vector<ToolCall> tool_calls;
   bool ended = false;
   FinishReason finish = FinishReason::kStop;
 };
@@ -29,6 +31,8 @@ class RestAnswer : public CallListener {
              std::shared_ptr<HttpReply> reply);
 
   void OnText(int choice, int blank, std::string_view text) final;
+  void OnReasoning(int choice, std::string_view text) final;
+  void OnToolCall(int choice, int index, const ToolCall& call) final;
   void OnBlankEnd(int choice, int blank, FinishReason why) final;
   void OnEnd(const absl::Status& status, const Usage& usage) final;
 
@@ -36,6 +40,10 @@ class RestAnswer : public CallListener {
   // Of a stream; null sends nothing.
   virtual nlohmann::json First(int) const { return nullptr; }
   virtual nlohmann::json Delta(int choice, int blank, std::string_view text) const = 0;
+  virtual nlohmann::json ReasoningDelta(int, std::string_view) const { return nullptr; }
+  // Sent one after the other: a call's name, then its arguments.
+  virtual nlohmann::json CallBegin(int, int) const { return nullptr; }
+  virtual nlohmann::json CallArguments(int, int) const { return nullptr; }
   virtual nlohmann::json Last(int choice) const = 0;
   // Between the last choice and "[DONE]".
   virtual nlohmann::json Closing(const Usage&) const { return nullptr; }

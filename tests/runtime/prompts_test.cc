@@ -35,14 +35,20 @@ class ByteTokenizer final : public Tokenizer {
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids) const override {
     std::string text;
     for (const int32_t id : ids) {
-      text += id == 300 ? "<g>" : id == 301 ? "<m>" : std::string(1, static_cast<char>(id));
+      text += id == 300   ? "<g>"
+              : id == 301 ? "<m>"
+              : id == 302 ? "<s>"
+                          : std::string(1, static_cast<char>(id));
     }
     return text;
   }
   std::string_view TokenBytes(int32_t) const override { return ""; }
   std::string_view NextBytes(int32_t, bool*) const override { return ""; }
-  int32_t vocab_size() const override { return 302; }
+  int32_t vocab_size() const override { return 303; }
   int32_t CommandId(std::string_view) const override { return -1; }
+  int32_t WordId(std::string_view word) const override {
+    return word == "[gMASK]" ? 300 : word == "sop" ? 302 : -1;
+  }
 };
 
 constexpr char kBlanks[] =
@@ -69,7 +75,7 @@ struct Asked {
     return ids.ok() ? *tokenizer.Decode(*ids) : std::string(ids.status().message());
   }
   std::string Chat(const std::vector<ChatMessage>& messages) const {
-    auto ids = prompts->EncodeChat(messages, *model, tokenizer);
+    auto ids = prompts->EncodeChat(messages, {}, *model, tokenizer);
     return ids.ok() ? *tokenizer.Decode(*ids) : std::string(ids.status().message());
   }
 
@@ -135,13 +141,35 @@ TEST(PromptsTest, MissingFieldsAreNamed) {
 TEST(PromptsTest, RoundsOfChatGlm2) {
   const Asked asked(std::string(kRounds) + "}");
   ASSERT_TRUE(asked.prompts.ok()) << asked.prompts.status();
-  EXPECT_EQ(asked.Chat({{"user", "a"}}), "[Round 1]\n\n问：a\n\n答：");
+  EXPECT_EQ(asked.Chat({{"user", "a"}}), "<g><s>[Round 1]\n\n问：a\n\n答：");
   EXPECT_EQ(asked.Chat({{"user", "a"}, {"assistant", "b"}, {"user", "c"}}),
-            "[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：c\n\n答：");
+            "<g><s>[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：c\n\n答：");
   EXPECT_EQ(asked.Task_(Task::kCouplet, {{"upper", "u"}}),
-            "[Round 1]\n\n问：请对下联，只写下联。上联：u\n\n答：");
+            "<g><s>[Round 1]\n\n问：请对下联，只写下联。上联：u\n\n答：");
   EXPECT_NE(asked.Chat({{"assistant", "b"}}).find("user"), std::string::npos);
   EXPECT_NE(asked.Chat({{"tool", "b"}, {"user", "a"}}).find("messages[0].role"), std::string::npos);
+}
+
+TEST(PromptsTest, TheConfigNamesTheFormat) {
+  const Asked named(std::string(kRounds) +
+                    R"(,"chat":{"format":"glm4","defaults":{"top_p":0.8}}})");
+  ASSERT_TRUE(named.prompts.ok()) << named.prompts.status();
+  EXPECT_EQ(named.prompts->chat_format(), FindChatFormat("glm4"));
+  EXPECT_EQ(named.prompts->ChatDefaults(), (Prompts::Defaults{{"top_p", 0.8}}));
+  const Asked templates(std::string(kRounds) + R"(,"chat":{"user":"<{content}>","start":":"}})");
+  EXPECT_EQ(templates.prompts->chat_format(), nullptr);
+  EXPECT_EQ(templates.Chat({{"user", "a"}}), "<a>:");
+}
+
+TEST(PromptsTest, FormatsWithoutToolsSaySo) {
+  for (const char* config : {kBlanks, kRounds}) {
+    const Asked asked(std::string(config) + "}");
+    EXPECT_NE(asked.Chat({{"user", "a"}, {"tool", "b"}}).find("has no tools"), std::string::npos);
+    ChatMessage call{"assistant", ""};
+    call.tool_calls.push_back({"1", "f", "{}"});
+    EXPECT_NE(asked.Chat({{"user", "a"}, call, {"user", "b"}}).find("messages[1].tool_calls"),
+              std::string::npos);
+  }
 }
 
 TEST(PromptsTest, MalformedConfigsAreRefused) {
@@ -150,7 +178,8 @@ TEST(PromptsTest, MalformedConfigsAreRefused) {
         R"(,"tasks":{"poem":{"prompt":["{who}"]}}})",
         R"(,"tasks":{"poem":{"prompt":["x"],"defaults":[]}}})",
         R"(,"tasks":{"poem":{"prompt":["x"],"defaults":{"temperature":"hot"}}}})",
-        R"(,"chat":{"user":7}})", R"(,"chat":[]})"}) {
+        R"(,"chat":{"user":7}})", R"(,"chat":[]})", R"(,"chat":{"format":"glm9"}})",
+        R"(,"chat":{"format":7}})"}) {
     auto spec = DescribeModel(std::string(kBlanks) + rest);
     ASSERT_TRUE(spec.ok()) << spec.status();
     EXPECT_EQ(Prompts::Of(*spec).status().code(), absl::StatusCode::kInvalidArgument) << rest;

@@ -4,10 +4,8 @@ import unittest
 
 import grpc
 import openai
-from google.protobuf import descriptor_pool, message_factory
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase)
 
+from reflection import ByReflection
 from serving import ENDLESS, ServerTest
 
 
@@ -53,30 +51,7 @@ class OpenAi(ServerTest):
         self.assertEqual(caught.exception.code, "model_not_found")
 
 
-class Grpc(ServerTest):
-
-    def setUp(self):
-        self.channel = grpc.insecure_channel(self.server.grpc)
-        self.pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(self.channel))
-        self.service = self.pool.FindServiceByName("qianyi.v1.Inference")
-
-    def tearDown(self):
-        self.channel.close()
-
-    def message(self, name, **fields):
-        kind = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
-        return kind(**fields)
-
-    def call(self, method, request, **options):
-        kind = self.service.methods_by_name[method]
-        make = self.channel.unary_stream if method.endswith("Stream") else self.channel.unary_unary
-        answer = message_factory.GetMessageClass(kind.output_type)
-        return make(f"/{self.service.full_name}/{method}",
-                    request_serializer=type(request).SerializeToString,
-                    response_deserializer=answer.FromString)(request, **options)
-
-    def generate(self, **fields):
-        return self.message("qianyi.v1.GenerateRequest", **fields)
+class Grpc(ByReflection, ServerTest):
 
     def test_models_and_tokens(self):
         models = self.call("ListModels", self.message("qianyi.v1.ListModelsRequest")).models

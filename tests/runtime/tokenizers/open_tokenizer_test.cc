@@ -68,12 +68,42 @@ TEST_F(OpenTokenizerTest, FindsTheChineseModel) {
   ExpectIds("a[gMASK]", {3, 4, 50009});
 }
 
-TEST_F(OpenTokenizerTest, DoesNotGuessWhoseATokenizerModelIs) {
+TEST_F(OpenTokenizerTest, ATokenizerModelIsWhoseTheConfigSays) {
   Write(folder_ / "tokenizer.model", SmallModel());
   WriteConfig(R"({"model_type": "chatglm"})");
-  EXPECT_EQ(OpenTokenizer(folder_.string()).status().code(), absl::StatusCode::kNotFound);
+  ExpectIds("a[gMASK]", {3, 4, 6});  // the commands follow the pieces
   WriteConfig(R"({"model_type": "glm"})");
   ExpectIds("a[gMASK]", {3, 4, 50009});
+}
+
+TEST_F(OpenTokenizerTest, FindsTheFilesOfTheChatModels) {
+  const fs::path fixtures = QIANYI_FIXTURES "/glm-tokenizers";
+  const auto take = [&](const char* from, const char* to) {
+    fs::copy_file(fixtures / from, folder_ / to, fs::copy_options::overwrite_existing);
+  };
+  const auto first_of = [&](const std::string& text) {
+    const auto opened = OpenTokenizer(folder_.string());
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    return opened.ok() ? (*opened)->Encode(text, true)->at(0) : -1;
+  };
+  WriteConfig(R"({"model_type": "chatglm", "vocab_size": 150528})");
+  take("ranks.model", "tokenizer.model");
+  EXPECT_EQ(first_of("<|endoftext|>"), OpenTokenizer(folder_.string()).value()->vocab_size() - 14);
+  take("chatglm.model", "tokenizer.model");
+  EXPECT_EQ(first_of("[MASK]"), 500);
+  take("icetk-unigram.model", "ice_text.model");
+  EXPECT_EQ(first_of("[MASK]"), 20240);
+  WriteConfig(R"({"model_type": "chatglm", "vocab_size": 130528})");
+  EXPECT_EQ(first_of("[MASK]"), 240);
+  take("tokenizer.json", "tokenizer.json");
+  WriteConfig(R"({"model_type": "glm4_moe"})");
+  EXPECT_EQ(first_of("<think>"), OpenTokenizer(folder_.string()).value()->WordId("<think>"));
+  WriteConfig(R"({"tokenizer": {"kind": "icetk", "model_file": "ice_text.model",
+                  "image_tokens": 20000, "dummy_prefix": false}})");
+  EXPECT_EQ(first_of("\n"), 20003);
+  WriteConfig(R"({"tokenizer": {"kind": "icetk", "model_file": "ice_text.model",
+                  "image_tokens": -1}})");
+  EXPECT_NE(Error().find("image_tokens"), std::string::npos);
 }
 
 TEST_F(OpenTokenizerTest, AStandardTableIsNotLaidOverAnotherVocabulary) {

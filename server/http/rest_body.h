@@ -1,0 +1,35 @@
+// The members of a request's JSON body, taken one by one.
+#pragma once
+
+#include <set>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "server/http/rest_json.h"
+#include "server/parameters.h"
+
+namespace qianyi {
+
+// Whatever nobody took is refused at the end. Errors are InvalidArgument and name the member.
+class RestBody {
+ public:
+  static absl::StatusOr<RestBody> Parse(const std::string& text);
+
+  // Null when absent.
+  const nlohmann::json& Take(const char* name);
+  absl::Status TakeString(const char* name, std::string* to);
+  absl::Status TakeBool(const char* name, bool* to);
+  // "stream" and "stream_options".
+  absl::Status TakeStream(RestRequest* request);
+  // The parameters of the table (null: none are taken), and a refusal of what is left.
+  absl::Status TakeRest(Parameters* parameters);
+
+ private:
+  explicit RestBody(nlohmann::json object) : object_(std::move(object)) {}
+  nlohmann::json object_;
+  std::set<std::string, std::less<>> taken_;
+};
+
+}  // namespace qianyi
