@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import struct
+import subprocess
 import tempfile
 import time
 import unittest
@@ -15,7 +16,7 @@ from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase)
 
-from serving import ENDLESS, POET, Server
+from serving import BINARY, ENDLESS, POET, Server
 
 COMPLETE = "/v1/completions"
 CONFIG = json.loads((pathlib.Path(POET) / "config.json").read_text())
@@ -231,6 +232,28 @@ class Adapters(WithAdapters):
             self.assertIn("broken/adapter_model.safetensors", answer["error"]["message"])
             self.assertNotIn(self.folder.name, answer["error"]["message"])
             self.assertEqual(server.metric("qianyi_adapters"), 0)
+
+
+class Scores(WithAdapters):
+
+    def score(self, *flags):
+        lines = pathlib.Path(self.folder.name) / "lines.jsonl"
+        lines.write_text(json.dumps({"upper": "春风得意马蹄疾", "text": "秋水无心雁影长"}) + "\n")
+        run = subprocess.run([BINARY, "score", "--model", POET, "--task", "couplet", "--quiet",
+                              *flags, str(lines)], capture_output=True, text=True)
+        return run.returncode, run.stdout, run.stderr
+
+    def test_scores_are_those_of_the_adapter(self):
+        both = [part for name in ("thin", "short")
+                for part in ("--adapter", f"{name}={self.path / name}")]
+        plain = self.score()[1]
+        outputs = [self.score(*both, "--use", name)[1] for name in ("thin", "short")]
+        self.assertEqual(len({plain, *outputs}), 3)
+        self.assertEqual(self.score(*both, "--use", "-")[1], plain)
+        self.assertEqual(self.score("--adapter", f"x={self.path / 'thin'}")[1], outputs[0])
+        code, out, error = self.score(*both)
+        self.assertEqual((code, out), (1, ""))
+        self.assertIn("--use", error)
 
 
 class AdaptersOverGrpc(WithAdapters):
