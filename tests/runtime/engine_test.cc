@@ -153,13 +153,29 @@ TEST(EngineTest, TheQueueIsBoundedAndPlacesAreReused) {
   EXPECT_EQ(Generate(*engine, {Request(*engine, PromptIds(1, 9), 0)})[0].blanks[0].size(), 12u);
 }
 
+// Lets one token through, and the next when it is told to.
+class Gate : public Constraint {
+ public:
+  explicit Gate(std::atomic<bool>& open) : open_(open) {}
+  void Mask(std::span<float>) override {
+    if (tokens_++ > 0) open_.wait(false);
+  }
+  void Accept(int32_t) override {}
+
+ private:
+  std::atomic<bool>& open_;
+  int tokens_ = 0;
+};
+
 TEST(EngineTest, CancelEndsWaitingAndRunningRequests) {
+  std::atomic<bool> open{false};
   auto engine = Open({.batch = 1});
   std::vector<std::pair<uint64_t, std::shared_ptr<Sink>>> calls;
   for (int i = 0; i < 3; ++i) {
     GenerateRequest request = Request(*engine, PromptIds(i, 10), 0, 180);
     auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 0);
-    const auto id = engine->Submit(std::move(request), sink);
+    auto gate = i == 0 ? std::make_unique<Gate>(open) : nullptr;
+    const auto id = engine->Submit(std::move(request), sink, std::move(gate));
     ASSERT_TRUE(id.ok());
     calls.emplace_back(*id, sink);
   }
@@ -167,6 +183,8 @@ TEST(EngineTest, CancelEndsWaitingAndRunningRequests) {
   engine->Cancel(calls[0].first);
   engine->Cancel(calls[1].first);
   engine->Cancel(987654321);
+  open = true;
+  open.notify_all();
   EXPECT_EQ(Collect(*calls[0].second).status.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(Collect(*calls[1].second).status.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(Collect(*calls[2].second).blanks[0].size(), 180u);
