@@ -70,7 +70,9 @@ void WriteCall(const ToolCall& call, const Style& style, ChatWriter* out) {
 // last question is shown again.
 void WriteAssistant(const ChatMessage& message, bool recent, const Style& style, ChatWriter* out) {
   std::string_view content = message.content;
-  std::string_view reasoning = message.reasoning.has_value() ? *message.reasoning : "";
+  // A view of the message's own text: a conditional of it and "" would be a temporary string.
+  std::string_view reasoning;
+  if (message.reasoning.has_value()) reasoning = *message.reasoning;
   const size_t close = content.find("</think>");
   if (!message.reasoning.has_value() && close != std::string_view::npos) {
     reasoning = StripLines(content.substr(0, close), false, true);

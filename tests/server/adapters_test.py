@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import struct
 import subprocess
 import tempfile
@@ -88,6 +89,12 @@ class WithAdapters(unittest.TestCase):
         given = [part for name in names for part in ("--adapter", f"{name}={self.path / name}")]
         return Server(*given, *flags)
 
+    def least_memory(self, *flags):
+        """The least --host-memory, as the refusal of less names it: the whole model streams then."""
+        with self.assertRaises(RuntimeError) as refusal:
+            self.start(*flags, "8MiB").stop()
+        return re.search(r"needs at least ([0-9.]+) MiB", str(refusal.exception))[1] + "MiB"
+
     def requests(self):
         """Eight, over four adapters and the plain model."""
         models = ["poet", "poet:wide", "poet:thin", "poet:short", "poet:long"] * 2
@@ -107,9 +114,9 @@ class Adapters(WithAdapters):
         with self.start("--batch", "1") as server:
             solo = [self.text(server, body) for body in self.requests()]
         self.assertEqual(len(set(solo)), len(solo))
+        streamed = ("--batch", "8", "--context", "160", "--step-tokens", "160", "--host-memory")
         for flags in (("--batch", "8"), ("--batch", "8", "--step-tokens", "9"),
-                      ("--batch", "8", "--context", "160", "--step-tokens", "160",
-                       "--host-memory", "64MiB")):
+                      (*streamed, self.least_memory(*streamed))):
             with self.start(*flags) as server:
                 if "--host-memory" in flags:
                     self.assertIn("MiB streamed", server.errors())
