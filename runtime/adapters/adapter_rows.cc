@@ -22,7 +22,7 @@ void AdapterRows::GroupRows(int64_t rows, const AdapterOf& adapter_of) {
     for (last = 0; last < groups_.size(); ++last) {
       if (groups_[last].adapter == adapter) return groups_[last];
     }
-    return groups_.emplace_back(adapter, 0, 0);
+    return groups_.emplace_back(GroupOfRows{adapter, 0, 0});
   };
   const auto takes_part = [](const Adapter* adapter) {
     return adapter != nullptr && adapter->has_lora();

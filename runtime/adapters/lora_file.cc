@@ -209,7 +209,7 @@ absl::Status LoraFile::AddPart(const Targets& targets, const std::string& module
   if (absl::Status status = check(*part.a, {rank_, cols}); !status.ok()) return status;
   if (absl::Status status = check(*part.b, {rows.rows(), rank_}); !status.ok()) return status;
   auto matrix = std::find_if(matrices_.begin(), matrices_.end(),
-                             [&](const Matrix& it) { return it.tensor == tensor; });
+                             [wanted = tensor](const Matrix& it) { return it.tensor == wanted; });
   if (matrix == matrices_.end()) {
     matrices_.push_back({.tensor = tensor, .cols = cols, .parts = {}});
     matrix = matrices_.end() - 1;
