@@ -68,6 +68,29 @@ absl::Status ProbeReader(Reader& reader) {
   return submitted.ok() ? reader.Wait().status : submitted;
 }
 
+absl::Status BlockingReader::Submit(const ReadRequest& request) {
+  const absl::Status status = CheckRequest(request, size_, path_);
+  if (!status.ok()) return status;
+  if (static_cast<int>(queue_.size()) == depth_) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s: %d reads are under way already", path_, depth_));
+  }
+  Announce(request);
+  queue_.push_back(request);
+  return absl::OkStatus();
+}
+
+ReadCompletion BlockingReader::Wait() {
+  if (queue_.empty()) {
+    return {0, 0,
+            absl::FailedPreconditionError(
+                absl::StrFormat("%s: waited for a read, but none is under way", path_))};
+  }
+  const ReadRequest request = queue_.front();
+  queue_.pop_front();
+  return Read(request);
+}
+
 absl::StatusOr<std::unique_ptr<Reader>> OpenReader(const std::string& path, ReaderOptions options) {
   if (options.depth < 1 || options.depth > kMaxDepth) {
     return absl::InvalidArgumentError(

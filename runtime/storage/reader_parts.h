@@ -1,11 +1,14 @@
-// What both readers of real files share: how they are made, and what a read's result means.
+// What readers share: how those of real files are made, what a read's result means, the queue of
+// those that read when waited for.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -46,6 +49,30 @@ class ReadProgress {
   ReadRequest request_;
   uint64_t wanted_ = 0;  // request_.bytes less what lies past the end
   uint64_t done_ = 0;    // multiple of kPageBytes until complete
+};
+
+// A reader that does the work in Wait, one request at a time, first come first served.
+class BlockingReader : public Reader {
+ public:
+  uint64_t size() const final { return size_; }
+  int depth() const final { return depth_; }
+  absl::Status Submit(const ReadRequest& request) final;
+  ReadCompletion Wait() final;
+
+ protected:
+  BlockingReader(std::string path, uint64_t size, int depth)
+      : path_(std::move(path)), size_(size), depth_(depth) {}
+
+  // A request was taken; it will be read later.
+  virtual void Announce(const ReadRequest& /*request*/) {}
+  virtual ReadCompletion Read(const ReadRequest& request) = 0;
+
+  const std::string path_;
+  const uint64_t size_;
+
+ private:
+  const int depth_;
+  std::deque<ReadRequest> queue_;
 };
 
 }  // namespace qianyi

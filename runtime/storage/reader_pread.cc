@@ -2,9 +2,7 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <deque>
 
-#include "absl/strings/str_format.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/storage/reader_parts.h"
 
@@ -14,35 +12,19 @@ namespace {
 // Reads in Wait, one request at a time. Without O_DIRECT the kernel is told at Submit what
 // comes, so it reads ahead, and afterwards that it may forget: the budget for keeping
 // weights in memory is the weight store's, not the page cache's.
-class PreadReader : public Reader {
+class PreadReader : public BlockingReader {
  public:
   PreadReader(std::string path, UniqueFd fd, uint64_t size, int depth, bool direct)
-      : path_(std::move(path)), fd_(std::move(fd)), size_(size), depth_(depth), direct_(direct) {}
+      : BlockingReader(std::move(path), size, depth), fd_(std::move(fd)), direct_(direct) {}
 
   std::string_view name() const override { return direct_ ? "pread+O_DIRECT" : "pread"; }
-  uint64_t size() const override { return size_; }
-  int depth() const override { return depth_; }
 
-  absl::Status Submit(const ReadRequest& request) override {
-    const absl::Status status = CheckRequest(request, size_, path_);
-    if (!status.ok()) return status;
-    if (static_cast<int>(queue_.size()) == depth_) {
-      return absl::FailedPreconditionError(
-          absl::StrFormat("%s: %d reads are under way already", path_, depth_));
-    }
+ private:
+  void Announce(const ReadRequest& request) override {
     if (!direct_) Advise(request, POSIX_FADV_WILLNEED);
-    queue_.push_back(request);
-    return absl::OkStatus();
   }
 
-  ReadCompletion Wait() override {
-    if (queue_.empty()) {
-      return {0, 0,
-              absl::FailedPreconditionError(
-                  absl::StrFormat("%s: waited for a read, but none is under way", path_))};
-    }
-    const ReadRequest request = queue_.front();
-    queue_.pop_front();
+  ReadCompletion Read(const ReadRequest& request) override {
     ReadProgress read(request, size_);
     while (true) {
       const ssize_t got =
@@ -54,18 +36,13 @@ class PreadReader : public Reader {
     }
   }
 
- private:
   void Advise(const ReadRequest& request, int advice) {
     posix_fadvise(fd_.get(), static_cast<off_t>(request.offset), static_cast<off_t>(request.bytes),
                   advice);
   }
 
-  const std::string path_;
   const UniqueFd fd_;
-  const uint64_t size_;
-  const int depth_;
   const bool direct_;
-  std::deque<ReadRequest> queue_;
 };
 
 absl::StatusOr<std::unique_ptr<Reader>> Open(const std::string& path, int depth, bool direct) {

@@ -1,13 +1,11 @@
 // Invented weights behind the doors of real ones: a reader and a folder.
 #include <algorithm>
 #include <cstring>
-#include <deque>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_format.h"
 #include "runtime/storage/model_layout.h"
 #include "runtime/storage/model_writer.h"
 #include "runtime/storage/reader_parts.h"
@@ -19,49 +17,22 @@ namespace {
 constexpr std::string_view kSynthPrefix = "synth:";
 constexpr int kMaxSynthThreads = 8;
 
-class SynthReader : public Reader {
+class SynthReader : public BlockingReader {
  public:
   SynthReader(const ModelFile& model, uint64_t seed, int depth)
-      : path_(model.files[0]),
+      : BlockingReader(model.files[0], model.file_bytes[0], depth),
         tensors_(model.tensors),
         order_(FileOrder(model)),
-        size_(model.file_bytes[0]),
-        seed_(seed),
-        depth_(depth) {}
+        seed_(seed) {}
 
   std::string_view name() const override { return "synth"; }
-  uint64_t size() const override { return size_; }
-  int depth() const override { return depth_; }
-
-  absl::Status Submit(const ReadRequest& request) override {
-    const absl::Status status = CheckRequest(request, size_, path_);
-    if (!status.ok()) return status;
-    if (static_cast<int>(queue_.size()) == depth_) {
-      return absl::FailedPreconditionError(
-          absl::StrFormat("%s: %d reads are under way already", path_, depth_));
-    }
-    queue_.push_back(request);
-    return absl::OkStatus();
-  }
-
-  ReadCompletion Wait() override {
-    if (queue_.empty()) {
-      return {0, 0,
-              absl::FailedPreconditionError(
-                  absl::StrFormat("%s: waited for a read, but none is under way", path_))};
-    }
-    const ReadRequest request = queue_.front();
-    queue_.pop_front();
-    Serve(request);
-    return {request.cookie, request.bytes, absl::OkStatus()};
-  }
 
  private:
   const Block& At(const BlockIndex& index) const {
     return tensors_[index.tensor].blocks[index.block];
   }
 
-  void Serve(const ReadRequest& request) const {
+  ReadCompletion Read(const ReadRequest& request) override {
     // The first block that ends after the request begins.
     auto next = std::partition_point(order_.begin(), order_.end(), [&](const BlockIndex& index) {
       return At(index).offset + At(index).bytes <= request.offset;
@@ -84,15 +55,12 @@ class SynthReader : public Reader {
       at += bytes;
       ++next;
     }
+    return {request.cookie, request.bytes, absl::OkStatus()};
   }
 
-  const std::string path_;
   const std::vector<StoredTensor> tensors_;
   const std::vector<BlockIndex> order_;
-  const uint64_t size_;
   const uint64_t seed_;
-  const int depth_;
-  std::deque<ReadRequest> queue_;
 };
 
 }  // namespace

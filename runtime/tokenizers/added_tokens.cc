@@ -80,13 +80,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> AddedTokenTokenizer::Create(
         "there are ", added.size(), " added tokens; at most ", kMaxAddedTokens, " are allowed"));
   }
   for (const AddedToken& token : added) {
-    if (token.word.empty() || WellFormedPrefix(token.word) != token.word.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("added token ", token.id, " has no word, or one that is not UTF-8"));
-    }
-    if (token.id < 0 || token.id > kMaxTokenId) {
-      return absl::InvalidArgumentError(absl::StrCat("added token ", token.word, " has the id ",
-                                                     token.id, "; ids are 0 to ", kMaxTokenId));
+    if (absl::Status status = CheckWord("added token", token.word, token.id); !status.ok()) {
+      return status;
     }
   }
   return std::unique_ptr<Tokenizer>(new AddedTokenTokenizer(std::move(text), std::move(added)));
@@ -94,11 +89,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> AddedTokenTokenizer::Create(
 
 AddedTokenTokenizer::AddedTokenTokenizer(std::shared_ptr<const TextTokenizer> text,
                                          std::vector<AddedToken> added)
-    : text_(std::move(text)), added_(std::move(added)), vocab_size_(text_->size()) {
+    : WordTokenizer(std::move(text)), added_(std::move(added)) {
   for (const AddedToken& token : added_) {
     by_word_[token.word] = &token;
-    by_id_[token.id] = &token;
-    vocab_size_ = std::max(vocab_size_, token.id + 1);
+    AddWord(token.word, token.id);
     if (token.acts) (token.normalized ? normalized_words_ : first_words_).Add(token.word);
   }
 }
@@ -130,16 +124,8 @@ void AddedTokenTokenizer::Cut(std::string_view text, const LongestWord& words,
   if (begin < text.size()) pieces->push_back({text.substr(begin), nullptr});
 }
 
-absl::StatusOr<std::vector<int32_t>> AddedTokenTokenizer::Encode(std::string_view text,
-                                                                 bool specials) const {
-  if (const size_t good = WellFormedPrefix(text); good != text.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("the text is not UTF-8 at byte ", good));
-  }
-  std::vector<int32_t> ids;
-  if (!specials) {
-    if (absl::Status status = text_->Encode(text, &ids); !status.ok()) return status;
-    return ids;
-  }
+absl::Status AddedTokenTokenizer::EncodeWithWords(std::string_view text,
+                                                  std::vector<int32_t>* ids) const {
   std::vector<Piece> first, pieces;
   Cut(text, first_words_, &first);
   for (const Piece& piece : first) {
@@ -151,41 +137,12 @@ absl::StatusOr<std::vector<int32_t>> AddedTokenTokenizer::Encode(std::string_vie
   }
   for (const Piece& piece : pieces) {
     if (piece.token != nullptr) {
-      ids.push_back(piece.token->id);
-    } else if (absl::Status status = text_->Encode(piece.text, &ids); !status.ok()) {
+      ids->push_back(piece.token->id);
+    } else if (absl::Status status = plain().Encode(piece.text, ids); !status.ok()) {
       return status;
     }
   }
-  return ids;
-}
-
-absl::StatusOr<std::string> AddedTokenTokenizer::Decode(std::span<const int32_t> ids) const {
-  std::string bytes;
-  bool run_start = true;
-  for (const int32_t id : ids) {
-    if (by_id_.count(id) == 0 && !text_->Contains(id)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("id ", id, " is not in the vocabulary of ", vocab_size_, " tokens"));
-    }
-    bytes += NextBytes(id, &run_start);
-  }
-  std::string text;
-  text.reserve(bytes.size());
-  AppendRepaired(bytes, /*last=*/true, &text);
-  return text;
-}
-
-std::string_view AddedTokenTokenizer::TokenBytes(int32_t id) const {
-  bool run_start = false;
-  return NextBytes(id, &run_start);
-}
-
-std::string_view AddedTokenTokenizer::NextBytes(int32_t id, bool* run_start) const {
-  if (const auto at = by_id_.find(id); at != by_id_.end()) {
-    *run_start = true;
-    return at->second->word;
-  }
-  return text_->Bytes(id, run_start);
+  return absl::OkStatus();
 }
 
 int32_t AddedTokenTokenizer::CommandId(std::string_view role) const {
@@ -194,11 +151,6 @@ int32_t AddedTokenTokenizer::CommandId(std::string_view role) const {
     if (const int32_t id = WordId(word); id >= 0) return id;
   }
   return -1;
-}
-
-int32_t AddedTokenTokenizer::WordId(std::string_view word) const {
-  const auto at = by_word_.find(word);
-  return at == by_word_.end() ? -1 : at->second->id;
 }
 
 }  // namespace qianyi

@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/tokenizers/longest_word.h"
 #include "runtime/tokenizers/text_tokenizer.h"
-#include "runtime/tokenizers/tokenizer.h"
+#include "runtime/tokenizers/word_tokenizer.h"
 
 namespace qianyi {
 
@@ -28,19 +28,13 @@ struct AddedToken {
 
 // Encode with `specials` cuts the text at the longest added token at each place, from left to
 // right; the pieces between are encoded alone. Without, no added token acts.
-class AddedTokenTokenizer final : public Tokenizer {
+class AddedTokenTokenizer final : public WordTokenizer {
  public:
   // InvalidArgument when there are too many, or one has no word or an impossible id.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(
       std::shared_ptr<const TextTokenizer> text, std::vector<AddedToken> added);
 
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool specials) const override;
-  absl::StatusOr<std::string> Decode(std::span<const int32_t> ids) const override;
-  std::string_view TokenBytes(int32_t id) const override;
-  std::string_view NextBytes(int32_t id, bool* run_start) const override;
-  int32_t vocab_size() const override { return vocab_size_; }
   int32_t CommandId(std::string_view role) const override;
-  int32_t WordId(std::string_view word) const override;
 
  private:
   struct Piece {
@@ -49,14 +43,12 @@ class AddedTokenTokenizer final : public Tokenizer {
   };
 
   AddedTokenTokenizer(std::shared_ptr<const TextTokenizer> text, std::vector<AddedToken> added);
+  absl::Status EncodeWithWords(std::string_view text, std::vector<int32_t>* ids) const override;
   void Cut(std::string_view text, const LongestWord& words, std::vector<Piece>* pieces) const;
 
-  const std::shared_ptr<const TextTokenizer> text_;
   const std::vector<AddedToken> added_;
   std::unordered_map<std::string_view, const AddedToken*> by_word_;  // views added_
-  std::unordered_map<int32_t, const AddedToken*> by_id_;
-  LongestWord first_words_, normalized_words_;  // of those that act
-  int32_t vocab_size_ = 0;
+  LongestWord first_words_, normalized_words_;                       // of those that act
 };
 
 }  // namespace qianyi

@@ -60,12 +60,6 @@ const std::vector<StandardTable>& StandardTables() {
   return tables;
 }
 
-absl::Status CheckUtf8(std::string_view text) {
-  const size_t good = WellFormedPrefix(text);
-  if (good == text.size()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("the text is not UTF-8 at byte ", good));
-}
-
 }  // namespace
 
 const std::vector<CommandToken>* StandardCommands(std::string_view name) {
@@ -116,13 +110,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CommandTokenizer::Create(
                                                    " are allowed"));
   }
   for (const CommandToken& command : commands) {
-    if (command.word.empty() || WellFormedPrefix(command.word) != command.word.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("command \"", command.role, "\" has no word, or one that is not UTF-8"));
-    }
-    if (command.id < 0 || command.id > kMaxTokenId) {
-      return absl::InvalidArgumentError(absl::StrCat("command ", command.word, " has the id ",
-                                                     command.id, "; ids are 0 to ", kMaxTokenId));
+    if (absl::Status status = CheckWord("command", command.word, command.id); !status.ok()) {
+      return status;
     }
   }
   return std::unique_ptr<Tokenizer>(new CommandTokenizer(std::move(text), std::move(commands)));
@@ -130,22 +119,16 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CommandTokenizer::Create(
 
 CommandTokenizer::CommandTokenizer(std::shared_ptr<const TextTokenizer> text,
                                    std::vector<CommandToken> commands)
-    : text_(std::move(text)), commands_(std::move(commands)), vocab_size_(text_->size()) {
+    : WordTokenizer(std::move(text)), commands_(std::move(commands)) {
   for (const CommandToken& command : commands_) {
     by_word_[command.word] = &command;
-    by_id_[command.id] = &command;
-    vocab_size_ = std::max(vocab_size_, command.id + 1);
+    AddWord(command.word, command.id);
   }
 }
 
 const CommandToken* CommandTokenizer::FindWord(std::string_view word) const {
   const auto at = by_word_.find(word);
   return at == by_word_.end() ? nullptr : at->second;
-}
-
-const CommandToken* CommandTokenizer::FindId(int32_t id) const {
-  const auto at = by_id_.find(id);
-  return at == by_id_.end() ? nullptr : at->second;
 }
 
 void CommandTokenizer::CutAt(const CommandToken& command, std::string_view text,
@@ -182,58 +165,18 @@ std::vector<CommandTokenizer::Piece> CommandTokenizer::Cut(std::string_view text
   return pieces;
 }
 
-absl::StatusOr<std::vector<int32_t>> CommandTokenizer::Encode(std::string_view text,
-                                                              bool specials) const {
-  if (absl::Status status = CheckUtf8(text); !status.ok()) return status;
-  std::vector<int32_t> ids;
-  if (!specials) {
-    if (absl::Status status = text_->Encode(text, &ids); !status.ok()) return status;
-    return ids;
-  }
-  if (IsBlank(text)) return ids;
+absl::Status CommandTokenizer::EncodeWithWords(std::string_view text,
+                                               std::vector<int32_t>* ids) const {
+  if (IsBlank(text)) return absl::OkStatus();
   for (const Piece& piece : Cut(text)) {
     const CommandToken* command = piece.command != nullptr ? piece.command : FindWord(piece.text);
     if (command != nullptr) {
-      ids.push_back(command->id);
-    } else if (absl::Status status = text_->Encode(piece.text, &ids); !status.ok()) {
+      ids->push_back(command->id);
+    } else if (absl::Status status = plain().Encode(piece.text, ids); !status.ok()) {
       return status;
     }
   }
-  return ids;
-}
-
-absl::StatusOr<std::string> CommandTokenizer::Decode(std::span<const int32_t> ids) const {
-  std::string bytes;
-  bool run_start = true;
-  for (const int32_t id : ids) {
-    if (FindId(id) == nullptr && !text_->Contains(id)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("id ", id, " is not in the vocabulary of ", vocab_size_, " tokens"));
-    }
-    bytes += NextBytes(id, &run_start);
-  }
-  std::string text;
-  text.reserve(bytes.size());
-  AppendRepaired(bytes, /*last=*/true, &text);
-  return text;
-}
-
-std::string_view CommandTokenizer::TokenBytes(int32_t id) const {
-  bool run_start = false;
-  return NextBytes(id, &run_start);
-}
-
-std::string_view CommandTokenizer::NextBytes(int32_t id, bool* run_start) const {
-  if (const CommandToken* command = FindId(id)) {
-    *run_start = true;
-    return command->word;
-  }
-  return text_->Bytes(id, run_start);
-}
-
-int32_t CommandTokenizer::WordId(std::string_view word) const {
-  const CommandToken* command = FindWord(word);
-  return command == nullptr ? -1 : command->id;
+  return absl::OkStatus();
 }
 
 int32_t CommandTokenizer::CommandId(std::string_view role) const {
