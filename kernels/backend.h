@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/experts.h"
 #include "kernels/lora.h"
 #include "kernels/packed.h"
 #include "kernels/tensor.h"
@@ -175,6 +176,8 @@ struct Backend {
   void (*kv_write)(const KvWrite&, Stream) = nullptr;
   void (*attention)(const Attention&, Stream) = nullptr;
   void (*lora)(const Lora&, Stream) = nullptr;
+  void (*route)(const Route&, Stream) = nullptr;
+  void (*combine)(const Combine&, Stream) = nullptr;
 
   bool (*supports)(PackedFormat) = nullptr;
 
