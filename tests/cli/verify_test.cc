@@ -1,5 +1,6 @@
 // Replays of the fixtures through the command: they pass as they are, and any one number that
 // is changed makes them fail.
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -148,9 +149,13 @@ TEST_P(VerifyCommand, RefusesCasesThatLie) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand, ::testing::Values("glm-blocklm", "chatglm2"),
+INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand,
+                         ::testing::Values("glm-blocklm", "chatglm2", "glm4-moe", "glm4-moe-air",
+                                           "glm4-moe-groups"),
                          [](const auto& test) {
-                           return std::string(test.param) == "chatglm2" ? "chatglm2" : "glm";
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
                          });
 
 // The fixtures of adapters name the folder of their model, which is copied beside them.
