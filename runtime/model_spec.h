@@ -14,7 +14,8 @@ namespace qianyi {
 enum class TensorUse : uint8_t {
   kMatrix,     // streamed: out = x Wᵀ
   kEmbedding,  // rows are gathered; when tied it is also the head's matrix
-  kConstant,   // norm, bias, position table: always in memory, f32
+  kConstant,   // norm, bias, router, position table: always in memory, f32
+  kExpert,     // a matrix of an expert: read when tokens were routed to it, and cached
 };
 
 // Some rows of each head of a matrix [heads * head_rows, cols]: those from `first` on, `rows` of
@@ -41,6 +42,13 @@ struct TensorSpec {
   HeadSlice slice = {};
   // Set while converting: integers of so many bits that the checkpoint has, with one scale per row.
   int integer_bits = 0;
+  int expert = -1;  // kExpert only: number of its expert, counted over all layers
+  // Stored where the checkpoint has it, and never loaded: what later drafts are made with.
+  bool kept = false;
+  // Of the vector that corrects a router's scores: how many experts a token gets, and how uneven
+  // invented values are to make them (runtime/storage/synth_router.h).
+  int64_t routed = 0;
+  double router_skew = 0;
 
   int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
@@ -86,6 +94,13 @@ struct KvSpec {
   int64_t elements_per_token() const { return layers * elements_per_layer(); }
 };
 
+// Mixtures of experts. An expert's matrices are read and kept together.
+struct ExpertSpec {
+  int64_t total = 0;      // over all layers; 0 = the model has none
+  int64_t per_layer = 0;  // the most in one
+  int64_t per_token = 0;  // the most that a token goes to in one
+};
+
 // The part of a model that planning, converting and inventing weights need.
 struct ModelSpec {
   std::string family;  // as in runtime/models/registry.h: "glm-blocklm", "chatglm2"
@@ -94,6 +109,7 @@ struct ModelSpec {
   std::vector<TensorSpec> tensors;   // in execution order
   std::vector<ModuleAlias> aliases;  // besides every matrix's own name without ".weight"
   KvSpec kv;
+  ExpertSpec experts;
   int64_t hidden_size = 0;
   int64_t attention_cols = 0;  // heads * value_dim
   int64_t widest_row = 0;      // the widest activation of one token in a layer, elements

@@ -28,6 +28,24 @@ class Arena {
   uint64_t used_ = 0;
 };
 
+void LayOutExperts(const ModelSpec& spec, int64_t tokens, Arena* arena, ExpertBuffers* buffers) {
+  const ExpertSpec& experts = spec.experts;
+  if (experts.total == 0) return;
+  const int64_t choices = tokens * experts.per_token;
+  const int64_t foreseen = ExpertBuffers::kForeseenTokens * experts.per_token;
+  buffers->scores = arena->Take<float>(tokens * 2 * experts.per_layer);
+  buffers->chosen = arena->Take<int32_t>(choices);
+  buffers->weights = arena->Take<float>(choices);
+  buffers->foreseen = arena->Take<int32_t>(foreseen);
+  buffers->foreseen_weights = arena->Take<float>(foreseen);
+  buffers->input = arena->Take<float>(tokens * spec.hidden_size);
+  buffers->output = arena->Take<float>(choices * spec.hidden_size);
+  buffers->rows = arena->Take<int32_t>(choices);
+  buffers->row_tokens = arena->Take<int32_t>(choices);
+  buffers->begin = arena->Take<int32_t>(experts.per_layer + 1);
+  buffers->active = arena->Take<int32_t>(experts.per_layer);
+}
+
 }  // namespace
 
 Pass::Limits Pass::LimitsOf(const ModelUse& use) {
@@ -51,6 +69,7 @@ uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buf
   buffers->quantized.values = arena.Take<int8_t>(limits.tokens * quantized.padded_cols());
   buffers->quantized.scales = arena.Take<float>(limits.tokens * quantized.slices());
   buffers->quantized.sums = arena.Take<int32_t>(limits.tokens * quantized.padded_cols() / 32);
+  LayOutExperts(spec, limits.tokens, &arena, &buffers->experts);
   return arena.used();
 }
 
@@ -83,6 +102,7 @@ void Pass::Begin(const Step& step) {
   logit_rows_ = static_cast<int64_t>(step.logit_tokens.size());
   token_adapters_.Group(step.adapters);
   head_adapters_.Group(step.adapters, step.logit_tokens);
+  if (store_.experts() != nullptr) store_.experts()->BeginStep();
 }
 
 absl::Status Pass::Embed(int embedding, const Step& step) {

@@ -88,7 +88,7 @@ struct LoraFile::Targets {
     for (size_t i = 0; i < model.tensors.size(); ++i) {
       const TensorSpec& spec = model.tensors[i].spec;
       absl::string_view name = spec.name;
-      if (spec.use != TensorUse::kMatrix || !absl::EndsWith(name, ".weight")) continue;
+      if (spec.use != TensorUse::kMatrix || spec.kept || !absl::EndsWith(name, ".weight")) continue;
       name.remove_suffix(absl::string_view(".weight").size());
       by_module[std::string(name)] = {static_cast<int>(i), spec.cols(), {0, spec.rows(), 0, 1}};
     }

@@ -186,6 +186,9 @@ absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) 
     }
   }
 
+  std::erase_if(spec->tensors, [&](const TensorSpec& tensor) {
+    return tensor.kept && checkpoint->Find(tensor.name).entry == nullptr;
+  });
   Converter converter(*spec, *checkpoint);
   absl::Status status = converter.Match(options.source);
   if (!status.ok()) return status;

@@ -43,7 +43,7 @@ class Safetensors {
   const SafetensorsEntry* Find(std::string_view name) const;  // null when absent
 
   // Reads elements [first, first + count) of a float tensor (F32, F16, BF16) as f32, or
-  // of an integer tensor (I32, I64, U8, I8) as int64. Plain buffered reads.
+  // of an integer tensor (I32, I64, U8, I8, BOOL) as int64. Plain buffered reads.
   absl::Status ReadFloats(const SafetensorsEntry& entry, int64_t first, int64_t count,
                           float* out) const;
   absl::StatusOr<std::vector<float>> ReadFloats(std::string_view name) const;

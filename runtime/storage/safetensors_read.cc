@@ -109,12 +109,12 @@ absl::StatusOr<std::vector<int64_t>> Safetensors::ReadIntegers(std::string_view 
   void (*widen)(const std::byte*, int64_t, int64_t*) = nullptr;
   if (entry->dtype == "I32") widen = Widen<int32_t>;
   if (entry->dtype == "I64") widen = Widen<int64_t>;
-  if (entry->dtype == "U8") widen = Widen<uint8_t>;
+  if (entry->dtype == "U8" || entry->dtype == "BOOL") widen = Widen<uint8_t>;
   if (entry->dtype == "I8") widen = Widen<int8_t>;
   if (widen == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor '", entry->name, "' is ",
-                                                   entry->dtype,
-                                                   "; integers are read from I32, I64, U8 or I8"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": tensor '", entry->name, "' is ", entry->dtype,
+                     "; integers are read from I32, I64, U8, I8 or BOOL"));
   }
   std::vector<int64_t> values(entry->elements());
   const absl::Status status = ReadElements(path_, *entry, 0, entry->elements(),

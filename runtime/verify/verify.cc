@@ -22,6 +22,8 @@ constexpr std::pair<std::string_view, Verifier> kKinds[] = {
     {"chatglm2", VerifyModel},
     {"glm", VerifyModel},
     {"glm4", VerifyModel},
+    {"glm4-moe", VerifyModel},
+    {"fastmoe-gates", VerifyFastMoe},
     {"lora", VerifyLora},
     {"ptuning-v2", VerifyPtuning},
     {"tokenizer-gpt2", VerifyTokenizerGpt2},

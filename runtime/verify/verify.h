@@ -21,6 +21,9 @@ absl::Status VerifyModel(const std::string& folder, VerifyReport& report);
 absl::Status VerifyQuantized(const std::string& folder, const nlohmann::json& quantized,
                              const nlohmann::json& cases, VerifyReport& report);
 
+// "fastmoe-gates": choices, weights and losses of FastMoE's gates, and layers of experts.
+absl::Status VerifyFastMoe(const std::string& folder, VerifyReport& report);
+
 // The adapter kinds, "lora" and "ptuning-v2": the same over the folder of the model that
 // config.json names as base_model, with the folder's adapters.
 absl::Status VerifyLora(const std::string& folder, VerifyReport& report);

@@ -1,5 +1,6 @@
 // Replays of the fixtures through the command: they pass as they are, and any one number that
 // is changed makes them fail.
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -155,7 +156,8 @@ std::string FolderName(const ::testing::TestParamInfo<const char*>& test) {
 
 INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand,
                          ::testing::Values("glm-blocklm", "glm-130b", "chatglm-6b", "chatglm2",
-                                           "glm", "glm-tied", "glm4", "glm4-tied"),
+                                           "glm", "glm-tied", "glm4", "glm4-tied", "glm4-moe",
+                                           "glm4-moe-air", "glm4-moe-groups"),
                          FolderName);
 
 // GLM-130B's INT8 and INT4 weights, which stand in files of their own.
