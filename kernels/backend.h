@@ -76,7 +76,7 @@ struct AddRows {
 // out[i, :] = x[ids[i], :].
 struct CopyRows {
   Tensor x;
-  const int32_t* ids;  // [out.rows]
+  const int32_t* ids;  // [out.rows], or null: row i
   Tensor out;
 };
 
@@ -128,7 +128,7 @@ struct GatedActivate {
 // Stores the keys and values of each token at its slot (page * kPageTokens + offset).
 struct KvWrite {
   Tensor k;              // [tokens, kv_heads * key_dim]
-  Tensor v;              // [tokens, kv_heads * value_dim]
+  Tensor v;              // [tokens, kv_heads * value_dim]; unused where values are in the keys
   const int64_t* slots;  // [tokens]
   KvLayer layer;
 };

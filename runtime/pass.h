@@ -91,6 +91,16 @@ class Pass {
   // adapters of the step add. Row i of x is token i of the step, or of the head's input.
   absl::Status Linear(Projection projection, Tensor x, Tensor out, Tensor residual = {},
                       float residual_scale = 1.0f);
+  // out = x Wᵀ of each head by itself: head h takes x_cols columns of x from h * x_stride on and
+  // the weight's rows [h * R, (h + 1) * R), a multiple of 16, and leaves R columns of out from h *
+  // out_stride on.
+  struct ByHead {
+    Tensor x;
+    int64_t x_stride = 0, x_cols = 0;
+    Tensor out;
+    int64_t out_stride = 0;
+  };
+  absl::Status LinearByHead(int weight, int64_t heads, const ByHead& task);
   // Computes the step's rotation table from one row of positions, once for all layers. There may
   // be several of equal size, which together rotate spec.rotary_dims.
   void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
