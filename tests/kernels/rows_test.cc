@@ -75,11 +75,7 @@ TEST(CopyRowsTest, Copies) {
 }
 
 TEST(RopeTest, RotatesPairs) {
-  struct Case {
-    int64_t heads, head_dim, begin, dims;
-  };
-  for (const Case& c :
-       {Case{1, 2, 0, 2}, Case{3, 80, 16, 40}, Case{2, 128, 0, 128}, Case{4, 65, 1, 62}}) {
+  for (const RopeCase& c : kRopeCases) {
     for (RopePairs pairs : {RopePairs::kInterleaved, RopePairs::kHalfSplit}) {
       constexpr int64_t kTokens = 5;
       std::vector<float> cos_sin;
