@@ -245,7 +245,7 @@ absl::StatusOr<Picture> DecodePicture(std::string_view bytes, const PictureLimit
   }
   if (bytes.starts_with("\x89PNG")) return DecodePng(bytes, limits);
   if (bytes.starts_with("\xff\xd8")) return DecodeJpeg(bytes, limits);
-  if (bytes.starts_with("RIFF") && bytes.substr(8, 4) == "WEBP") {
+  if (bytes.size() >= 12 && bytes.starts_with("RIFF") && bytes.substr(8, 4) == "WEBP") {
     return DecodeWebp(bytes, limits);
   }
   return absl::InvalidArgumentError("the picture is none of PNG, JPEG and WebP");

@@ -14,7 +14,7 @@ namespace qianyi {
 namespace {
 
 constexpr char kPainter[] =
-    R"({"model_type":"cogview","num_layers":2,"hidden_size":64,"num_attention_heads":4,)"
+    R"({"model_type":"cogview","num_layers":3,"hidden_size":128,"num_attention_heads":4,)"
     R"("max_position_embeddings":120,"num_image_tokens":50,"num_text_tokens":40,"grid":6,)"
     R"("caption_tokens":5,"styles":{"国画":"，国画"}})";
 const std::vector<int32_t> kText = {55, 61, 70, 88, 52};
