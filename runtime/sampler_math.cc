@@ -1,6 +1,7 @@
 #include "runtime/sampler_math.h"
 
 #include <algorithm>
+#include <cmath>
 #include <bit>
 #include <cstddef>
 #include <functional>
