@@ -66,7 +66,7 @@ struct Gather {
 // x[t, :] += table[ids[t], :]. Negative ids add nothing.
 struct AddRows {
   Tensor table;        // [n, cols], f32
-  const int32_t* ids;  // [tokens]
+  const int32_t* ids;  // [tokens], or null: row t
   Tensor x;            // [tokens, cols]
 };
 

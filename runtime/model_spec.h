@@ -24,7 +24,12 @@ struct TensorSpec {
   TensorUse use = TensorUse::kMatrix;
   int unit = 0;       // execution order: attention 0, mlp 0, attention 1, …
   bool tied = false;  // kEmbedding only: also read by the head
-  int expert = -1;    // kExpert only: number of its expert, counted over all layers
+  // Checkpoints have the rows by head, q | k | v of this many rows each, and we keep all q, all k,
+  // all v; 0: they have them as we do.
+  int64_t by_head = 0;
+  // Set while converting: integers of so many bits that the checkpoint has, with one scale per row.
+  int integer_bits = 0;
+  int expert = -1;  // kExpert only: number of its expert, counted over all layers
   // Stored where the checkpoint has it, and never loaded: what later drafts are made with.
   bool kept = false;
   // Of the vector that corrects a router's scores: how many experts a token gets, and how uneven
@@ -36,14 +41,23 @@ struct TensorSpec {
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
 };
 
-// Some rows of a matrix: `runs` runs of `run` rows each, the first at `begin`, `stride` apart.
+// Some rows of a matrix: `runs` runs of `run` rows each, the first at `begin`, `stride` apart. With
+// `parts` > 1 each is followed by others like it, `part_stride` further on.
 struct RowRuns {
   int64_t begin = 0;
   int64_t run = 0;
   int64_t stride = 0;
   int64_t runs = 1;
+  int64_t parts = 1;
+  int64_t part_stride = 0;
 
-  int64_t rows() const { return run * runs; }
+  int64_t rows() const { return run * runs * parts; }
+  // Where row i of them lies in the matrix.
+  int64_t Row(int64_t i) const {
+    return begin + i / (run * parts) * stride + i / run % parts * part_stride + i % run;
+  }
+  bool together() const { return runs == 1 && parts == 1; }
+  friend bool operator==(const RowRuns&, const RowRuns&) = default;
 };
 
 // Another name under which adapters address a matrix, or a part of a fused one.

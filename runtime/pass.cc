@@ -149,10 +149,11 @@ void Pass::AddLora(int tensor, Tensor x, Tensor out) {
       stream_);
 }
 
-void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies) {
+void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
+                       int table) {
   rotary_dims_ = 2 * static_cast<int64_t>(frequencies.size());
   for (int64_t t = 0; t < tokens_; ++t) {
-    float* row = buffers_.rope + t * rotary_dims_;
+    float* row = buffers_.rope + (table * tokens_ + t) * rotary_dims_;
     for (size_t i = 0; i < frequencies.size(); ++i) {
       // The angle in float32, as the original has it; its sine and cosine exactly.
       const float angle = static_cast<float>(positions[t]) * frequencies[i];
@@ -162,9 +163,10 @@ void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const fl
   }
 }
 
-void Pass::Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs) {
+void Pass::Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs,
+                int table) {
   backend_.rope({.x = x,
-                 .cos_sin = buffers_.rope,
+                 .cos_sin = buffers_.rope + table * tokens_ * rotary_dims_,
                  .heads = heads,
                  .head_dim = head_dim,
                  .rotary_begin = rotary_begin,

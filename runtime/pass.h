@@ -88,9 +88,12 @@ class Pass {
   // adapters of the step add. Row i of x is token i of the step, or of the head's input.
   absl::Status Linear(Projection projection, Tensor x, Tensor out, Tensor residual = {},
                       float residual_scale = 1.0f);
-  // Computes the step's rotation table from one row of positions, once for all layers.
-  void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies);
-  void Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs);
+  // Computes the step's rotation table from one row of positions, once for all layers. There may
+  // be several of equal size, which together rotate spec.rotary_dims.
+  void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
+                   int table = 0);
+  void Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs,
+            int table = 0);
   // Stores k and v at the step's slots, then out = attention of q over them.
   void Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads, float scale,
               Tensor out);
@@ -139,7 +142,7 @@ class Pass {
   AdapterRows head_adapters_;
   int64_t tokens_ = 0;
   int64_t logit_rows_ = 0;
-  int64_t rotary_dims_ = 0;
+  int64_t rotary_dims_ = 0;  // of one table
 };
 
 }  // namespace qianyi

@@ -7,7 +7,10 @@
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
 #include "runtime/models/chatglm2.h"
+#include "runtime/models/chatglm_6b.h"
+#include "runtime/models/glm4.h"
 #include "runtime/models/glm4_moe.h"
+#include "runtime/models/glm_130b.h"
 #include "runtime/models/glm_blocklm.h"
 #include "runtime/parse_json.h"
 #include "runtime/storage/model_file.h"
@@ -40,6 +43,14 @@ constexpr Builtin kBuiltins[] = {
     {"glm-10b-chinese",
      R"({"model_type":"glm","num_layers":48,"hidden_size":4096,"num_attention_heads":64,)"
      R"("max_sequence_length":1024,"vocab_size":50048})"},
+    {"glm-130b", R"({"model_type":"glm-130b","num_layers":70,"hidden_size":12288,)"
+                 R"("inner_hidden_size":32768,"num_attention_heads":96,"max_sequence_length":2048,)"
+                 R"("vocab_size":150528})"},
+    {"chatglm-6b",
+     R"({"model_type":"chatglm","num_layers":28,"hidden_size":4096,"inner_hidden_size":16384,)"
+     R"("num_attention_heads":32,"max_sequence_length":2048,"layernorm_epsilon":1e-5,)"
+     R"("vocab_size":130528,"mask_token_id":130000,"gmask_token_id":130001,)"
+     R"("bos_token_id":130004,"eos_token_id":130005,"position_encoding_2d":true})"},
     {"chatglm2-6b",
      R"({"model_type":"chatglm","num_layers":28,"hidden_size":4096,"ffn_hidden_size":13696,)"
      R"("num_attention_heads":32,"multi_query_attention":true,"multi_query_group_num":2,)"
@@ -51,6 +62,16 @@ constexpr Builtin kBuiltins[] = {
      R"("kv_channels":128,"padded_vocab_size":151552,"seq_length":131072,)"
      R"("layernorm_epsilon":1.5625e-7,"rope_ratio":500,"add_qkv_bias":true,)"
      R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4-9b-hf", R"({"model_type":"glm","num_hidden_layers":40,"hidden_size":4096,)"
+                    R"("intermediate_size":13696,"num_attention_heads":32,"num_key_value_heads":2,)"
+                    R"("head_dim":128,"vocab_size":151552,"max_position_embeddings":131072,)"
+                    R"("rms_norm_eps":1.5625e-7,"rope_theta":10000.0,"attention_bias":true,)"
+                    R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4-32b", R"({"model_type":"glm4","num_hidden_layers":61,"hidden_size":6144,)"
+                  R"("intermediate_size":23040,"num_attention_heads":48,"num_key_value_heads":2,)"
+                  R"("head_dim":128,"vocab_size":151552,"max_position_embeddings":32768,)"
+                  R"("rms_norm_eps":1e-5,"rope_theta":10000.0,"attention_bias":false,)"
+                  R"("eos_token_id":[151329,151336,151338]})"},
     {"glm-4.5-air",
      R"({"model_type":"glm4_moe","num_hidden_layers":46,"hidden_size":4096,"intermediate_size":10944,)"
      R"("num_attention_heads":96,"num_key_value_heads":8,"head_dim":128,"vocab_size":151552,)"
@@ -84,8 +105,10 @@ constexpr Builtin kBuiltins[] = {
 }  // namespace
 
 const std::vector<ModelFamily>& ModelFamilies() {
-  static const auto* families =
-      new std::vector<ModelFamily>{kGlmBlockLmFamily, kChatGlm2Family, kGlm4MoeFamily};
+  static const auto* families = new std::vector<ModelFamily>{
+      kGlmBlockLmFamily, kGlm130bFamily, kChatGlm6bFamily, kChatGlm2Family,
+      kGlmFamily,        kGlm4Family,    kGlm4MoeFamily,
+  };
   return *families;
 }
 

@@ -3,6 +3,7 @@
 // https://github.com/huggingface/safetensors#format
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -46,6 +47,9 @@ class Safetensors {
   absl::Status ReadFloats(const SafetensorsEntry& entry, int64_t first, int64_t count,
                           float* out) const;
   absl::StatusOr<std::vector<float>> ReadFloats(std::string_view name) const;
+  // The same of a dtype of one byte an element, as they are.
+  absl::Status ReadBytes(const SafetensorsEntry& entry, int64_t first, int64_t count,
+                         std::byte* out) const;
   absl::StatusOr<std::vector<int64_t>> ReadIntegers(std::string_view name) const;
 
  private:

@@ -92,6 +92,17 @@ absl::StatusOr<std::vector<float>> Safetensors::ReadFloats(std::string_view name
   return values;
 }
 
+absl::Status Safetensors::ReadBytes(const SafetensorsEntry& entry, int64_t first, int64_t count,
+                                    std::byte* out) const {
+  if (SafetensorsBits(entry.dtype) != 8) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": tensor '", entry.name, "' is ", entry.dtype, ", not of bytes"));
+  }
+  return ReadElements(
+      path_, entry, first, count,
+      [&](const std::byte* from, int64_t n, int64_t done) { std::memcpy(out + done, from, n); });
+}
+
 absl::StatusOr<std::vector<int64_t>> Safetensors::ReadIntegers(std::string_view name) const {
   const SafetensorsEntry* entry = Find(name);
   if (entry == nullptr) return Missing(path_, name);
