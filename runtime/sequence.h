@@ -22,6 +22,10 @@ struct Prompt {
   std::vector<int32_t> positions[2];
   int32_t bidirectional = 0;  // the first tokens that all tokens see ("sep")
   std::vector<Blank> blanks;  // at least one, filled in order over one cache
+  // Instead of an open end, what the one blank fills (a picture's codes): -1 is a place to be
+  // generated, and so is the first; other ids are given and fed when their turn comes.
+  std::vector<int32_t> continuation;
+  std::vector<int32_t> continuation_positions;  // of each, in the first row; the second's are 0
 };
 
 // Tokens known so far, of which the first `cached` have been through the model. Capacity is

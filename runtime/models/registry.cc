@@ -7,6 +7,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
 #include "runtime/models/chatglm2.h"
+#include "runtime/models/cogview.h"
 #include "runtime/models/glm_blocklm.h"
 #include "runtime/parse_json.h"
 #include "runtime/storage/model_file.h"
@@ -50,12 +51,15 @@ constexpr Builtin kBuiltins[] = {
      R"("kv_channels":128,"padded_vocab_size":151552,"seq_length":131072,)"
      R"("layernorm_epsilon":1.5625e-7,"rope_ratio":500,"add_qkv_bias":true,)"
      R"("eos_token_id":[151329,151336,151338]})"},
+    {"cogview-base",
+     R"({"model_type":"cogview","num_layers":48,"hidden_size":2560,"num_attention_heads":40})"},
 };
 
 }  // namespace
 
 const std::vector<ModelFamily>& ModelFamilies() {
-  static const auto* families = new std::vector<ModelFamily>{kGlmBlockLmFamily, kChatGlm2Family};
+  static const auto* families =
+      new std::vector<ModelFamily>{kGlmBlockLmFamily, kChatGlm2Family, kCogViewFamily};
   return *families;
 }
 

@@ -18,6 +18,8 @@ using Verifier = absl::Status (*)(const std::string& folder, VerifyReport& repor
 constexpr std::pair<std::string_view, Verifier> kKinds[] = {
     {"glm-blocklm", VerifyModel},
     {"chatglm2", VerifyModel},
+    {"cogview", VerifyCogView},
+    {"vqvae", VerifyVqvae},
     {"lora", VerifyLora},
     {"ptuning-v2", VerifyPtuning},
     {"tokenizer-gpt2", VerifyTokenizerGpt2},
