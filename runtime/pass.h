@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "runtime/adapters/adapter_rows.h"
+#include "runtime/expert_buffers.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model_spec.h"
 #include "runtime/step.h"
@@ -24,23 +25,6 @@ namespace qianyi {
 struct Projection {
   int weight = -1;
   int bias = -1;
-};
-
-// Working memory of layers of experts; empty when the model has none.
-struct ExpertBuffers {
-  // Steps of more tokens are not looked ahead of: what one token will need is worth guessing.
-  static constexpr int64_t kForeseenTokens = 8;
-  float* scores = nullptr;      // [tokens, 2 * per_layer]
-  int32_t* chosen = nullptr;    // [tokens, per_token]
-  float* weights = nullptr;     // [tokens, per_token]
-  int32_t* foreseen = nullptr;  // [kForeseenTokens, per_token]
-  float* foreseen_weights = nullptr;
-  float* input = nullptr;         // [tokens, hidden_size]: rows of one expert
-  float* output = nullptr;        // [tokens * per_token, hidden_size]: of every choice
-  int32_t* rows = nullptr;        // [tokens * per_token]: choices by expert; then row of each
-  int32_t* row_tokens = nullptr;  // [tokens * per_token]: their tokens
-  int32_t* begin = nullptr;       // [per_layer + 1]: where an expert's begin
-  int32_t* active = nullptr;      // [per_layer]
 };
 
 // Owned by the engine's thread; allocates in Create only. The buffers have a row for every
@@ -67,7 +51,6 @@ class Pass {
   void Begin(const Step& step);
 
   Tensor hidden() const { return Rows(buffers_.hidden, spec_.hidden_size, tokens_); }
-  int64_t tokens() const { return tokens_; }
   // Scratch rows; narrow: hidden_size or attention_cols wide, wide: widest_row.
   Tensor narrow(int64_t cols) const { return Rows(buffers_.narrow, cols, tokens_); }
   Tensor wide(int64_t cols) const { return Rows(buffers_.wide, cols, tokens_); }
@@ -79,7 +62,6 @@ class Pass {
   Tensor expert_input(int64_t rows) const {
     return Rows(buffers_.experts.input, spec_.hidden_size, rows);
   }
-
   const Backend& backend() const { return backend_; }
   Stream stream() const { return stream_; }
   WeightStore& store() { return store_; }
