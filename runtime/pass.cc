@@ -209,6 +209,21 @@ void Pass::Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int
                   float scale, Tensor out) {
   const KvLayer cache = kv_.layer(layer);
   backend_.kv_write({.k = k, .v = v, .slots = step.slots.data(), .layer = cache}, stream_);
+  if (step.sparse != nullptr) {
+    const SparseStep::Layer& lists = step.sparse->layers[layer];
+    backend_.sparse_attention({.q = q,
+                               .pages = step.pages.data(),
+                               .slots = lists.slots.data(),
+                               .offsets = lists.offsets.data(),
+                               .pivots = lists.pivots.data(),
+                               .pivot_bias = step.sparse->pivot_bias,
+                               .heads = heads,
+                               .scale = scale,
+                               .layer = cache,
+                               .out = out},
+                              stream_);
+    return;
+  }
   backend_.attention({.q = q,
                       .pages = step.pages.data(),
                       .visible = step.visible.data(),

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -107,6 +110,12 @@ class Pass {
   // Stores k and v at the step's slots, then out = attention of q over them.
   void Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads, float scale,
               Tensor out);
+  // For those who look on (`verify`): values inside a stage that nothing keeps.
+  using Watcher = std::function<void(std::string_view name, Tensor value)>;
+  void SetWatcher(Watcher watcher) { watcher_ = std::move(watcher); }
+  void Show(std::string_view name, Tensor value) {
+    if (watcher_) watcher_(name, value);
+  }
   // head_input = hidden rows of step.logit_tokens.
   void TakeLogitRows(const Step& step);
 
@@ -153,6 +162,7 @@ class Pass {
   int64_t tokens_ = 0;
   int64_t logit_rows_ = 0;
   int64_t rotary_dims_ = 0;  // of one table
+  Watcher watcher_;
 };
 
 }  // namespace qianyi

@@ -25,6 +25,8 @@ constexpr std::pair<std::string_view, Verifier> kKinds[] = {
     {"glm4-moe", VerifyModel},
     {"glm4-moe-lite", VerifyModel},
     {"fastmoe-gates", VerifyFastMoe},
+    {"cogview", VerifyCogView},
+    {"vqvae", VerifyVqvae},
     {"lora", VerifyLora},
     {"ptuning-v2", VerifyPtuning},
     {"tokenizer-gpt2", VerifyTokenizerGpt2},
