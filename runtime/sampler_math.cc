@@ -1,8 +1,8 @@
 #include "runtime/sampler_math.h"
 
 #include <algorithm>
-#include <cmath>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <functional>
 #include <limits>
