@@ -309,9 +309,9 @@ class Glm4MoeLite : public CausalModel {
     pass.Rope(key, 1, c.key_dim(), c.rank, pairs);
     status = pass.LinearByHead(w.keys_of_latent, c.heads,
                                {.x = queries,
+                                .out = absorbed,
                                 .x_stride = c.query_dim(),
                                 .x_cols = c.plain_dim,
-                                .out = absorbed,
                                 .out_stride = c.key_dim()});
     if (!status.ok()) return status;
     for (int64_t h = 0; h < c.heads; ++h) {
@@ -327,9 +327,9 @@ class Glm4MoeLite : public CausalModel {
     const Tensor values = row.Columns(c.latent_at(), c.heads * c.value_dim);
     status = pass.LinearByHead(w.values_of_latent, c.heads,
                                {.x = attended,
+                                .out = values,
                                 .x_stride = c.rank,
                                 .x_cols = c.rank,
-                                .out = values,
                                 .out_stride = c.value_dim});
     return status.ok() ? pass.Linear(w.out, values, x, x) : status;
   }
