@@ -49,7 +49,7 @@ struct Needs {
   Extent embeddings;  // gathered from, tied tables included
 };
 
-Needs NeedsOf(const ModelUse& use) {
+Needs NeedsOf(const ModelUse& use, bool device) {
   Needs needs;
   ModelPlan& plan = needs.plan;
   const ModelFile& file = *use.file;
@@ -76,7 +76,8 @@ Needs NeedsOf(const ModelUse& use) {
   plan.kv_read_bytes =
       Product(use.context_tokens * use.batch,
               file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
-  plan.workspace_bytes = Pass::MemoryBytes(file.spec, Pass::LimitsOf(use));
+  plan.workspace_bytes = Pass::MemoryBytes(file.spec, Pass::LimitsOf(use, device));
+  if (device) plan.staging_bytes = Pass::StagingBytes(file.spec, Pass::LimitsOf(use, device));
   return needs;
 }
 
@@ -160,7 +161,7 @@ uint64_t Plan::host_used_bytes() const {
   uint64_t bytes = budget.process_bytes;
   for (const ModelPlan& model : models) {
     bytes += model.constant_bytes + model.ring_bytes + model.gather_bytes + model.host_bytes +
-             model.embedding_resident_bytes;
+             model.embedding_resident_bytes + model.staging_bytes;
     if (budget.device_bytes == 0) {
       bytes += model.kv_bytes + model.workspace_bytes + model.adapter_bytes;
     }
@@ -174,7 +175,7 @@ uint64_t Plan::device_used_bytes() const {
   for (const ModelPlan& model : models) {
     bytes += model.device_bytes + model.kv_bytes + model.workspace_bytes + model.adapter_bytes +
              model.constant_bytes +
-             (model.device_bytes < model.weight_bytes ? kWantedRingBytes : 0);
+             (model.device_bytes < model.weight_bytes ? kDeviceRingBytes : 0);
   }
   return bytes;
 }
@@ -183,9 +184,8 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
   Plan plan;
   plan.budget = budget;
   std::vector<Needs> needs;
-  for (const ModelUse& use : models) needs.push_back(NeedsOf(use));
-
   const bool device = budget.device_bytes > 0;
+  for (const ModelUse& use : models) needs.push_back(NeedsOf(use, device));
   uint64_t fixed_host = budget.process_bytes;
   uint64_t least_host = 0;
   uint64_t fixed_device = device ? kDeviceOverheadBytes : 0;
@@ -194,10 +194,10 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
     ModelPlan& it = model.plan;
     it.gather_bytes = std::min(model.embeddings.bytes,
                                std::max(kWantedGatherBytes, 2 * model.embeddings.largest));
-    fixed_host += it.constant_bytes + it.gather_bytes;
+    fixed_host += it.constant_bytes + it.gather_bytes + it.staging_bytes;
     least_host += LeastRing(model);
     (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes + it.adapter_bytes;
-    if (device) fixed_device += it.constant_bytes + kWantedRingBytes;
+    if (device) fixed_device += it.constant_bytes + kDeviceRingBytes;
     total_weights += it.weight_bytes;
   }
   if (fixed_host + least_host > budget.host_bytes) {

@@ -30,6 +30,9 @@ struct ModelUse {
   uint64_t adapter_bytes = 0;  // for all adapters that are loaded at one time; 0 = none ever
 };
 
+// Through which weights pass that are not resident on a device: at least two of their blocks.
+inline constexpr uint64_t kDeviceRingBytes = 64 << 20;
+
 enum class Tier : uint8_t { kDevice, kHost, kDisk };
 
 struct ModelPlan {
@@ -39,6 +42,7 @@ struct ModelPlan {
   uint64_t kv_bytes = 0;
   uint64_t adapter_bytes = 0;    // those of the use, and what their layout may waste
   uint64_t workspace_bytes = 0;  // activations, scratch and logits of one step
+  uint64_t staging_bytes = 0;    // with a device: of RAM, from and to which steps are copied
   uint64_t ring_bytes = 0;       // of the cyclic prefetch; 0 when nothing streams
   uint64_t gather_bytes = 0;     // cache of embedding blocks that are not resident
   uint64_t weight_bytes = 0;     // read by one step: all matrices, tied tables once

@@ -8,10 +8,9 @@
 namespace qianyi::cuda::QIANYI_FLAVOUR {
 namespace {
 
-constexpr int kRows = 8;      // of a block: a warp for the softmax of each
-constexpr int kMaxDim = 256;  // of a head
-constexpr int kDims = 64;     // of values that are summed at once
-constexpr int kParts = 4;     // that the slots of a split are cut into for values
+constexpr int kRows = 8;   // of a block: a warp for the softmax of each
+constexpr int kDims = 64;  // of values that are summed at once
+constexpr int kParts = 4;  // that the slots of a split are cut into for values
 constexpr int64_t kEnoughBlocks = 512;
 
 // Where the state of a row stands among partial results: maximum, sum, then [value_dim].
@@ -75,10 +74,10 @@ struct AttentionKernel {
   };
 
   QIANYI_DEVICE void operator()() const {
-    QIANYI_SHARED(float, q, kRows* kMaxDim);
+    QIANYI_SHARED(float, q, kRows* kMaxHeadDim);
     QIANYI_SHARED(float, scores, kRows* kAttentionSplit);
     QIANYI_SHARED(float, parts, kParts* kRows* kDims);
-    QIANYI_SHARED(float, sums, kRows* kMaxDim);
+    QIANYI_SHARED(float, sums, kRows* kMaxHeadDim);
     QIANYI_SHARED(float, state, 4 * kRows);
     const Arrays arrays{q, scores, parts, sums, state};
     Run run;
@@ -120,7 +119,7 @@ struct AttentionKernel {
     for (int i = ThreadIndex(); i < run.rows * dim; i += kThreads) {
       const int row = static_cast<int>(i / dim);
       const int64_t at = HeadOf(run, row) * dim + i % dim;
-      arrays.q.Store(row * kMaxDim + i % dim, RowOf(task.args.q, TokenOf(run, row)).Load(at));
+      arrays.q.Store(row * kMaxHeadDim + i % dim, RowOf(task.args.q, TokenOf(run, row)).Load(at));
     }
     Barrier();
     const int64_t splits = (run.longest + kAttentionSplit - 1) / kAttentionSplit;
@@ -158,7 +157,8 @@ struct AttentionKernel {
           for (int64_t k = d; k < d + 8 && k < layer.key_dim; ++k) {
             const float value = Widen(key.Load(k));
             for (int row = 0; row < kRows; ++row) {  // so that the sums stay in registers
-              if (row < run.rows) sum[row] = Fma(arrays.q.Load(row * kMaxDim + k), value, sum[row]);
+              if (row < run.rows)
+                sum[row] = Fma(arrays.q.Load(row * kMaxHeadDim + k), value, sum[row]);
             }
           }
         }
@@ -256,10 +256,10 @@ struct AttentionKernel {
     if (!first) {
       const float old_max = arrays.state.Load(row), new_max = arrays.state.Load(2 * kRows + row);
       const float max = new_max > old_max ? new_max : old_max;
-      fresh =
-          Fma(arrays.sums.Load(row * kMaxDim + d), Exp(old_max - max), fresh * Exp(new_max - max));
+      fresh = Fma(arrays.sums.Load(row * kMaxHeadDim + d), Exp(old_max - max),
+                  fresh * Exp(new_max - max));
     }
-    arrays.sums.Store(row * kMaxDim + d, fresh);
+    arrays.sums.Store(row * kMaxHeadDim + d, fresh);
   }
 
   QIANYI_DEVICE static void MergeState(int row, bool first, const Arrays& arrays) {
@@ -285,7 +285,7 @@ struct AttentionKernel {
       const float inverse = 1.0f / arrays.state.Load(kRows + row);
       RowOf(task.args.out, TokenOf(run, row))
           .Store(HeadOf(run, row) * dim + i % dim,
-                 arrays.sums.Load(row * kMaxDim + i % dim) * inverse);
+                 arrays.sums.Load(row * kMaxHeadDim + i % dim) * inverse);
     }
   }
 
@@ -298,7 +298,7 @@ struct AttentionKernel {
       const int64_t at = i % width;
       task.Partial(TokenOf(run, row), HeadOf(run, row), split)
           .Store(at, at < 2 ? arrays.state.Load(at * kRows + row)
-                            : arrays.sums.Load(row * kMaxDim + at - 2));
+                            : arrays.sums.Load(row * kMaxHeadDim + at - 2));
     }
   }
 };

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/backend.h"
+
 namespace qianyi {
 
 struct VerifyLine {
@@ -28,6 +30,14 @@ class VerifyReport {
   explicit VerifyReport(std::string only, std::function<void(const VerifyLine&)> show = {})
       : only_(std::move(only)), show_(std::move(show)) {}
 
+  // What models are run on: null is the CPU. `bytes` as of LoadOptions::device_bytes.
+  struct Device {
+    const Backend* backend = nullptr;
+    uint64_t bytes = 0;
+  };
+  void RunOn(Device device) { device_ = device; }
+  const Device& device() const { return device_; }
+
   bool Wants(std::string_view name) const;
   // Names that are not wanted are dropped.
   void Add(VerifyLine line);
@@ -38,6 +48,7 @@ class VerifyReport {
 
  private:
   std::string only_;
+  Device device_;
   std::function<void(const VerifyLine&)> show_;
   std::vector<VerifyLine> lines_;
   int64_t failed_ = 0;
