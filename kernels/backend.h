@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/experts.h"
 #include "kernels/lora.h"
 #include "kernels/packed.h"
 #include "kernels/tensor.h"
@@ -65,7 +66,7 @@ struct Gather {
 // x[t, :] += table[ids[t], :]. Negative ids add nothing.
 struct AddRows {
   Tensor table;        // [n, cols], f32
-  const int32_t* ids;  // [tokens]
+  const int32_t* ids;  // [tokens], or null: row t
   Tensor x;            // [tokens, cols]
 };
 
@@ -175,6 +176,8 @@ struct Backend {
   void (*kv_write)(const KvWrite&, Stream) = nullptr;
   void (*attention)(const Attention&, Stream) = nullptr;
   void (*lora)(const Lora&, Stream) = nullptr;
+  void (*route)(const Route&, Stream) = nullptr;
+  void (*combine)(const Combine&, Stream) = nullptr;
 
   bool (*supports)(PackedFormat) = nullptr;
   int64_t max_head_dim = 0;  // of keys and values in attention; 0 = any

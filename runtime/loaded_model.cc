@@ -19,7 +19,11 @@ bool StoredAsF32(const ModelFile& file) {
                      [](const StoredTensor& tensor) { return tensor.format.dtype == DType::kF32; });
 }
 
-absl::Status CheckHeads(const ModelSpec& spec, const Backend& backend) {
+absl::Status CheckDevice(const ModelSpec& spec, const Backend& backend) {
+  if (!backend.host_memory && spec.experts.total > 0) {
+    return absl::UnimplementedError(absl::StrFormat(
+        "models with experts do not run on %s yet; use --device cpu", backend.name));
+  }
   const int64_t dim = std::max<int64_t>(spec.kv.key_dim, spec.kv.value_dim);
   if (backend.max_head_dim == 0 || dim <= backend.max_head_dim) return absl::OkStatus();
   return absl::UnimplementedError(
@@ -67,7 +71,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
                                                                const LoadOptions& options,
                                                                ReaderFactory readers) {
   const Backend& backend = options.backend != nullptr ? *options.backend : Cpu();
-  if (absl::Status status = CheckHeads(file.spec, backend); !status.ok()) return status;
+  if (absl::Status status = CheckDevice(file.spec, backend); !status.ok()) return status;
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(backend));
   absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(file);
   if (!model.ok()) return model.status();

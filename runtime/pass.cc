@@ -29,6 +29,24 @@ class Arena {
   uint64_t used_ = 0;
 };
 
+void LayOutExperts(const ModelSpec& spec, int64_t tokens, Arena* arena, ExpertBuffers* buffers) {
+  const ExpertSpec& experts = spec.experts;
+  if (experts.total == 0) return;
+  const int64_t choices = tokens * experts.per_token;
+  const int64_t foreseen = ExpertBuffers::kForeseenTokens * experts.per_token;
+  buffers->scores = arena->Take<float>(tokens * 2 * experts.per_layer);
+  buffers->chosen = arena->Take<int32_t>(choices);
+  buffers->weights = arena->Take<float>(choices);
+  buffers->foreseen = arena->Take<int32_t>(foreseen);
+  buffers->foreseen_weights = arena->Take<float>(foreseen);
+  buffers->input = arena->Take<float>(tokens * spec.hidden_size);
+  buffers->output = arena->Take<float>(choices * spec.hidden_size);
+  buffers->rows = arena->Take<int32_t>(choices);
+  buffers->row_tokens = arena->Take<int32_t>(choices);
+  buffers->begin = arena->Take<int32_t>(experts.per_layer + 1);
+  buffers->active = arena->Take<int32_t>(experts.per_layer);
+}
+
 }  // namespace
 
 Pass::Limits Pass::LimitsOf(const ModelUse& use, bool device) {
@@ -63,6 +81,7 @@ uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buf
   buffers->quantized.values = arena.Take<int8_t>(limits.tokens * quantized.padded_cols());
   buffers->quantized.scales = arena.Take<float>(limits.tokens * quantized.slices());
   buffers->quantized.sums = arena.Take<int32_t>(limits.tokens * quantized.padded_cols() / 32);
+  LayOutExperts(spec, limits.tokens, &arena, &buffers->experts);
   buffers->uploads = arena.Take<std::byte>(limits.upload_bytes);
   return arena.used();
 }
@@ -128,6 +147,7 @@ void Pass::Begin(const Step& step) {
   logit_rows_ = static_cast<int64_t>(step.logit_tokens.size());
   token_adapters_.Group(step.adapters);
   head_adapters_.Group(step.adapters, step.logit_tokens);
+  if (store_.experts() != nullptr) store_.experts()->BeginStep();
   uploaded_ = 0;
   UploadStep(step);
 }
@@ -249,11 +269,13 @@ void Pass::AddLora(int tensor, Tensor x, Tensor out) {
   backend_.lora({.x = x, .items = there, .count = count, .out = out}, stream_);
 }
 
-void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies) {
+void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
+                       int table) {
   rotary_dims_ = 2 * static_cast<int64_t>(frequencies.size());
-  float* const table = device_ == nullptr ? buffers_.rope : staging_.rope;
+  const int64_t begin = table * tokens_ * rotary_dims_;
+  float* const cos_sin = (device_ == nullptr ? buffers_.rope : staging_.rope) + begin;
   for (int64_t t = 0; t < tokens_; ++t) {
-    float* row = table + t * rotary_dims_;
+    float* row = cos_sin + t * rotary_dims_;
     for (size_t i = 0; i < frequencies.size(); ++i) {
       // The angle in float32, as the original has it; its sine and cosine exactly.
       const float angle = static_cast<float>(positions[t]) * frequencies[i];
@@ -262,12 +284,13 @@ void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const fl
     }
   }
   if (device_ == nullptr || tokens_ * rotary_dims_ == 0) return;
-  backend_.upload(buffers_.rope, table, tokens_ * rotary_dims_ * sizeof(float), stream_);
+  backend_.upload(buffers_.rope + begin, cos_sin, tokens_ * rotary_dims_ * sizeof(float), stream_);
 }
 
-void Pass::Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs) {
+void Pass::Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs,
+                int table) {
   backend_.rope({.x = x,
-                 .cos_sin = buffers_.rope,
+                 .cos_sin = buffers_.rope + table * tokens_ * rotary_dims_,
                  .heads = heads,
                  .head_dim = head_dim,
                  .rotary_begin = rotary_begin,

@@ -38,6 +38,8 @@ class VerifyReport {
   void RunOn(Device device) { device_ = device; }
   const Device& device() const { return device_; }
 
+  // Stands before every name from here on.
+  void set_prefix(std::string prefix) { prefix_ = std::move(prefix); }
   bool Wants(std::string_view name) const;
   // Names that are not wanted are dropped.
   void Add(VerifyLine line);
@@ -48,6 +50,7 @@ class VerifyReport {
 
  private:
   std::string only_;
+  std::string prefix_;
   Device device_;
   std::function<void(const VerifyLine&)> show_;
   std::vector<VerifyLine> lines_;
