@@ -42,7 +42,8 @@ ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
           .prompt_tokens = options.prompt_tokens,
           .logit_rows = options.logit_rows,
           .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
-          .adapter_bytes = options.adapter_bytes};
+          .adapter_bytes = options.adapter_bytes,
+          .picture_bytes = options.picture_bytes};
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {
@@ -129,6 +130,10 @@ bool LoadedModel::Reserve(int64_t tokens, Sequence* sequence) {
 }
 
 absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
+  if (step.sparse != nullptr && backend_.sparse_attention == nullptr) {
+    return absl::UnimplementedError(
+        absl::StrFormat("pictures are not made on %s yet; use --device cpu", backend_.name));
+  }
   pass_->Begin(step);
   absl::Status status;
   for (int stage = 0; stage < model_->stages() && status.ok(); ++stage) {

@@ -32,6 +32,7 @@ struct LoadOptions {
   uint64_t adapter_bytes = 0;        // for all adapters loaded at one time; 0 = none can be
   const Backend* backend = nullptr;  // a device with memory of its own; null = the CPU
   uint64_t device_bytes = 0;         // that the process may take of it; 0 = 95% of what is free
+  uint64_t picture_bytes = 0;        // of the VQ-VAE that belongs to a picture model
 };
 
 // 80% of what the machine or its cgroup has.

@@ -111,7 +111,8 @@ Needs NeedsOf(const ModelUse& use, bool device) {
   plan.kv_read_bytes =
       Product(use.context_tokens * use.batch,
               file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
-  plan.workspace_bytes = Pass::MemoryBytes(file.spec, Pass::LimitsOf(use, device));
+  plan.workspace_bytes =
+      Pass::MemoryBytes(file.spec, Pass::LimitsOf(use, device)) + use.picture_bytes;
   if (device) plan.staging_bytes = Pass::StagingBytes(file.spec, Pass::LimitsOf(use, device));
   return needs;
 }

@@ -6,7 +6,7 @@
 
 namespace qianyi::cuda::QIANYI_FLAVOUR {
 
-inline constexpr int kMaxHeadDim = 256;  // of attention
+inline constexpr int kMaxHeadDim = 2048;  // of attention
 
 void RunQuantize(const Quantize& args, Stream stream);
 void RunLinear(const Linear& args, Stream stream);

@@ -27,7 +27,8 @@ struct CopyRowsKernel {
   QIANYI_DEVICE void operator()() const {
     const int64_t i = BlockIndex(0), c = BlockIndex(1) * kThreads + ThreadIndex();
     if (c >= args.out.cols) return;
-    const int32_t id = Global<const int32_t>(args.ids, args.out.rows).Load(i);
+    const int64_t id =
+        args.ids == nullptr ? i : Global<const int32_t>(args.ids, args.out.rows).Load(i);
     RowOf(args.out, i).Store(c, RowOf(args.x, id).Load(c));
   }
 };

@@ -82,7 +82,7 @@ class Converter {
   std::vector<std::string> Unused() const {
     std::set<std::string> used;
     for (size_t i = 0; i < sources_.size(); ++i) {
-      const std::string& name = spec_.tensors[i].name;
+      const std::string& name = sources_[i].name();
       used.insert(name);
       if (sources_[i].integer_bits() > 0) used.insert(name + "_scale");
     }

@@ -21,6 +21,7 @@ namespace qianyi {
 namespace {
 
 constexpr uint64_t kMaxSideFileBytes = 1ull << 30;
+constexpr std::string_view kVqvaeFolder = "vqvae";
 
 bool IsSideFile(std::string_view name) {
   for (const std::string_view exact : {"vocab.json", "merges.txt", "special_tokens_map.json",
@@ -38,6 +39,17 @@ absl::StatusOr<std::vector<std::string>> SideFiles(const std::string& folder) {
   if (!all.ok()) return all.status();
   for (std::string& name : *all) {
     if (IsSideFile(name)) names.push_back(std::move(name));
+  }
+  // The VQ-VAE of a picture model stays as it is: it is small, and computed in f32.
+  std::error_code error;
+  if (!std::filesystem::is_directory(JoinPath(folder, kVqvaeFolder), error)) return names;
+  absl::StatusOr<std::vector<std::string>> inner = ListFolder(JoinPath(folder, kVqvaeFolder));
+  if (!inner.ok()) return inner.status();
+  for (const std::string& name : *inner) {
+    if (name == "config.json" || name.ends_with(".safetensors") ||
+        name.ends_with(".safetensors.index.json")) {
+      names.push_back(JoinPath(kVqvaeFolder, name));
+    }
   }
   return names;
 }
@@ -200,6 +212,10 @@ absl::Status ModelWriter::CopySideFiles(const std::string& folder) {
   if (!names.ok()) status.Update(names.status());
   if (!status.ok()) return status;
   for (const std::string& name : *names) {
+    if (const std::string path = JoinPath(partial_, kVqvaeFolder);
+        name.starts_with(kVqvaeFolder) && mkdir(path.c_str(), 0777) != 0 && errno != EEXIST) {
+      return FileError(path, "create the folder", errno);
+    }
     absl::StatusOr<std::string> text = ReadTextFile(JoinPath(folder, name), kMaxSideFileBytes);
     if (!text.ok()) return text.status();
     status = WriteFile(JoinPath(partial_, name), *text);

@@ -18,12 +18,12 @@ int8_t SignedNibble(int bits) { return static_cast<int8_t>((bits & 15) - ((bits 
 
 absl::StatusOr<SourceRows> SourceRows::Find(const Checkpoint& checkpoint, const TensorSpec& spec) {
   SourceRows rows(spec, spec.shape.size() < 2 ? 1 : spec.cols());
-  rows.weight_ = checkpoint.Find(spec.name);
-  if (rows.weight_.entry == nullptr) {
-    return absl::NotFoundError(absl::StrCat("no tensor ", spec.name));
-  }
+  const HeadSlice& slice = spec.slice;
+  const std::string& name = slice.tensor.empty() ? spec.name : slice.tensor;
+  rows.weight_ = checkpoint.Find(name);
+  if (rows.weight_.entry == nullptr) return absl::NotFoundError(absl::StrCat("no tensor ", name));
   const SafetensorsEntry& entry = *rows.weight_.entry;
-  if (entry.dtype == "I8" && spec.use == TensorUse::kMatrix) {
+  if (entry.dtype == "I8" && spec.use == TensorUse::kMatrix && slice.tensor.empty()) {
     const bool packed = entry.shape.size() == 2 && entry.shape[0] == spec.rows() &&
                         entry.shape[1] * 2 == spec.cols();
     rows.bits_ = packed ? 4 : 8;
@@ -78,7 +78,29 @@ absl::Status SourceRows::ForEachRun(int64_t first, int64_t count, Read read) con
   return absl::OkStatus();
 }
 
+absl::Status SourceRows::ReadSlice(int64_t first, int64_t count, float* out) const {
+  const HeadSlice& slice = spec_->slice;
+  const int64_t head_rows = spec_->rows() / slice.heads;  // of ours
+  const int64_t cols = slice.transposed ? head_rows : cols_;
+  std::vector<float> part(slice.transposed ? slice.rows * cols : 0);
+  for (int64_t done = 0; done < count;) {
+    const int64_t head = (first + done) / head_rows, row = (first + done) % head_rows;
+    const int64_t rows = std::min(head_rows - row, count - done);
+    const int64_t from = head * slice.head_rows + slice.first + (slice.transposed ? 0 : row);
+    float* to = slice.transposed ? part.data() : out + done * cols_;
+    const int64_t taken = slice.transposed ? slice.rows : rows;
+    auto status = weight_.file->ReadFloats(*weight_.entry, from * cols, taken * cols, to);
+    if (!status.ok()) return status;
+    for (int64_t i = 0; slice.transposed && i < rows; ++i) {
+      for (int64_t j = 0; j < cols_; ++j) out[(done + i) * cols_ + j] = part[j * cols + row + i];
+    }
+    done += rows;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SourceRows::ReadFloats(int64_t first, int64_t count, float* out) const {
+  if (!spec_->slice.tensor.empty()) return ReadSlice(first, count, out);
   if (bits_ == 0) {
     return ForEachRun(first, count, [&](int64_t row, int64_t rows, int64_t done) {
       return weight_.file->ReadFloats(*weight_.entry, row * cols_, rows * cols_,

@@ -22,6 +22,8 @@ class SourceRows {
   // floats. GLM-130B and ChatGLM-6B were published so: int8 [rows, cols], or int4 [rows, cols / 2],
   // the even column in the high bits.
   int integer_bits() const { return bits_; }
+  // As the checkpoint calls what it is made of.
+  const std::string& name() const { return weight_.entry->name; }
   // "F16", "I8", "I4", …
   std::string dtype() const;
   const std::string& path() const { return weight_.file->path(); }
@@ -35,6 +37,7 @@ class SourceRows {
  private:
   SourceRows(const TensorSpec& spec, int64_t cols) : spec_(&spec), cols_(cols) {}
   absl::Status FindScale(const Checkpoint& checkpoint);
+  absl::Status ReadSlice(int64_t first, int64_t count, float* out) const;
   // Calls read(row there, rows, row here) for each run of rows that stand together in both orders.
   template <typename Read>
   absl::Status ForEachRun(int64_t first, int64_t count, Read read) const;
