@@ -1,4 +1,4 @@
-// Where a step keeps what became of its tokens in a layer of experts.
+// The part of a step's working memory that layers of experts use.
 #pragma once
 
 #include <cstdint>

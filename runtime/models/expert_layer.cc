@@ -69,8 +69,7 @@ void ExpertLayer::Begin(Tensor x, Pass& pass, const float* uniform) const {
 }
 
 bool ExpertLayer::WantsForesight(Pass& pass) {
-  return pass.hidden().rows <= ExpertBuffers::kForeseenTokens &&
-         !pass.store().experts()->holds_all();
+  return pass.tokens() <= ExpertBuffers::kForeseenTokens && !pass.store().experts()->holds_all();
 }
 
 void ExpertLayer::Foresee(Tensor x, Pass& pass) const {
