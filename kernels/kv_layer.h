@@ -18,7 +18,12 @@ struct KvLayer {
   int64_t kv_heads = 0;
   int64_t key_dim = 0;    // per head
   int64_t value_dim = 0;  // per head
+  // Nothing is stored twice: the value is the first value_dim elements of the key, and a page has
+  // no V (latent attention). With one kv head only.
+  bool values_in_keys = false;
 
+  int64_t key_cols() const { return kv_heads * key_dim; }
+  int64_t value_cols() const { return values_in_keys ? 0 : kv_heads * value_dim; }  // of V
   size_t element_bytes() const { return dtype == DType::kF32 ? 4 : 2; }
 };
 

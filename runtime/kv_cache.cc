@@ -11,8 +11,7 @@ namespace {
 
 size_t LayerPageBytes(const KvSpec& spec, DType dtype) {
   const size_t element_bytes = dtype == DType::kF32 ? 4 : 2;
-  return static_cast<size_t>(kPageTokens) * spec.heads * (spec.key_dim + spec.value_dim) *
-         element_bytes;
+  return static_cast<size_t>(kPageTokens) * spec.elements_per_layer() * element_bytes;
 }
 
 }  // namespace
@@ -60,7 +59,8 @@ KvLayer KvCache::layer(int index) const {
           .dtype = dtype_,
           .kv_heads = spec_.heads,
           .key_dim = spec_.key_dim,
-          .value_dim = spec_.value_dim};
+          .value_dim = spec_.value_dim,
+          .values_in_keys = spec_.values_in_keys};
 }
 
 bool KvCache::Reserve(int64_t tokens, std::vector<int32_t>* table) {

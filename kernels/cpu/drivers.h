@@ -23,6 +23,8 @@ void RunAttention(const Attention& args, ThreadPool& pool, const RowKernels& ker
 void RunSparseAttention(const SparseAttention& args, ThreadPool& pool, const RowKernels& kernels);
 void RunUnfold(const Unfold& args, ThreadPool& pool);
 void RunLora(const Lora& args, ThreadPool& pool, const RowKernels& kernels);
+void RunRoute(const Route& args, ThreadPool& pool, const RowKernels& kernels);
+void RunCombine(const Combine& args, ThreadPool& pool, const RowKernels& kernels);
 
 void* Alloc(size_t bytes);
 void Free(void* data, size_t bytes);

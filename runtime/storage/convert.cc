@@ -15,6 +15,7 @@
 #include "runtime/storage/format.h"
 #include "runtime/storage/model_layout.h"
 #include "runtime/storage/model_writer.h"
+#include "runtime/storage/source_rows.h"
 
 namespace qianyi {
 namespace {
@@ -52,24 +53,13 @@ class Converter {
   absl::Status Match(const std::string& source) {
     std::vector<std::string> missing;
     for (const TensorSpec& tensor : spec_.tensors) {
-      const CheckpointTensor found = checkpoint_.Find(tensor.name);
-      sources_.push_back(found);
-      if (found.entry == nullptr) {
+      absl::StatusOr<SourceRows> found = SourceRows::Find(checkpoint_, tensor);
+      if (absl::IsNotFound(found.status())) {
         missing.push_back(tensor.name);
         continue;
       }
-      if (found.entry->shape != tensor.shape) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "%s: tensor '%s' has the shape [%s], but config.json asks for [%s]", found.file->path(),
-            tensor.name, absl::StrJoin(found.entry->shape, ", "),
-            absl::StrJoin(tensor.shape, ", ")));
-      }
-      const std::string& dtype = found.entry->dtype;
-      if (dtype != "F32" && dtype != "F16" && dtype != "BF16") {
-        return absl::InvalidArgumentError(
-            absl::StrFormat("%s: tensor '%s' is %s; convert reads F32, F16 and BF16",
-                            found.file->path(), tensor.name, dtype));
-      }
+      if (!found.ok()) return found.status();
+      sources_.push_back(*std::move(found));
     }
     if (missing.empty()) return absl::OkStatus();
     return absl::NotFoundError(absl::StrFormat("%s: lacks %d of the %d tensors of a %s model: %s",
@@ -79,13 +69,23 @@ class Converter {
 
   std::vector<std::string> original_dtypes() const {
     std::vector<std::string> dtypes;
-    for (const CheckpointTensor& source : sources_) dtypes.push_back(source.entry->dtype);
+    for (const SourceRows& source : sources_) dtypes.push_back(source.dtype());
     return dtypes;
+  }
+
+  std::vector<int> integer_bits() const {
+    std::vector<int> bits;
+    for (const SourceRows& source : sources_) bits.push_back(source.integer_bits());
+    return bits;
   }
 
   std::vector<std::string> Unused() const {
     std::set<std::string> used;
-    for (const TensorSpec& tensor : spec_.tensors) used.insert(tensor.name);
+    for (size_t i = 0; i < sources_.size(); ++i) {
+      const std::string& name = sources_[i].name();
+      used.insert(name);
+      if (sources_[i].integer_bits() > 0) used.insert(name + "_scale");
+    }
     std::vector<std::string> unused;
     for (std::string& name : checkpoint_.names()) {
       if (!used.contains(name)) unused.push_back(std::move(name));
@@ -96,32 +96,50 @@ class Converter {
   // Thread-safe.
   absl::Status Fill(const StoredTensor& tensor, int index, const Block& block,
                     std::byte* out) const {
-    const CheckpointTensor& source = sources_[index];
+    const SourceRows& source = sources_[index];
     const bool constant = tensor.spec.use == TensorUse::kConstant;
-    const int64_t rows = tensor.spec.rows();
-    const int64_t cols = source.entry->elements() / rows;
+    const int64_t cols = source.cols();
     const int64_t step = std::max<int64_t>(1, kSourceFloats / cols / kPanelRows) * kPanelRows;
     std::vector<float> values(std::min(step, block.rows) * cols);
     for (int64_t row = 0; row < block.rows; row += step) {
       const int64_t count = std::min(step, block.rows - row);
       const int64_t first = block.row_begin + row;
-      absl::Status status =
-          source.file->ReadFloats(*source.entry, first * cols, count * cols, values.data());
+      std::byte* panels = out + row / kPanelRows * PanelBytes(tensor.format, cols);
+      if (KeepsIntegers(source, tensor.format)) {
+        if (auto status = CopyIntegers(tensor, source, first, count, panels); !status.ok()) {
+          return status;
+        }
+        continue;
+      }
+      absl::Status status = source.ReadFloats(first, count, values.data());
       if (!status.ok()) return status;
       status = CheckFinite(tensor, source, values.data(), first, count, cols);
       if (!status.ok()) return status;
       if (constant) {
         std::copy_n(values.data(), count * cols, reinterpret_cast<float*>(out) + row * cols);
       } else {
-        PackRows(tensor.format, values.data(), count, cols, cols,
-                 out + row / kPanelRows * PanelBytes(tensor.format, cols));
+        PackRows(tensor.format, values.data(), count, cols, cols, panels);
       }
     }
     return absl::OkStatus();
   }
 
  private:
-  static absl::Status CheckFinite(const StoredTensor& tensor, const CheckpointTensor& source,
+  static bool KeepsIntegers(const SourceRows& source, PackedFormat format) {
+    return source.integer_bits() > 0 && format == KeptFormat(source.integer_bits());
+  }
+  static absl::Status CopyIntegers(const StoredTensor& tensor, const SourceRows& source,
+                                   int64_t first, int64_t count, std::byte* out) {
+    const int64_t cols = source.cols();
+    std::vector<int8_t> values(count * cols);
+    std::vector<float> scales(count);
+    auto status = source.ReadIntegers(first, count, values.data(), scales.data());
+    if (!status.ok()) return status;
+    PackIntegers(tensor.format, values.data(), scales.data(), nullptr, count, cols, cols, out);
+    return absl::OkStatus();
+  }
+
+  static absl::Status CheckFinite(const StoredTensor& tensor, const SourceRows& source,
                                   const float* values, int64_t first_row, int64_t rows,
                                   int64_t cols) {
     const float limit = LargestFinite(tensor.format.dtype);
@@ -135,7 +153,7 @@ class Converter {
       const bool finite = std::isfinite(*bad);
       return absl::InvalidArgumentError(
           absl::StrFormat("%s: tensor '%s' has the value %g in row %d, column %d, %s",
-                          source.file->path(), tensor.spec.name, *bad, first_row + row, bad - begin,
+                          source.path(), tensor.spec.name, *bad, first_row + row, bad - begin,
                           finite ? absl::StrFormat("too large for %s; choose bf16 or f32",
                                                    DTypeName(tensor.format.dtype))
                                  : std::string("which is no number: the checkpoint is damaged")));
@@ -145,7 +163,7 @@ class Converter {
 
   const ModelSpec& spec_;
   const Checkpoint& checkpoint_;
-  std::vector<CheckpointTensor> sources_;
+  std::vector<SourceRows> sources_;
 };
 
 }  // namespace
@@ -168,6 +186,9 @@ absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) 
     }
   }
 
+  std::erase_if(spec->tensors, [&](const TensorSpec& tensor) {
+    return tensor.kept && checkpoint->Find(tensor.name).entry == nullptr;
+  });
   Converter converter(*spec, *checkpoint);
   absl::Status status = converter.Match(options.source);
   if (!status.ok()) return status;
@@ -178,6 +199,8 @@ absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) 
     progress({.tensor = {}, .note = note});
   }
 
+  const std::vector<int> bits = converter.integer_bits();
+  for (size_t i = 0; i < bits.size(); ++i) spec->tensors[i].integer_bits = bits[i];
   absl::StatusOr<ModelFile> model = LayOut(*spec, options.format, converter.original_dtypes());
   if (!model.ok()) return model.status();
   absl::StatusOr<std::unique_ptr<ModelWriter>> writer =

@@ -150,6 +150,11 @@ std::vector<AttentionCase> AttentionCases() {
       {8, 8, 40, 24, DType::kF16, {530, 31, 257}, {1, 1, 1}},
       {7, 7, 20, 20, DType::kF32, {300, 260}, {1, 2}},
       {40, 40, 16, 16, DType::kF32, {262}, {2}},
+      // Latent attention: GLM-4.7-Flash's shape, and odd ones.
+      {20, 1, 576, 512, DType::kF16, {300, 17}, {1, 3}, true},
+      {20, 1, 576, 512, DType::kF32, {40}, {2}, true},
+      {5, 1, 40, 32, DType::kF32, {270, 3}, {9, 1}, true},
+      {3, 1, 23, 17, DType::kF16, {33}, {4}, true},
   };
 }
 
@@ -162,9 +167,10 @@ AttentionProblem::AttentionProblem(const AttentionCase& c)
   layer.kv_heads = c.kv_heads;
   layer.key_dim = c.key_dim;
   layer.value_dim = c.value_dim;
+  layer.values_in_keys = c.values_in_keys;
   // A gap between pages, as where several layers share one.
   layer.page_bytes =
-      kPageTokens * c.kv_heads * (c.key_dim + c.value_dim) * layer.element_bytes() + 64;
+      kPageTokens * (layer.key_cols() + layer.value_cols()) * layer.element_bytes() + 64;
   int64_t page_count = 0;
   for (int length : c.lengths) page_count += PageCount(length);
   cache = AlignedBytes(page_count * layer.page_bytes);
@@ -218,6 +224,18 @@ std::vector<float> AttentionProblem::RunToken(const Backend& backend, int64_t to
   Matrix out(1, shape.heads * shape.value_dim, 5);
   backend.attention(Args(token, 1, out.view()), stream);
   return out.Intact() ? out.Dense() : std::vector<float>{};
+}
+
+std::vector<LoraCase> LoraCases() {
+  return {
+      {1, 1, 1, {{1, 0, 1, {0}}}},
+      {1, 4096, 4608, {{8, 0, 4608, {0}}}},
+      {3, 17, 40, {{3, 5, 17, {2, 0}}, {5, 22, 18, {0, 2}}}},
+      {5, 96, 160, {{4, 0, 96, {1, 3}}, {4, 96, 32, {1, 3}}, {9, 0, 160, {0, 4}}}},
+      {9, 33, 1030, {{17, 3, 1027, {8, 7, 6, 1}}, {2, 0, 1030, {0}}, {31, 0, 1, {2, 3}}}},
+      {40, 130, 70, {{7, 0, 70, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 30, 31, 32}}, {1, 9, 2, {39}}}},
+      {2, 8, 8, {{4, 0, 8, {}}, {6, 1, 7, {1}}}},
+  };
 }
 
 }  // namespace qianyi::testing

@@ -78,5 +78,16 @@ TEST(KvCacheTest, SequencesShareTheWholePagesOfWhatTheyBeginWith) {
   EXPECT_EQ((*cache)->free_pages(), 8);
 }
 
+// Latent attention stores what is key and value once.
+TEST(KvCacheTest, ValuesInKeysTakeNoRoom) {
+  KvSpec latent = {.layers = 3, .heads = 1, .key_dim = 40, .value_dim = 32, .values_in_keys = true};
+  EXPECT_EQ(latent.elements_per_token(), 3 * 40);
+  EXPECT_EQ(KvCache::PageBytes(latent, DType::kF16), size_t{3} * kPageTokens * 40 * 2);
+  auto cache = KvCache::Create(latent, DType::kF16, 4, Cpu());
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  EXPECT_TRUE((*cache)->layer(1).values_in_keys);
+  EXPECT_EQ((*cache)->layer(1).page_bytes, size_t{kPageTokens} * 40 * 2);
+}
+
 }  // namespace
 }  // namespace qianyi
