@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "runtime/adapters/adapter_rows.h"
+#include "runtime/expert_buffers.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model_spec.h"
 #include "runtime/step.h"
@@ -24,23 +25,6 @@ namespace qianyi {
 struct Projection {
   int weight = -1;
   int bias = -1;
-};
-
-// Working memory of layers of experts; empty when the model has none.
-struct ExpertBuffers {
-  // Steps of more tokens are not looked ahead of: what one token will need is worth guessing.
-  static constexpr int64_t kForeseenTokens = 8;
-  float* scores = nullptr;      // [tokens, 2 * per_layer]
-  int32_t* chosen = nullptr;    // [tokens, per_token]
-  float* weights = nullptr;     // [tokens, per_token]
-  int32_t* foreseen = nullptr;  // [kForeseenTokens, per_token]
-  float* foreseen_weights = nullptr;
-  float* input = nullptr;         // [tokens, hidden_size]: rows of one expert
-  float* output = nullptr;        // [tokens * per_token, hidden_size]: of every choice
-  int32_t* rows = nullptr;        // [tokens * per_token]: choices by expert; then row of each
-  int32_t* row_tokens = nullptr;  // [tokens * per_token]: their tokens
-  int32_t* begin = nullptr;       // [per_layer + 1]: where an expert's begin
-  int32_t* active = nullptr;      // [per_layer]
 };
 
 // Owned by the engine's thread; allocates in Create only. The buffers have a row for every
@@ -95,10 +79,8 @@ class Pass {
   // the weight's rows [h * R, (h + 1) * R), a multiple of 16, and leaves R columns of out from h *
   // out_stride on.
   struct ByHead {
-    Tensor x;
-    int64_t x_stride = 0, x_cols = 0;
-    Tensor out;
-    int64_t out_stride = 0;
+    Tensor x, out;
+    int64_t x_stride = 0, x_cols = 0, out_stride = 0;
   };
   absl::Status LinearByHead(int weight, int64_t heads, const ByHead& task);
   // Computes the step's rotation table from one row of positions, once for all layers. There may

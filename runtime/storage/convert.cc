@@ -187,7 +187,8 @@ absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) 
   }
 
   std::erase_if(spec->tensors, [&](const TensorSpec& tensor) {
-    return tensor.kept && checkpoint->Find(tensor.name).entry == nullptr;
+    const std::string& name = tensor.slice.tensor.empty() ? tensor.name : tensor.slice.tensor;
+    return tensor.kept && checkpoint->Find(name).entry == nullptr;
   });
   Converter converter(*spec, *checkpoint);
   absl::Status status = converter.Match(options.source);

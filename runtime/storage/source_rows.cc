@@ -31,12 +31,17 @@ absl::StatusOr<SourceRows> SourceRows::Find(const Checkpoint& checkpoint, const 
   } else if (entry.dtype != "F32" && entry.dtype != "F16" && entry.dtype != "BF16") {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: tensor '%s' is %s; convert reads F32, F16 and BF16, and I8 of matrices", rows.path(),
-        spec.name, entry.dtype));
+        name, entry.dtype));
   }
-  if (rows.bits_ != 4 && entry.shape != spec.shape) {
+  std::vector<int64_t> wanted = spec.shape;
+  if (!slice.tensor.empty()) {
+    wanted = {slice.heads * slice.head_rows,
+              slice.transposed ? spec.rows() / slice.heads : spec.cols()};
+  }
+  if (rows.bits_ != 4 && entry.shape != wanted) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: tensor '%s' has the shape [%s], but config.json asks for [%s]", rows.path(), spec.name,
-        absl::StrJoin(entry.shape, ", "), absl::StrJoin(spec.shape, ", ")));
+        "%s: tensor '%s' has the shape [%s], but config.json asks for [%s]", rows.path(), name,
+        absl::StrJoin(entry.shape, ", "), absl::StrJoin(wanted, ", ")));
   }
   return rows;
 }
