@@ -31,6 +31,8 @@ void AddBench(CLI::App& app, Run* run);
 void AddTokenize(CLI::App& app, Run* run);
 void AddScore(CLI::App& app, Run* run);
 void AddServe(CLI::App& app, Run* run);
+void AddPaint(CLI::App& app, Run* run);
+void AddCaption(CLI::App& app, Run* run);
 void AddKeys(CLI::App& app, Run* run);
 
 // --model DIR | --synth CONFIG --dtype … --group N --synth-seed S.

@@ -44,6 +44,8 @@ int Main(int argc, char** argv) {
   qianyi::AddBench(app, &run);
   qianyi::AddTokenize(app, &run);
   qianyi::AddScore(app, &run);
+  qianyi::AddPaint(app, &run);
+  qianyi::AddCaption(app, &run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

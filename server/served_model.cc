@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
+#include <optional>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/pictures/painter.h"
 
 namespace qianyi {
 namespace {
@@ -12,7 +16,8 @@ namespace {
 constexpr int64_t kDefaultContextTokens = 2048;
 
 // A GLM's prompt and its blanks each have positions of their own.
-int64_t ContextOf(const ModelSpec& spec, int64_t asked) {
+int64_t ContextOf(const ModelSpec& spec, const PictureConfig* picture, int64_t asked) {
+  if (picture != nullptr) return PictureContext(*picture);
   if (asked > 0) return asked;
   return std::min(kDefaultContextTokens, spec.max_positions * (spec.bidirectional ? 2 : 1));
 }
@@ -22,10 +27,35 @@ absl::Status Named(const std::string& name, const absl::Status& status) {
                       absl::StrFormat("model %s: %s", name, std::string(status.message())));
 }
 
+// Pictures of it may be magnified where some model here does that.
+int64_t LargestGrid(const PictureConfig& picture, bool any_magnifies) {
+  return any_magnifies && 2 * picture.grid <= kMaxGrid ? 2 * picture.grid : picture.grid;
+}
+
+bool HasVqvae(const NamedModelFile& file) {
+  std::error_code error;
+  return !file.folder.empty() && std::filesystem::is_directory(file.folder + "/vqvae", error);
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan plan,
-                                                  const ServeModelOptions& options) {
+                                                  std::optional<PictureConfig> picture,
+                                                  int64_t grid, const ServeModelOptions& options) {
   auto model = std::make_unique<ServedModel>();
   model->name = named.name;
+  if (picture.has_value()) {
+    model->picture = std::make_unique<PictureConfig>(*std::move(picture));
+    if (HasVqvae(named)) {
+      absl::StatusOr<std::unique_ptr<Vqvae>> vqvae =
+          Vqvae::Open(named.folder, grid, options.load.threads);
+      if (!vqvae.ok()) return vqvae.status();
+      model->vqvae = *std::move(vqvae);
+      if (model->vqvae->config().n_embed < model->picture->image_tokens) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("its VQ-VAE has %d codes, but config.json has num_image_tokens %d",
+                            model->vqvae->config().n_embed, model->picture->image_tokens));
+      }
+    }
+  }
   absl::StatusOr<Prompts> prompts = Prompts::Of(named.file.spec);
   if (!prompts.ok()) return prompts.status();
   model->prompts = *std::move(prompts);
@@ -34,7 +64,9 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan pla
     if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
     if (tokenizer.ok()) {
       model->tokenizer = *std::move(tokenizer);
-      model->verse = std::make_unique<VerseTokens>(*model->tokenizer);
+      if (model->picture == nullptr) {
+        model->verse = std::make_unique<VerseTokens>(*model->tokenizer);
+      }
     }
   }
   const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -53,6 +85,14 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan pla
 absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     std::vector<NamedModelFile> files, const ServeModelOptions& options) {
   std::vector<ModelUse> uses;
+  std::vector<std::optional<PictureConfig>> pictures;
+  bool any_magnifies = false;
+  for (const NamedModelFile& file : files) {
+    absl::StatusOr<std::optional<PictureConfig>> picture = PictureConfigOf(file.file.spec);
+    if (!picture.ok()) return Named(file.name, picture.status());
+    any_magnifies |= picture->has_value() && (*picture)->magnifies;
+    pictures.push_back(*std::move(picture));
+  }
   for (size_t i = 0; i < files.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
       if (files[i].name != files[j].name) continue;
@@ -60,7 +100,14 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
           absl::StrFormat("two models are named %s; rename one of the folders", files[i].name));
     }
     LoadOptions load = options.load;
-    load.context_tokens = ContextOf(files[i].file.spec, load.context_tokens);
+    const PictureConfig* picture = pictures[i].has_value() ? &*pictures[i] : nullptr;
+    load.context_tokens = ContextOf(files[i].file.spec, picture, load.context_tokens);
+    if (picture != nullptr && HasVqvae(files[i])) {
+      absl::StatusOr<uint64_t> bytes =
+          Vqvae::MemoryBytes(files[i].folder, LargestGrid(*picture, any_magnifies));
+      if (!bytes.ok()) return Named(files[i].name, bytes.status());
+      load.picture_bytes = *bytes;
+    }
     uses.push_back(UseOf(files[i].file, load));
     if (load.adapter_bytes > 0) continue;
     absl::StatusOr<uint64_t> needed =
@@ -73,8 +120,10 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
   std::vector<std::unique_ptr<ServedModel>> models;
   for (size_t i = 0; i < files.size(); ++i) {
     const std::string name = files[i].name;
+    const int64_t grid = pictures[i].has_value() ? LargestGrid(*pictures[i], any_magnifies) : 0;
     absl::StatusOr<std::unique_ptr<ServedModel>> model =
-        Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, options);
+        Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, std::move(pictures[i]),
+             grid, options);
     if (!model.ok()) return Named(name, model.status());
     models.push_back(*std::move(model));
   }

@@ -10,6 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/engine.h"
+#include "runtime/pictures/picture_config.h"
+#include "runtime/pictures/vqvae.h"
 #include "runtime/prompts/prompts.h"
 #include "runtime/tokenizers/tokenizer.h"
 #include "runtime/verse/verse_tokens.h"
@@ -21,8 +23,10 @@ struct ServedModel {
   std::string name;
   std::unique_ptr<Tokenizer> tokenizer;  // or null: then prompts are token ids
   Prompts prompts;
-  std::unique_ptr<VerseTokens> verse;  // null without a tokenizer
-  int64_t created_seconds = 0;         // when it was opened
+  std::unique_ptr<VerseTokens> verse;      // null without a tokenizer
+  std::unique_ptr<PictureConfig> picture;  // null: a model of text
+  std::unique_ptr<Vqvae> vqvae;            // of a picture model; null when its folder has none
+  int64_t created_seconds = 0;             // when it was opened
   std::unique_ptr<Engine> engine;
 
   const ModelUse& use() const { return engine->plan().models[0].use; }

@@ -295,6 +295,10 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
   const absl::StatusOr<FoundModel> found = FindModel(request.model);
   if (!found.ok()) return found.status();
   const ServedModel& model = *found->model;
+  if (model.picture != nullptr) {
+    return BadParam(
+        "model", absl::StrFormat("model %s is one of pictures; name a model of text", model.name));
+  }
   if (model.tokenizer == nullptr) {
     return BadParam(
         "model", absl::StrFormat("model %s has no tokenizer, so it cannot read text", model.name));
