@@ -1,7 +1,10 @@
 #include "runtime/storage/convert.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <set>
 #include <utility>
@@ -9,8 +12,12 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
+#include "runtime/checkpoints/gguf_tokenizer.h"
 #include "runtime/models/registry.h"
+#include "runtime/parse_json.h"
 #include "runtime/storage/checkpoint.h"
+#include "runtime/storage/checkpoint_tensor.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/storage/format.h"
 #include "runtime/storage/model_layout.h"
@@ -43,6 +50,73 @@ float LargestFinite(DType dtype) {
   }
 }
 
+bool HasTokenizer(const std::string& folder) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json", "ice_text.model"}) {
+    std::error_code ignored;
+    if (std::filesystem::exists(JoinPath(folder, name), ignored)) return true;
+  }
+  return false;
+}
+
+// What changes when a file of the checkpoint does.
+std::string Fingerprint(const Checkpoint& checkpoint) {
+  std::string text = "convert";
+  for (const CheckpointFile& file : checkpoint.files()) {
+    struct stat info = {};
+    stat(file.path.c_str(), &info);
+    absl::StrAppendFormat(&text, "\n%s %d %d.%09d", file.path, info.st_size, info.st_mtim.tv_sec,
+                          info.st_mtim.tv_nsec);
+  }
+  return text;
+}
+
+struct Source {
+  Checkpoint checkpoint = {};
+  std::string config = {};  // text of config.json
+  SideFiles side_files;
+};
+
+absl::Status In(const std::string& path, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrFormat("%s: %s", path, status.message()));
+}
+
+// The checkpoint, and what stands beside it. What a GGUF file says of itself counts where there is
+// no config.json, or no tokenizer.
+absl::StatusOr<Source> OpenSource(const ConvertOptions& options) {
+  std::error_code ignored;
+  const bool is_file = std::filesystem::is_regular_file(options.source, ignored);
+  const std::filesystem::path parent = std::filesystem::path(options.source).parent_path();
+  const std::string folder =
+      is_file ? (parent.empty() ? std::filesystem::path(".") : parent).string() : options.source;
+  Source source{.side_files = {.folder = folder}};
+  source.config = options.config;
+  const std::string config_path = JoinPath(folder, "config.json");
+  absl::Status no_config = absl::OkStatus();
+  if (source.config.empty()) {
+    absl::StatusOr<std::string> config = ReadTextFile(config_path, kMaxConfigBytes);
+    if (config.ok()) source.config = *std::move(config);
+    no_config = config.status();
+    if (!no_config.ok() && !absl::IsNotFound(no_config)) return no_config;
+  }
+  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(options.source);
+  if (!checkpoint.ok()) return checkpoint.status();
+  source.checkpoint = *std::move(checkpoint);
+  const Gguf* gguf = source.checkpoint.gguf();
+  if (gguf == nullptr)
+    return no_config.ok() ? absl::StatusOr<Source>(std::move(source)) : no_config;
+  const std::string& path = source.checkpoint.files()[0].path;
+  if (source.config.empty()) {
+    absl::StatusOr<std::string> config = ConfigFromGguf(*gguf);
+    if (!config.ok()) return In(path, config.status());
+    source.config = *std::move(config);
+  }
+  if (HasTokenizer(folder)) return source;
+  absl::StatusOr<std::map<std::string, std::string>> files = TokenizerFiles(*gguf);
+  if (!files.ok()) return In(path, files.status());
+  source.side_files.texts = *std::move(files);
+  return source;
+}
+
 class Converter {
  public:
   Converter(const ModelSpec& spec, const Checkpoint& checkpoint)
@@ -51,25 +125,25 @@ class Converter {
   // Every tensor is there, in the shape asked for and a dtype we read.
   absl::Status Match(const std::string& source) {
     std::vector<std::string> missing;
+    const nlohmann::json config = ParseJson(spec_.config_json);
+    absl::StatusOr<const ModelFamily*> family = FindFamily(config);
+    if (!family.ok()) return family.status();
     for (const TensorSpec& tensor : spec_.tensors) {
-      const CheckpointTensor found = checkpoint_.Find(tensor.name);
-      sources_.push_back(found);
-      if (found.entry == nullptr) {
+      TensorSources sources;
+      if ((*family)->sources != nullptr) sources = (*family)->sources(config, tensor);
+      absl::StatusOr<CheckpointTensor> found = CheckpointTensor::Find(checkpoint_, tensor, sources);
+      if (absl::IsNotFound(found.status())) {
         missing.push_back(tensor.name);
         continue;
       }
-      if (found.entry->shape != tensor.shape) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "%s: tensor '%s' has the shape [%s], but config.json asks for [%s]", found.file->path(),
-            tensor.name, absl::StrJoin(found.entry->shape, ", "),
-            absl::StrJoin(tensor.shape, ", ")));
+      if (!found.ok()) return found.status();
+      const ElementType* type = FindElementType(found->dtype());
+      if (type == nullptr || type->to_floats == nullptr) {
+        return absl::InvalidArgumentError(absl::StrFormat("%s: tensor '%s' is %s; convert reads %s",
+                                                          found->path(), tensor.name,
+                                                          found->dtype(), FloatDtypes()));
       }
-      const std::string& dtype = found.entry->dtype;
-      if (dtype != "F32" && dtype != "F16" && dtype != "BF16") {
-        return absl::InvalidArgumentError(
-            absl::StrFormat("%s: tensor '%s' is %s; convert reads F32, F16 and BF16",
-                            found.file->path(), tensor.name, dtype));
-      }
+      sources_.push_back(*std::move(found));
     }
     if (missing.empty()) return absl::OkStatus();
     return absl::NotFoundError(absl::StrFormat("%s: lacks %d of the %d tensors of a %s model: %s",
@@ -79,13 +153,15 @@ class Converter {
 
   std::vector<std::string> original_dtypes() const {
     std::vector<std::string> dtypes;
-    for (const CheckpointTensor& source : sources_) dtypes.push_back(source.entry->dtype);
+    for (const CheckpointTensor& source : sources_) dtypes.push_back(source.dtype());
     return dtypes;
   }
 
   std::vector<std::string> Unused() const {
     std::set<std::string> used;
-    for (const TensorSpec& tensor : spec_.tensors) used.insert(tensor.name);
+    for (const CheckpointTensor& source : sources_) {
+      for (std::string& name : source.source_names()) used.insert(std::move(name));
+    }
     std::vector<std::string> unused;
     for (std::string& name : checkpoint_.names()) {
       if (!used.contains(name)) unused.push_back(std::move(name));
@@ -98,15 +174,13 @@ class Converter {
                     std::byte* out) const {
     const CheckpointTensor& source = sources_[index];
     const bool constant = tensor.spec.use == TensorUse::kConstant;
-    const int64_t rows = tensor.spec.rows();
-    const int64_t cols = source.entry->elements() / rows;
+    const int64_t cols = source.cols();
     const int64_t step = std::max<int64_t>(1, kSourceFloats / cols / kPanelRows) * kPanelRows;
     std::vector<float> values(std::min(step, block.rows) * cols);
     for (int64_t row = 0; row < block.rows; row += step) {
       const int64_t count = std::min(step, block.rows - row);
       const int64_t first = block.row_begin + row;
-      absl::Status status =
-          source.file->ReadFloats(*source.entry, first * cols, count * cols, values.data());
+      absl::Status status = source.ReadFloats(first, count, values.data());
       if (!status.ok()) return status;
       status = CheckFinite(tensor, source, values.data(), first, count, cols);
       if (!status.ok()) return status;
@@ -135,7 +209,7 @@ class Converter {
       const bool finite = std::isfinite(*bad);
       return absl::InvalidArgumentError(
           absl::StrFormat("%s: tensor '%s' has the value %g in row %d, column %d, %s",
-                          source.file->path(), tensor.spec.name, *bad, first_row + row, bad - begin,
+                          source.path(), tensor.spec.name, *bad, first_row + row, bad - begin,
                           finite ? absl::StrFormat("too large for %s; choose bf16 or f32",
                                                    DTypeName(tensor.format.dtype))
                                  : std::string("which is no number: the checkpoint is damaged")));
@@ -151,20 +225,18 @@ class Converter {
 }  // namespace
 
 absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) {
-  const std::string config_path = JoinPath(options.source, "config.json");
-  absl::StatusOr<std::string> config = ReadTextFile(config_path, kMaxConfigBytes);
-  if (!config.ok()) return config.status();
-  absl::StatusOr<ModelSpec> spec = DescribeModel(*config);
+  absl::StatusOr<Source> source = OpenSource(options);
+  if (!source.ok()) return source.status();
+  const Checkpoint* checkpoint = &source->checkpoint;
+  absl::StatusOr<ModelSpec> spec = DescribeModel(source->config);
   if (!spec.ok()) {
     return absl::Status(spec.status().code(),
                         absl::StrFormat("%s: %s", options.source, spec.status().message()));
   }
-  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(options.source);
-  if (!checkpoint.ok()) return checkpoint.status();
-  for (const Safetensors& file : checkpoint->files()) {
-    if (file.metadata().contains(std::string(kFormatKey))) {
+  for (const CheckpointFile& file : checkpoint->files()) {
+    if (file.converted) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: is in streaming layout already; convert the original checkpoint", file.path()));
+          "%s: is in streaming layout already; convert the original checkpoint", file.path));
     }
   }
 
@@ -180,9 +252,15 @@ absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) 
 
   absl::StatusOr<ModelFile> model = LayOut(*spec, options.format, converter.original_dtypes());
   if (!model.ok()) return model.status();
-  absl::StatusOr<std::unique_ptr<ModelWriter>> writer =
-      ModelWriter::Create(*std::move(model), options.destination, options.source);
+  absl::StatusOr<std::unique_ptr<ModelWriter>> writer = ModelWriter::Create(
+      *std::move(model), options.destination, source->side_files, Fingerprint(*checkpoint));
   if (!writer.ok()) return writer.status();
+  if (progress && (*writer)->earlier_blocks() > 0) {
+    const std::string note =
+        absl::StrFormat("%d of %d blocks are there from a run that was cut off: going on from them",
+                        (*writer)->earlier_blocks(), FileOrder((*writer)->model()).size());
+    progress({.tensor = {}, .note = note});
+  }
   const ModelFile& layout = (*writer)->model();
   return WriteModel(
       **writer, options.threads,
