@@ -1,7 +1,8 @@
 # The server with its poet, for the CPU:
 #   docker build -t qianyi .
-#   docker run -p 8080:8080 -p 50051:50051 --memory 1g qianyi
-# Another model: docker run -v /srv/models:/models:ro … qianyi --model /models/NAME
+#   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:50051:50051 --memory 1g qianyi
+# Another model, and keys: docker run -v /srv/models:/models:ro -v /srv/keys:/keys:ro … qianyi \
+#   --model /models/NAME --keys /keys/keys.json
 # tests/container/replay runs these steps where there is no container engine.
 
 FROM debian:12-slim AS build
@@ -33,4 +34,4 @@ EXPOSE 8080 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
   CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health/ready HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ $status = 200 ]"]
 ENTRYPOINT ["qianyi", "serve", "--host", "0.0.0.0"]
-CMD ["--model", "/models/poet"]
+CMD ["--model", "/models/poet", "--no-keys"]

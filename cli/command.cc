@@ -8,11 +8,13 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "runtime/memory_size.h"
 #include "runtime/models/registry.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/storage/format.h"
+#include "runtime/storage/synth.h"
 
 namespace qianyi {
 namespace {
@@ -84,6 +86,20 @@ CLI::Option* AddRate(CLI::App& command, const std::string& name, double* bytes_p
   return AddParsed<double>(command, name, bytes_per_second, description, ParseRate, "RATE");
 }
 
+CLI::Option* AddRouterSkew(CLI::App& command, double* skew) {
+  return command
+      .add_option(
+          "--router-skew", *skew,
+          "of invented routers: the expert of rank r is chosen in proportion to r^-S; 0 = as "
+          "it comes")
+      ->check([](const std::string& text) {  // CLI::Range lets NaN pass
+        double value = 0;
+        const bool good = absl::SimpleAtod(text, &value) && value >= 0 && value <= 8;
+        return good ? std::string() : "'" + text + "' is not a number from 0 to 8";
+      })
+      ->type_name("S");
+}
+
 void AddFormat(CLI::App& command, std::string* dtype, std::optional<int>* group) {
   command.add_option("--dtype", *dtype, "of matrices and embeddings: f32, f16, bf16, int8, int4")
       ->capture_default_str()
@@ -107,6 +123,7 @@ void ModelFlags::Add(CLI::App& command, const char* config_flag) {
   model->excludes(invented);
   AddFormat(command, &dtype, &group);
   AddSeed(command, "--synth-seed", &synth_seed, "of invented weights");
+  AddRouterSkew(command, &router_skew)->needs(invented);
 }
 
 absl::StatusOr<ModelFile> ModelFlags::Open() const {
@@ -117,6 +134,7 @@ absl::StatusOr<ModelFile> ModelFlags::Open() const {
   if (!folder.empty()) return ModelFile::Open(folder);
   absl::StatusOr<ModelSpec> spec = DescribeNamed(synth);
   if (!spec.ok()) return spec.status();
+  if (auto status = SetRouterSkew(router_skew, &*spec); !status.ok()) return status;
   absl::StatusOr<PackedFormat> format = ParseFormat(dtype, group);
   if (!format.ok()) return format.status();
   return ModelFile::Lay(*spec, *format, synth_seed);

@@ -31,6 +31,7 @@ void AddBench(CLI::App& app, Run* run);
 void AddTokenize(CLI::App& app, Run* run);
 void AddScore(CLI::App& app, Run* run);
 void AddServe(CLI::App& app, Run* run);
+void AddKeys(CLI::App& app, Run* run);
 
 // --model DIR | --synth CONFIG --dtype … --group N --synth-seed S.
 struct ModelFlags {
@@ -39,6 +40,7 @@ struct ModelFlags {
   std::string dtype = "int4";
   std::optional<int> group;
   uint64_t synth_seed = 0;
+  double router_skew = 0;
 
   void Add(CLI::App& command, const char* config_flag);
   absl::StatusOr<ModelFile> Open() const;
@@ -81,6 +83,7 @@ CLI::Option* AddRate(CLI::App& command, const std::string& name, double* bytes_p
                      const std::string& description);
 CLI::Option* AddSeed(CLI::App& command, const std::string& name, uint64_t* seed,
                      const std::string& description);
+CLI::Option* AddRouterSkew(CLI::App& command, double* skew);
 void AddFormat(CLI::App& command, std::string* dtype, std::optional<int>* group);
 
 // The model that a built-in name or the path of a config.json stands for.

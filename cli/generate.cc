@@ -147,13 +147,37 @@ void PrintSummary(const Engine& engine, double seconds) {
       stats.steps > 0 ? 1e3 * stats.step_seconds / stats.steps : 0.0,
       FormatSize(weights.read_bytes).c_str(), weights.read_bytes / seconds * 1e-9,
       weights.stall_seconds, FormatSize(PeakResidentBytes()).c_str());
+  const ExpertStats& experts = weights.experts;
+  if (experts.uses == 0) return;
+  const ModelPlan& plan = engine.plan().models[0];
+  std::fprintf(stderr,
+               "experts: %.1f%% of %llu uses were in memory, room for %s of %s; read %s, of which "
+               "%llu experts ahead (%llu used)\n",
+               100.0 * experts.hits / experts.uses, static_cast<unsigned long long>(experts.uses),
+               FormatSize(plan.expert_cache_bytes).c_str(), FormatSize(plan.expert_bytes).c_str(),
+               FormatSize(experts.read_bytes).c_str(),
+               static_cast<unsigned long long>(experts.foreseen),
+               static_cast<unsigned long long>(experts.foreseen_used));
+}
+
+nlohmann::json ExpertsJson(const ExpertStats& experts, const ModelPlan& plan) {
+  return {{"uses", experts.uses},
+          {"hits", experts.hits},
+          {"used_bytes", experts.used_bytes},
+          {"hit_bytes", experts.hit_bytes},
+          {"read_bytes", experts.read_bytes},
+          {"foreseen", experts.foreseen},
+          {"foreseen_used", experts.foreseen_used},
+          {"stall_seconds", experts.stall_seconds},
+          {"bytes", plan.expert_bytes},
+          {"cache_bytes", plan.expert_cache_bytes}};
 }
 
 absl::Status WriteStats(const std::string& path, const Engine& engine, double seconds) {
   const EngineStats stats = engine.stats();
   const WeightStoreStats weights = engine.weight_stats();
   const ModelPlan& plan = engine.plan().models[0];
-  const nlohmann::json json = {
+  nlohmann::json json = {
       {"seconds", seconds},
       {"steps", stats.steps},
       {"prompt_tokens", stats.prompt_tokens},
@@ -173,6 +197,7 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
       {"host_memory_bytes", engine.plan().budget.host_bytes},
       {"peak_resident_bytes", PeakResidentBytes()},
       {"cpu", Cpu().variant}};
+  if (plan.expert_bytes > 0) json["experts"] = ExpertsJson(weights.experts, plan);
   std::FILE* file = std::fopen(path.c_str(), "w");
   const std::string text = json.dump(1) + "\n";
   const bool written =

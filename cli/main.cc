@@ -35,6 +35,7 @@ int Main(int argc, char** argv) {
   });
   qianyi::Run run;
   qianyi::AddServe(app, &run);
+  qianyi::AddKeys(app, &run);
   qianyi::AddGenerate(app, &run);
   qianyi::AddConvert(app, &run);
   qianyi::AddSynth(app, &run);

@@ -44,8 +44,9 @@ absl::Status FillRates(const Flags& flags, const ModelFile& file, const Plan& pl
   if (rates->compute == 0 && !device) {
     rates->compute = MeasureCompute(file.tensors.back().format, threads);
   }
-  const bool from_disk = std::any_of(plan.models.begin(), plan.models.end(),
-                                     [](const ModelPlan& model) { return model.disk_bytes > 0; });
+  const bool from_disk = std::any_of(
+      plan.models.begin(), plan.models.end(),
+      [](const ModelPlan& model) { return model.disk_bytes > 0 || model.expert_disk_bytes > 0; });
   if (rates->disk == 0 && from_disk) {
     if (flags.model.folder.empty()) {
       return absl::InvalidArgumentError(
@@ -67,6 +68,8 @@ nlohmann::json ToJson(const Plan& plan, const Bound& bound, const Rates& rates, 
           {"workspace_bytes", model.workspace_bytes},
           {"constant_bytes", model.constant_bytes},
           {"ring_bytes", model.ring_bytes},
+          {"expert_bytes", model.expert_bytes},
+          {"expert_cache_bytes", model.expert_cache_bytes},
           {"embedding_bytes", model.embedding_bytes},
           {"device_weight_bytes", model.device_bytes},
           {"host_weight_bytes", model.host_bytes},
@@ -99,6 +102,10 @@ void PrintTable(const Plan& plan, const Bound& bound, int64_t batch) {
   if (plan.budget.device_bytes > 0) size("weights on the device", model.device_bytes);
   size("weights resident in RAM", model.host_bytes);
   size("weights streamed from disk", model.disk_bytes);
+  if (model.expert_bytes > 0) {
+    size("experts, of which in memory", model.expert_bytes);
+    size("", model.expert_cache_bytes);
+  }
   size("embedding, of which resident", model.embedding_bytes);
   size("", model.embedding_resident_bytes);
   size("norms, biases, position tables", model.constant_bytes);

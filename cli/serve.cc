@@ -111,7 +111,17 @@ absl::Status CheckFolder(const std::string& adapter_folder) {
       absl::StrFormat("--adapter-folder %s: there is no such folder", adapter_folder));
 }
 
-bool IsLoopback(const std::string& host) { return host == "::1" || host.rfind("127.", 0) == 0; }
+std::string Warnings(const ServerOptions& server) {
+  if (IsLoopback(server.host)) return "";
+  const std::string others =
+      absl::StrFormat("qianyi: warning: %s can be reached from other machines, and ", server.host);
+  if (server.no_keys) return others + "nobody is asked for a key\n";
+  return server.tls.certificate.empty()
+             ? others +
+                   "keys and texts travel unencrypted; give --tls-cert, or put it behind "
+                   "something that encrypts\n"
+             : "";
+}
 
 // Waits for SIGTERM or SIGINT, which every thread has blocked; a second one ends at once.
 void WaitForSignal(const sigset_t& signals) {
@@ -149,13 +159,9 @@ absl::Status RunServe(const Flags& flags) {
   for (const auto& model : *models) summary += Describe(*model);
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(*std::move(models), flags.server);
   if (!server.ok()) return server.status();
-  if (!IsLoopback(flags.server.host)) {
-    summary += absl::StrFormat(
-        "qianyi: warning: %s can be reached from other machines, and nobody is asked for a key\n",
-        flags.server.host);
-  }
-  std::fputs(summary.c_str(), stderr);
-  std::printf("listening on http://%s:%d (REST) and %s:%d (gRPC)\n", flags.server.host.c_str(),
+  std::fputs((summary + Warnings(flags.server)).c_str(), stderr);
+  std::printf("listening on %s://%s:%d (REST) and %s:%d (gRPC)\n",
+              flags.server.tls.certificate.empty() ? "http" : "https", flags.server.host.c_str(),
               (*server)->http_port(), flags.server.host.c_str(), (*server)->grpc_port());
   if (std::fflush(stdout) != 0) return OutputError();
   WaitForSignal(signals);
@@ -179,6 +185,31 @@ void AddServe(CLI::App& app, Run* run) {
   command->add_option("--grpc-port", flags->server.grpc_port, "0 = a free one")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
+  command
+      ->add_option("--keys", flags->server.key_file,
+                   "ask for a key of this file; see qianyi keys [nobody is asked]")
+      ->type_name("FILE")
+      ->envname("QIANYI_KEYS");
+  command->add_flag("--no-keys", flags->server.no_keys,
+                    "ask nobody for a key, though others can reach --host");
+  command
+      ->add_option("--tls-cert", flags->server.tls.certificate,
+                   "certificate of both ports, PEM [no TLS]")
+      ->type_name("FILE");
+  command->add_option("--tls-key", flags->server.tls.key, "its private key, PEM")
+      ->type_name("FILE");
+  command
+      ->add_option("--tls-client-ca", flags->server.tls.client_ca,
+                   "clients must show a certificate that this one signed, PEM")
+      ->type_name("FILE");
+  command
+      ->add_option("--allow-host", flags->server.origins.hosts,
+                   "name by which clients reach this server without a key; repeatable")
+      ->type_name("NAME");
+  command
+      ->add_option("--allow-origin", flags->server.origins.origins,
+                   "web page that may call this server, as https://NAME; repeatable")
+      ->type_name("ORIGIN");
   flags->run.Add(*command);
   command
       ->add_option("--adapter", flags->adapters,

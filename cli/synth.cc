@@ -16,11 +16,13 @@ struct Flags {
   std::string dtype = "int4";
   std::optional<int> group;
   uint64_t seed = 0;
+  double router_skew = 0;
 };
 
 absl::Status RunSynth(const Flags& flags) {
   absl::StatusOr<ModelSpec> spec = DescribeNamed(flags.config);
   if (!spec.ok()) return spec.status();
+  if (auto status = SetRouterSkew(flags.router_skew, &*spec); !status.ok()) return status;
   absl::StatusOr<PackedFormat> format = ParseFormat(flags.dtype, flags.group);
   if (!format.ok()) return format.status();
   return WriteSynth(*spec, *format, flags.seed, flags.destination, ShowProgress("writing"));
@@ -38,6 +40,7 @@ void AddSynth(CLI::App& app, Run* run) {
   command->add_option("OUT", flags->destination, "folder to make")->required();
   AddFormat(*command, &flags->dtype, &flags->group);
   AddSeed(*command, "--seed", &flags->seed, "of the weights");
+  AddRouterSkew(*command, &flags->router_skew);
   std::string names;
   for (std::string_view name : BuiltinConfigNames()) names += " " + std::string(name);
   command->footer("Built-in shapes:" + names +

@@ -1,5 +1,5 @@
-# Says whether a CUDA toolkit is here. It is never required: only QIANYI_CUDA (the preset
-# `cuda`) asks for one, and even then this version has nothing to compile with it.
+# Says whether a CUDA toolkit is here. It is never required: only QIANYI_CUDA (the preset `cuda`)
+# asks for one. The emulation of kernels/cuda needs none.
 find_package(CUDAToolkit QUIET)
 if(CUDAToolkit_FOUND)
   message(STATUS "CUDA toolkit: ${CUDAToolkit_VERSION} in ${CUDAToolkit_BIN_DIR}")
@@ -12,6 +12,14 @@ if(QIANYI_CUDA)
       "QIANYI_CUDA (the preset `cuda`) needs a CUDA toolkit, and there is no nvcc in PATH, "
       "$CUDA_PATH or /usr/local/cuda. Install one, or build the preset `release`.")
   endif()
-  message(STATUS "CUDA backend: this version has no CUDA kernels; the program is that of the "
-                 "preset `release` and runs on the CPU")
+  # Machine code for the architectures that are named, and PTX of the last one for later devices.
+  set(CMAKE_CUDA_ARCHITECTURES "80-real;89-real;90" CACHE STRING "What nvcc compiles for")
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  enable_language(CUDA)
+  # No contraction: an fma is written where it is meant, as on the CPU. The C++ warnings are those
+  # of the emulated build of the same files.
+  set(QIANYI_NVCC_FLAGS -fmad=false -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Werror)
 endif()

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/experts.h"
 #include "kernels/lora.h"
 #include "kernels/packed.h"
 #include "kernels/tensor.h"
@@ -16,7 +17,10 @@
 namespace qianyi {
 
 struct Stream {
-  void* handle = nullptr;  // a thread pool on the CPU, a cudaStream_t on CUDA
+  void* handle = nullptr;  // a thread pool on the CPU, a stream and its workspace on CUDA
+};
+struct Event {
+  void* handle = nullptr;  // a point in a stream's work
 };
 
 // Activations as int8 in slices of kSliceCols columns, one scale per token and slice.
@@ -62,7 +66,7 @@ struct Gather {
 // x[t, :] += table[ids[t], :]. Negative ids add nothing.
 struct AddRows {
   Tensor table;        // [n, cols], f32
-  const int32_t* ids;  // [tokens]
+  const int32_t* ids;  // [tokens], or null: row t
   Tensor x;            // [tokens, cols]
 };
 
@@ -149,7 +153,8 @@ struct Attention {
   int64_t heads = 0;
   float scale = 1.0f;  // scores = scale * q·k
   KvLayer layer;
-  Tensor out;  // [tokens, heads * value_dim]
+  Tensor out;           // [tokens, heads * value_dim]
+  int64_t longest = 0;  // the largest of `visible` where the caller knows it; changes no result
 };
 
 // All entries are set unless marked optional. Thread-safe: a table is constant; one
@@ -171,6 +176,8 @@ struct Backend {
   void (*kv_write)(const KvWrite&, Stream) = nullptr;
   void (*attention)(const Attention&, Stream) = nullptr;
   void (*lora)(const Lora&, Stream) = nullptr;
+  void (*route)(const Route&, Stream) = nullptr;
+  void (*combine)(const Combine&, Stream) = nullptr;
 
   bool (*supports)(PackedFormat) = nullptr;
 
@@ -182,6 +189,30 @@ struct Backend {
   Stream (*create_stream)(int threads) = nullptr;
   void (*destroy_stream)(Stream) = nullptr;
   void (*synchronize)(Stream) = nullptr;
+
+  // Whether kernels and the host use the same memory. Where they do not, all that arguments point
+  // at, structs and tables inside them included, must be memory of alloc().
+  bool host_memory = true;
+  // Host memory that copies go on from and to while the caller does; zeroed, null without room.
+  void* (*alloc_host)(size_t bytes) = nullptr;
+  void (*free_host)(void* data, size_t bytes) = nullptr;
+  // In the stream's order; the host's side is of alloc_host and is left alone until it is done.
+  void (*upload)(void* device, const void* host, size_t bytes, Stream) = nullptr;
+  void (*download)(void* host, const void* device, size_t bytes, Stream) = nullptr;
+  void (*copy)(void* to, const void* from, size_t bytes, Stream) = nullptr;  // within the device
+
+  // An event is recorded behind the work that a stream has by then. Another stream waits for it
+  // with its later work; await waits on the host.
+  Event (*create_event)() = nullptr;
+  void (*destroy_event)(Event) = nullptr;
+  void (*record)(Event, Stream) = nullptr;
+  void (*wait)(Stream, Event) = nullptr;
+  void (*await)(Event) = nullptr;
+
+  // True once the device has failed; nothing that it computed since can be trusted.
+  bool (*failed)() = nullptr;
+  // Bytes of the device in all, and free; 0 where that is the host's.
+  void (*memory_info)(size_t* total, size_t* free) = nullptr;
 };
 
 // The best variant this processor and operating system grant; QIANYI_CPU=reference,
@@ -194,5 +225,9 @@ struct BackendList {
   int count;
 };
 const BackendList& CpuVariants();
+
+// The first CUDA device; null when the program was built without CUDA, or there is no driver or
+// device for it.
+const Backend* Cuda();
 
 }  // namespace qianyi

@@ -87,15 +87,19 @@ absl::Status Engine::Check(const GenerateRequest& request, const ModelSpec& spec
         "%d in all, but the context is %d; shorten the prompt, lower max_tokens or raise --context",
         prompt, blanks, request.max_tokens, total, context_tokens));
   }
+  int64_t moved = 0;
   for (const Blank& blank : request.prompt.blanks) {
     for (int row : {0, 1}) {
-      const int64_t last = blank.position[row] + int64_t{blank.stride[row]} * request.max_tokens;
+      const int64_t last = blank.position[row] + (row == 0 ? moved : 0) +
+                           int64_t{blank.stride[row]} * request.max_tokens;
       if (last > spec.max_positions) {
         return absl::InvalidArgumentError(absl::StrFormat(
             "max_tokens %d would reach position %d; the model has positions up to %d; lower it",
             request.max_tokens, last, spec.max_positions));
       }
     }
+    // What fills a mask moves the later ones on.
+    if (request.prompt.refill) moved += request.max_tokens - 1;
   }
   return absl::OkStatus();
 }

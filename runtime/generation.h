@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "runtime/kv_cache.h"
 #include "runtime/sequence.h"
@@ -25,6 +27,7 @@ class Generation {
     }
     sequence.pages.reserve(KvCache::PagesFor(capacity));
     sequence.bidirectional = prompt_.bidirectional;
+    if (prompt_.refill) filled_.reserve(max_tokens);
     BeginBlank();
   }
 
@@ -41,12 +44,14 @@ class Generation {
   // The token chosen from the last logits belongs to the blank; true when the blank is now full.
   // The last token of a full blank is not fed: later blanks never see it, as in the original.
   bool Accept(int32_t token) {
+    if (prompt_.refill) filled_.push_back(token);
     if (++generated_ == max_tokens_) return true;
     Feed(token);
     return false;
   }
   // Goes on to the next blank, if there is one. An end token is neither kept nor fed.
   void EndBlank() {
+    if (prompt_.refill) Refill();
     ++blank_;
     if (!done()) BeginBlank();
   }
@@ -60,9 +65,24 @@ class Generation {
     const int32_t start = prompt_.blanks[blank_].start_token;
     if (start >= 0) Feed(start);
   }
+  // The context with the blank in its mask's place, nothing of it cached. Allocates nothing: there
+  // was room for the blank behind the context.
+  void Refill() {
+    std::vector<int32_t>& tokens = sequence.tokens;
+    tokens.resize(sequence.bidirectional);
+    const auto mask = tokens.begin() + prompt_.blanks[blank_].mask + shift_;
+    const auto after = tokens.erase(mask);
+    tokens.insert(after, filled_.begin(), filled_.end());
+    shift_ += static_cast<int32_t>(filled_.size()) - 1;
+    sequence.bidirectional = static_cast<int32_t>(tokens.size());
+    for (int row : {0, 1}) sequence.positions[row].assign(tokens.size(), 0);
+    std::iota(sequence.positions[0].begin(), sequence.positions[0].end(), 0);
+    sequence.cached = 0;
+    filled_.clear();
+  }
   void Feed(int32_t token) {
     const Blank& at = prompt_.blanks[blank_];
-    sequence.Append(token, at.position[0] + fed_ * at.stride[0],
+    sequence.Append(token, at.position[0] + shift_ + fed_ * at.stride[0],
                     at.position[1] + fed_ * at.stride[1]);
     ++fed_;
   }
@@ -72,6 +92,9 @@ class Generation {
   int32_t blank_ = 0;
   int32_t fed_ = 0;        // tokens of this blank, its start token included
   int32_t generated_ = 0;  // tokens of this blank
+  // Of a prompt that is refilled.
+  std::vector<int32_t> filled_;  // tokens of this blank, the last one too
+  int32_t shift_ = 0;            // by how much the context has grown
 };
 
 }  // namespace qianyi

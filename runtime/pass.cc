@@ -28,6 +28,24 @@ class Arena {
   uint64_t used_ = 0;
 };
 
+void LayOutExperts(const ModelSpec& spec, int64_t tokens, Arena* arena, ExpertBuffers* buffers) {
+  const ExpertSpec& experts = spec.experts;
+  if (experts.total == 0) return;
+  const int64_t choices = tokens * experts.per_token;
+  const int64_t foreseen = ExpertBuffers::kForeseenTokens * experts.per_token;
+  buffers->scores = arena->Take<float>(tokens * 2 * experts.per_layer);
+  buffers->chosen = arena->Take<int32_t>(choices);
+  buffers->weights = arena->Take<float>(choices);
+  buffers->foreseen = arena->Take<int32_t>(foreseen);
+  buffers->foreseen_weights = arena->Take<float>(foreseen);
+  buffers->input = arena->Take<float>(tokens * spec.hidden_size);
+  buffers->output = arena->Take<float>(choices * spec.hidden_size);
+  buffers->rows = arena->Take<int32_t>(choices);
+  buffers->row_tokens = arena->Take<int32_t>(choices);
+  buffers->begin = arena->Take<int32_t>(experts.per_layer + 1);
+  buffers->active = arena->Take<int32_t>(experts.per_layer);
+}
+
 }  // namespace
 
 Pass::Limits Pass::LimitsOf(const ModelUse& use) {
@@ -51,6 +69,7 @@ uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buf
   buffers->quantized.values = arena.Take<int8_t>(limits.tokens * quantized.padded_cols());
   buffers->quantized.scales = arena.Take<float>(limits.tokens * quantized.slices());
   buffers->quantized.sums = arena.Take<int32_t>(limits.tokens * quantized.padded_cols() / 32);
+  LayOutExperts(spec, limits.tokens, &arena, &buffers->experts);
   return arena.used();
 }
 
@@ -83,6 +102,7 @@ void Pass::Begin(const Step& step) {
   logit_rows_ = static_cast<int64_t>(step.logit_tokens.size());
   token_adapters_.Group(step.adapters);
   head_adapters_.Group(step.adapters, step.logit_tokens);
+  if (store_.experts() != nullptr) store_.experts()->BeginStep();
 }
 
 absl::Status Pass::Embed(int embedding, const Step& step) {
@@ -129,10 +149,11 @@ void Pass::AddLora(int tensor, Tensor x, Tensor out) {
       stream_);
 }
 
-void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies) {
+void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
+                       int table) {
   rotary_dims_ = 2 * static_cast<int64_t>(frequencies.size());
   for (int64_t t = 0; t < tokens_; ++t) {
-    float* row = buffers_.rope + t * rotary_dims_;
+    float* row = buffers_.rope + (table * tokens_ + t) * rotary_dims_;
     for (size_t i = 0; i < frequencies.size(); ++i) {
       // The angle in float32, as the original has it; its sine and cosine exactly.
       const float angle = static_cast<float>(positions[t]) * frequencies[i];
@@ -142,9 +163,10 @@ void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const fl
   }
 }
 
-void Pass::Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs) {
+void Pass::Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs,
+                int table) {
   backend_.rope({.x = x,
-                 .cos_sin = buffers_.rope,
+                 .cos_sin = buffers_.rope + table * tokens_ * rotary_dims_,
                  .heads = heads,
                  .head_dim = head_dim,
                  .rotary_begin = rotary_begin,

@@ -23,6 +23,23 @@ struct Projection {
   int bias = -1;
 };
 
+// Working memory of layers of experts; empty when the model has none.
+struct ExpertBuffers {
+  // Steps of more tokens are not looked ahead of: what one token will need is worth guessing.
+  static constexpr int64_t kForeseenTokens = 8;
+  float* scores = nullptr;      // [tokens, 2 * per_layer]
+  int32_t* chosen = nullptr;    // [tokens, per_token]
+  float* weights = nullptr;     // [tokens, per_token]
+  int32_t* foreseen = nullptr;  // [kForeseenTokens, per_token]
+  float* foreseen_weights = nullptr;
+  float* input = nullptr;         // [tokens, hidden_size]: rows of one expert
+  float* output = nullptr;        // [tokens * per_token, hidden_size]: of every choice
+  int32_t* rows = nullptr;        // [tokens * per_token]: choices by expert; then row of each
+  int32_t* row_tokens = nullptr;  // [tokens * per_token]: their tokens
+  int32_t* begin = nullptr;       // [per_layer + 1]: where an expert's begin
+  int32_t* active = nullptr;      // [per_layer]
+};
+
 // Owned by the engine's thread; allocates in Create only. The buffers have a row for every
 // token of the step that was begun last.
 class Pass {
@@ -47,12 +64,18 @@ class Pass {
   void Begin(const Step& step);
 
   Tensor hidden() const { return Rows(buffers_.hidden, spec_.hidden_size, tokens_); }
+  int64_t tokens() const { return tokens_; }
   // Scratch rows; narrow: hidden_size or attention_cols wide, wide: widest_row.
   Tensor narrow(int64_t cols) const { return Rows(buffers_.narrow, cols, tokens_); }
   Tensor wide(int64_t cols) const { return Rows(buffers_.wide, cols, tokens_); }
   Tensor logits() const { return Rows(buffers_.logits, spec_.vocab_size, logit_rows_); }
   // Final-norm output of step.logit_tokens.
   Tensor head_input() const { return Rows(buffers_.head_input, spec_.hidden_size, logit_rows_); }
+
+  const ExpertBuffers& experts() const { return buffers_.experts; }
+  Tensor expert_input(int64_t rows) const {
+    return Rows(buffers_.experts.input, spec_.hidden_size, rows);
+  }
 
   const Backend& backend() const { return backend_; }
   Stream stream() const { return stream_; }
@@ -65,9 +88,12 @@ class Pass {
   // adapters of the step add. Row i of x is token i of the step, or of the head's input.
   absl::Status Linear(Projection projection, Tensor x, Tensor out, Tensor residual = {},
                       float residual_scale = 1.0f);
-  // Computes the step's rotation table from one row of positions, once for all layers.
-  void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies);
-  void Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs);
+  // Computes the step's rotation table from one row of positions, once for all layers. There may
+  // be several of equal size, which together rotate spec.rotary_dims.
+  void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
+                   int table = 0);
+  void Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs,
+            int table = 0);
   // Stores k and v at the step's slots, then out = attention of q over them.
   void Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads, float scale,
               Tensor out);
@@ -98,6 +124,7 @@ class Pass {
     float* logits = nullptr;
     float* lora = nullptr;
     QuantizedRows quantized;
+    ExpertBuffers experts;
   };
   // Places the buffers from `base` on and returns the bytes they take.
   static uint64_t LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buffers* buffers);
@@ -115,7 +142,7 @@ class Pass {
   AdapterRows head_adapters_;
   int64_t tokens_ = 0;
   int64_t logit_rows_ = 0;
-  int64_t rotary_dims_ = 0;
+  int64_t rotary_dims_ = 0;  // of one table
 };
 
 }  // namespace qianyi

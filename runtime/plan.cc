@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -28,7 +29,12 @@ uint64_t Product(uint64_t count, uint64_t bytes) {
 }
 
 bool Streams(const TensorSpec& spec) {
+  if (spec.kept) return false;
   return spec.use == TensorUse::kMatrix || (spec.use == TensorUse::kEmbedding && spec.tied);
+}
+
+bool Gathered(const TensorSpec& spec) {
+  return spec.use == TensorUse::kEmbedding && !spec.tied && !spec.kept;
 }
 
 struct Extent {
@@ -47,7 +53,34 @@ struct Needs {
   Extent streamed;
   Extent gathered;    // by rows only
   Extent embeddings;  // gathered from, tied tables included
+  uint64_t largest_expert = 0;
 };
+
+// Experts by number: their bytes, and what a step of `batch` tokens uses of them.
+void AddExperts(const ModelFile& file, int64_t batch, Needs* needs) {
+  const ExpertSpec& experts = file.spec.experts;
+  if (experts.total == 0) return;
+  const double share = 1.0 * experts.per_token / experts.per_layer;
+  std::vector<uint64_t> bytes(experts.total, 0);
+  for (const StoredTensor& tensor : file.tensors) {
+    if (tensor.spec.use != TensorUse::kExpert || tensor.spec.kept) continue;
+    for (const Block& block : tensor.blocks) bytes[tensor.spec.expert] += Padded(block.bytes);
+    needs->plan.matrix_elements += share * tensor.spec.rows() * tensor.spec.cols();
+  }
+  needs->largest_expert = *std::max_element(bytes.begin(), bytes.end());
+  for (const uint64_t expert : bytes) needs->plan.expert_bytes += expert;
+  needs->plan.expert_step_bytes =
+      needs->plan.expert_bytes * (1 - std::pow(1 - share, static_cast<double>(batch)));
+}
+
+// One expert is computed while the next is read.
+uint64_t LeastExpertCache(const Needs& needs) {
+  return std::min<uint64_t>(2, needs.plan.use.file->spec.experts.total) * needs.largest_expert;
+}
+// All experts, in places of equal size.
+uint64_t MostExpertCache(const Needs& needs) {
+  return needs.plan.use.file->spec.experts.total * needs.largest_expert;
+}
 
 Needs NeedsOf(const ModelUse& use) {
   Needs needs;
@@ -56,6 +89,7 @@ Needs NeedsOf(const ModelUse& use) {
   plan.use = use;
   for (const StoredTensor& tensor : file.tensors) {
     plan.tiers.emplace_back(tensor.blocks.size(), Tier::kDisk);
+    if (tensor.spec.kept || tensor.spec.use == TensorUse::kExpert) continue;
     if (tensor.spec.use == TensorUse::kConstant) {
       plan.constant_bytes += tensor.bytes();
       continue;
@@ -67,6 +101,7 @@ Needs NeedsOf(const ModelUse& use) {
     }
     if (streams) plan.matrix_elements += 1.0 * tensor.spec.rows() * tensor.spec.cols();
   }
+  AddExperts(file, use.batch, &needs);
   plan.weight_bytes = needs.streamed.bytes;
   plan.embedding_bytes = needs.gathered.bytes;
   // Few pages of prefixes can take two huge pages in every layer, beside LoRA's memory.
@@ -93,7 +128,7 @@ uint64_t SpreadEvenly(const ModelFile& file, bool streamed, Tier tier, uint64_t 
   auto each = [&](auto&& visit) {
     for (size_t t = 0; t < file.tensors.size(); ++t) {
       const StoredTensor& tensor = file.tensors[t];
-      if (tensor.spec.use == TensorUse::kConstant || Streams(tensor.spec) != streamed) continue;
+      if (streamed ? !Streams(tensor.spec) : !Gathered(tensor.spec)) continue;
       for (size_t b = 0; b < tensor.blocks.size(); ++b) {
         if ((*tiers)[t][b] == Tier::kDisk) visit((*tiers)[t][b], Padded(tensor.blocks[b].bytes));
       }
@@ -125,19 +160,29 @@ absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t need
       FormatSize((needed + 2 * kMiB - 1) / kMiB * kMiB), what, flag, FormatSize(budget), flag));
 }
 
-// Divides `room` bytes of RAM that are left for weights of one model.
+// Divides `room` bytes of RAM that are left for weights of one model. Matrices that every step
+// reads come before experts, which a step reads some of, and these before rows of embeddings.
 void PlaceOnHost(const Needs& needs, uint64_t room, ModelPlan* plan) {
   const ModelFile& file = *plan->use.file;
   const uint64_t rest = plan->weight_bytes - plan->device_bytes;
+  plan->expert_cache_bytes = LeastExpertCache(needs);
+  room -= plan->expert_cache_bytes;
   if (rest <= room) {
     plan->host_bytes = SpreadEvenly(file, true, Tier::kHost, rest, &plan->tiers);
+    room -= rest;
+    const uint64_t more = std::min(room, MostExpertCache(needs) - plan->expert_cache_bytes);
+    plan->expert_cache_bytes += more;
     plan->embedding_resident_bytes =
-        SpreadEvenly(file, false, Tier::kHost, room - rest, &plan->tiers);
+        SpreadEvenly(file, false, Tier::kHost, room - more, &plan->tiers);
   } else {
     plan->ring_bytes = std::max(LeastRing(needs), std::min(kWantedRingBytes, room / 4));
     plan->host_bytes = SpreadEvenly(file, true, Tier::kHost, room - plan->ring_bytes, &plan->tiers);
   }
   plan->disk_bytes = rest - plan->host_bytes;
+  if (plan->expert_bytes > 0) {
+    const double cached = 1.0 * plan->expert_cache_bytes / MostExpertCache(needs);
+    plan->expert_disk_bytes = plan->expert_step_bytes * (1 - cached);
+  }
 }
 
 }  // namespace
@@ -160,7 +205,7 @@ uint64_t Plan::host_used_bytes() const {
   uint64_t bytes = budget.process_bytes;
   for (const ModelPlan& model : models) {
     bytes += model.constant_bytes + model.ring_bytes + model.gather_bytes + model.host_bytes +
-             model.embedding_resident_bytes;
+             model.expert_cache_bytes + model.embedding_resident_bytes;
     if (budget.device_bytes == 0) {
       bytes += model.kv_bytes + model.workspace_bytes + model.adapter_bytes;
     }
@@ -195,10 +240,10 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
     it.gather_bytes = std::min(model.embeddings.bytes,
                                std::max(kWantedGatherBytes, 2 * model.embeddings.largest));
     fixed_host += it.constant_bytes + it.gather_bytes;
-    least_host += LeastRing(model);
+    least_host += LeastRing(model) + LeastExpertCache(model);
     (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes + it.adapter_bytes;
     if (device) fixed_device += it.constant_bytes + kWantedRingBytes;
-    total_weights += it.weight_bytes;
+    total_weights += it.weight_bytes + it.expert_bytes;
   }
   if (fixed_host + least_host > budget.host_bytes) {
     return CannotFit(models[0], "of RAM", fixed_host + least_host, budget.host_bytes,
@@ -212,12 +257,15 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
   const uint64_t device_room = budget.device_bytes - fixed_device;
   for (Needs& model : needs) {
     ModelPlan& it = model.plan;
-    const double share = total_weights > 0 ? it.weight_bytes / total_weights : 0;
+    const double share =
+        total_weights > 0 ? (it.weight_bytes + it.expert_bytes) / total_weights : 0;
     if (device) {
       it.device_bytes = SpreadEvenly(*it.use.file, true, Tier::kDevice,
                                      static_cast<uint64_t>(device_room * share), &it.tiers);
     }
-    PlaceOnHost(model, LeastRing(model) + static_cast<uint64_t>(host_room * share), &it);
+    PlaceOnHost(
+        model,
+        LeastRing(model) + LeastExpertCache(model) + static_cast<uint64_t>(host_room * share), &it);
     plan.models.push_back(std::move(it));
   }
   return plan;
@@ -243,10 +291,12 @@ Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows) {
   Bound bound;
   auto seconds = [](double amount, double rate) { return rate > 0 ? amount / rate : 0; };
   double host_bytes = 0, device_bytes = 0, disk_bytes = 0, operations = 0, kv_bytes = 0;
+  uint64_t resident_bytes = 0;
   for (const ModelPlan& model : plan.models) {
     device_bytes += model.device_bytes;
-    host_bytes += model.host_bytes;
-    disk_bytes += model.disk_bytes;
+    host_bytes += model.host_bytes + model.expert_step_bytes - model.expert_disk_bytes;
+    disk_bytes += model.disk_bytes + model.expert_disk_bytes;
+    resident_bytes += model.host_bytes + model.expert_cache_bytes;
     kv_bytes += model.kv_read_bytes;
     operations += 2 * model.matrix_elements * model.use.batch;
   }
@@ -254,7 +304,7 @@ Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows) {
   bound.compute = seconds(operations, rates.compute);
   if (plan.budget.device_bytes == 0) {
     bound.host_memory = seconds(host_bytes + disk_bytes + kv_bytes, rates.host_bandwidth);
-    bound.resident_bytes = static_cast<uint64_t>(host_bytes);
+    bound.resident_bytes = resident_bytes;
     bound.streamed_bytes = static_cast<uint64_t>(disk_bytes);
     return bound;
   }

@@ -41,12 +41,17 @@ struct ModelPlan {
   uint64_t workspace_bytes = 0;  // activations, scratch and logits of one step
   uint64_t ring_bytes = 0;       // of the cyclic prefetch; 0 when nothing streams
   uint64_t gather_bytes = 0;     // cache of embedding blocks that are not resident
-  uint64_t weight_bytes = 0;     // read by one step: all matrices, tied tables once
+  uint64_t weight_bytes = 0;     // read by every step: all matrices but experts, tied tables once
   uint64_t device_bytes = 0;     // of weight_bytes, by tier
   uint64_t host_bytes = 0;
   uint64_t disk_bytes = 0;
   uint64_t embedding_bytes = 0;  // gathered tables, of which this much is resident
   uint64_t embedding_resident_bytes = 0;
+  uint64_t expert_bytes = 0;        // all experts
+  uint64_t expert_cache_bytes = 0;  // room for experts that stay; all of them when they fit
+  // Of experts in one step when every expert is as likely as the others: used, and not in memory.
+  double expert_step_bytes = 0;
+  double expert_disk_bytes = 0;
   double matrix_elements = 0;  // multiply-adds of one token
   uint64_t kv_read_bytes = 0;  // of one step at full context
 };
@@ -60,7 +65,8 @@ struct Plan {
 };
 
 // Chooses an evenly spaced resident set (a cyclic scan defeats LRU; evenly spaced, so that
-// reading and computing alternate) and streams the rest. ResourceExhausted, with the smallest
+// reading and computing alternate) and streams the rest. Experts get what the matrices of every
+// step leave: those save more bytes for each byte of memory. ResourceExhausted, with the smallest
 // budget that would do and what to lower, when it cannot fit.
 absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudget& budget);
 

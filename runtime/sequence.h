@@ -12,6 +12,7 @@ class Adapter;
 // k = 0) stands at position[i] + k * stride[i].
 struct Blank {
   int32_t start_token = -1;  // fed first, e.g. <|startofpiece|>; -1: continue the prompt
+  int32_t mask = -1;         // index of the mask token it fills, if there is one
   int32_t position[2] = {0, 0};
   int32_t stride[2] = {0, 0};
 };
@@ -22,6 +23,10 @@ struct Prompt {
   std::vector<int32_t> positions[2];
   int32_t bidirectional = 0;  // the first tokens that all tokens see ("sep")
   std::vector<Blank> blanks;  // at least one, filled in order over one cache
+  // Instead, what was generated takes its mask's place and the whole is encoded afresh for the
+  // next blank. Then the tokens are the context alone, at positions 0, 1, … of the first row, and a
+  // blank's position counts on as masks before it grow.
+  bool refill = false;
 };
 
 // Tokens known so far, of which the first `cached` have been through the model. Capacity is

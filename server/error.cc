@@ -24,6 +24,8 @@ struct Kind {
 constexpr Kind kKinds[] = {
     {absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "", 0},
     {absl::StatusCode::kOutOfRange, 413, "invalid_request_error", "", 0},
+    {absl::StatusCode::kUnauthenticated, 401, "authentication_error", "", 0},
+    {absl::StatusCode::kPermissionDenied, 403, "permission_error", "", 0},
     {absl::StatusCode::kNotFound, 404, "invalid_request_error", "", 0},
     {absl::StatusCode::kAlreadyExists, 409, "invalid_request_error", "", 0},
     {absl::StatusCode::kCancelled, 499, "request_cancelled", "", 0},

@@ -38,6 +38,7 @@ class Reading {
     if (family_.type == MetricType::Gauge) metric.gauge.value = value;
     family_.metric.push_back(std::move(metric));
   }
+  bool empty() const { return family_.metric.empty(); }
   MetricFamily Take() { return std::move(family_); }
 
  private:
@@ -93,6 +94,13 @@ std::string ServerMetrics::Render() const {
   Reading step_seconds("qianyi_step_seconds_total", "Time spent in steps", counter);
   Reading link("qianyi_link_bytes_total", "Weight bytes moved, by link", counter);
   Reading stall("qianyi_weight_stall_seconds_total", "Steps waited for weights", counter);
+  Reading expert_uses("qianyi_expert_uses_total",
+                      "Experts that steps needed: hit = in memory already, miss = read for it",
+                      counter);
+  Reading expert_bytes("qianyi_expert_used_bytes_total",
+                       "Their bytes, by the tier they were found in", counter);
+  Reading expert_read("qianyi_expert_read_bytes_total",
+                      "Bytes of experts read from disk, those read in vain included", counter);
   Reading running("qianyi_requests_running", "Requests that have a place", gauge);
   Reading waiting("qianyi_requests_waiting", "Requests that wait for a place", gauge);
   Reading batch("qianyi_batch_limit", "Places", gauge);
@@ -121,6 +129,17 @@ std::string ServerMetrics::Render() const {
     batch.Add(labels, static_cast<double>(plan.use.batch));
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
     weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));
+    if (plan.expert_bytes > 0) {
+      const ExpertStats& experts = store.experts;
+      weights.Add(with("tier", "expert_cache"), static_cast<double>(plan.expert_cache_bytes));
+      weights.Add(with("tier", "experts"), static_cast<double>(plan.expert_bytes));
+      expert_uses.Add(with("result", "hit"), static_cast<double>(experts.hits));
+      expert_uses.Add(with("result", "miss"), static_cast<double>(experts.uses - experts.hits));
+      expert_bytes.Add(with("tier", "host"), static_cast<double>(experts.hit_bytes));
+      expert_bytes.Add(with("tier", "disk"),
+                       static_cast<double>(experts.used_bytes - experts.hit_bytes));
+      expert_read.Add(labels, static_cast<double>(experts.read_bytes));
+    }
     kv_bytes += plan.kv_bytes;
     const AdapterSet& loaded = model->engine->adapters();
     adapters.Add(labels, static_cast<double>(loaded.List().size()));
@@ -132,9 +151,10 @@ std::string ServerMetrics::Render() const {
              static_cast<double>(served_.front()->engine->plan().budget.host_bytes));
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
-  for (Reading* reading : {&prompt, &generated, &steps, &step_seconds, &link, &stall, &running,
-                           &waiting, &batch, &weights, &adapters, &adapter_bytes, &memory}) {
-    families.push_back(reading->Take());
+  for (Reading* reading :
+       {&prompt, &generated, &steps, &step_seconds, &link, &stall, &expert_uses, &expert_bytes,
+        &expert_read, &running, &waiting, &batch, &weights, &adapters, &adapter_bytes, &memory}) {
+    if (!reading->empty()) families.push_back(reading->Take());
   }
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/strings/str_format.h"
+#include "server/access/key_ring.h"
 #include "server/adapter_admin.h"
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
@@ -13,24 +15,44 @@ namespace {
 
 constexpr double kFinishSeconds = 5;  // for clients to take what was written for them
 
+absl::Status CheckExposure(const ServerOptions& options) {
+  if (!options.key_file.empty() && options.no_keys) {
+    return absl::InvalidArgumentError("--keys and --no-keys contradict each other; give one");
+  }
+  if (IsLoopback(options.host) || !options.key_file.empty() || options.no_keys) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "--host %s can be reached from other machines: give --keys FILE, made by `qianyi keys`, or "
+      "say --no-keys to answer whoever can reach it",
+      options.host));
+}
+
 class BothPorts final : public Server {
  public:
-  BothPorts(std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options)
+  BothPorts(std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options,
+            std::unique_ptr<KeyRing> keys)
       : options_(options),
+        keys_(std::move(keys)),
         text_(std::move(models)),
         adapters_(text_, options.adapter_folder),
-        rest_(text_, adapters_) {}
+        rest_(text_, adapters_, *keys_, RulesOf(options)) {}
 
   absl::Status Listen() {
-    auto http = HttpServer::Start(
-        options_.host, options_.http_port, HttpLimits{},
-        [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
-          rest_.Handle(std::move(request), std::move(reply));
-        },
-        [this](int status) { text_.metrics().CountHttp("other", "other", status); });
+    absl::StatusOr<Tls> tls = ReadTls(options_.tls);
+    if (!tls.ok()) return tls.status();
+    HttpHooks hooks;
+    hooks.screen = [this](HttpRequest* request) { return rest_.Screen(request); };
+    hooks.handler = [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+      rest_.Handle(std::move(request), std::move(reply));
+    };
+    hooks.on_refused = [this](int status) { text_.metrics().CountHttp("other", "other", status); };
+    auto http =
+        HttpServer::Start(options_.host, options_.http_port, HttpLimits{}, *tls, std::move(hooks));
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
-    auto grpc = GrpcServer::Start(options_.host, options_.grpc_port, text_, adapters_);
+    auto grpc =
+        GrpcServer::Start({options_.host, options_.grpc_port, *tls}, text_, adapters_, *keys_);
     if (!grpc.ok()) return grpc.status();
     grpc_ = *std::move(grpc);
     return absl::OkStatus();
@@ -53,7 +75,14 @@ class BothPorts final : public Server {
   }
 
  private:
+  static OriginRules RulesOf(const ServerOptions& options) {
+    OriginRules rules = options.origins;
+    rules.any_host = !options.key_file.empty();
+    return rules;
+  }
+
   const ServerOptions options_;
+  const std::unique_ptr<KeyRing> keys_;
   TextService text_;
   AdapterAdmin adapters_;
   RestApi rest_;
@@ -63,9 +92,14 @@ class BothPorts final : public Server {
 
 }  // namespace
 
+bool IsLoopback(const std::string& host) { return host == "::1" || host.rfind("127.", 0) == 0; }
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options) {
-  auto server = std::make_unique<BothPorts>(std::move(models), options);
+  if (absl::Status status = CheckExposure(options); !status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<KeyRing>> keys = KeyRing::Open(options.key_file);
+  if (!keys.ok()) return keys.status();
+  auto server = std::make_unique<BothPorts>(std::move(models), options, *std::move(keys));
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/access/origin.h"
+#include "server/access/tls.h"
 #include "server/served_model.h"
 
 namespace qianyi {
@@ -16,11 +18,19 @@ struct ServerOptions {
   int grpc_port = 50051;
   double drain_seconds = 30;   // for requests in progress, when told to end
   std::string adapter_folder;  // below which adapters may be loaded at run time; empty: none
+  std::string key_file;        // empty: nobody is asked for a key
+  bool no_keys = false;        // said outright: then any `host` will do without
+  TlsFiles tls;
+  OriginRules origins;
 };
+
+// Whether only this machine can reach an address.
+bool IsLoopback(const std::string& host);
 
 class Server {
  public:
-  // Listens once it returns. Unavailable when a port is taken.
+  // Listens once it returns. Unavailable when a port is taken; InvalidArgument for a host that
+  // others can reach, without keys.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options);
   virtual ~Server() = default;

@@ -1,6 +1,7 @@
 #include "kernels/backend.h"
 
 #include <cstdlib>
+#include <cstring>
 
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/drivers.h"
@@ -32,6 +33,8 @@ constexpr Backend MakeBackend(std::string_view variant) {
   b.kv_write = [](const KvWrite& a, Stream s) { RunKvWrite(a, Pool(s), kKernels); };
   b.attention = [](const Attention& a, Stream s) { RunAttention(a, Pool(s), kKernels); };
   b.lora = [](const Lora& a, Stream s) { RunLora(a, Pool(s), kKernels); };
+  b.route = [](const Route& a, Stream s) { RunRoute(a, Pool(s), kKernels); };
+  b.combine = [](const Combine& a, Stream s) { RunCombine(a, Pool(s), kKernels); };
   b.supports = IsValid;
   b.alloc = Alloc;
   b.free = Free;
@@ -40,6 +43,18 @@ constexpr Backend MakeBackend(std::string_view variant) {
   };
   b.destroy_stream = [](Stream s) { delete static_cast<ThreadPool*>(s.handle); };
   b.synchronize = [](Stream) {};  // every kernel returns when it is done
+  b.alloc_host = Alloc;
+  b.free_host = Free;
+  b.upload = b.download = b.copy = [](void* to, const void* from, size_t bytes, Stream) {
+    std::memcpy(to, from, bytes);
+  };
+  b.create_event = [] { return Event{}; };
+  b.destroy_event = [](Event) {};
+  b.record = [](Event, Stream) {};
+  b.wait = [](Stream, Event) {};
+  b.await = [](Event) {};
+  b.failed = [] { return false; };
+  b.memory_info = [](size_t* total, size_t* free) { *total = *free = 0; };
   return b;
 }
 

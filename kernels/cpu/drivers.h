@@ -21,6 +21,8 @@ void RunGatedActivate(const GatedActivate& args, ThreadPool& pool, const RowKern
 void RunKvWrite(const KvWrite& args, ThreadPool& pool, const RowKernels& kernels);
 void RunAttention(const Attention& args, ThreadPool& pool, const RowKernels& kernels);
 void RunLora(const Lora& args, ThreadPool& pool, const RowKernels& kernels);
+void RunRoute(const Route& args, ThreadPool& pool, const RowKernels& kernels);
+void RunCombine(const Combine& args, ThreadPool& pool, const RowKernels& kernels);
 
 void* Alloc(size_t bytes);
 void Free(void* data, size_t bytes);

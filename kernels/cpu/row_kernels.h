@@ -85,6 +85,12 @@ struct RowKernels {
   // out[i] += scale * Σ_j down[j] b[j * stride + i] for i < rows.
   void (*lora_up)(const float* down, const float* b, int64_t stride, int64_t rank, float scale,
                   int64_t rows, float* out);
+  // out = σ(x), out = softmax of x; out may be x.
+  void (*sigmoid)(const float* x, int64_t n, float* out);
+  void (*softmax)(const float* x, int64_t n, float* out);
+  // out[i] += Σ_j weights[j] * rows[ids[j] * stride + i] for i < n; negative ids add nothing.
+  void (*combine)(const float* rows, int64_t stride, const int32_t* ids, const float* weights,
+                  int64_t count, int64_t n, float* out);
   // Chooses the integers of one int4 row: values [cols] in -8..7, group_scale
   // [ceil(cols / group)] in -15..16 (untouched when group is 0).
   void (*quantize_int4)(const float* x, int64_t cols, int group, float* row_scale,

@@ -4,6 +4,7 @@
 #include "kernels/cpu/attention_templates.h"
 #include "kernels/cpu/lora_templates.h"
 #include "kernels/cpu/quantize_templates.h"
+#include "kernels/cpu/route_templates.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/row_templates.h"
 
@@ -23,6 +24,9 @@ constexpr RowKernels RowTable() {
           .attention = AttendRows<V>,
           .lora_down = LoraDown<V>,
           .lora_up = LoraUp<V>,
+          .sigmoid = SigmoidRow<V>,
+          .softmax = SoftmaxRow<V>,
+          .combine = CombineRow<V>,
           .quantize_int4 = QuantizeInt4Row<V>};
 }
 

@@ -16,8 +16,8 @@ void RunGather(const Gather& args, ThreadPool& pool) {
 void RunAddRows(const AddRows& args, ThreadPool& pool, const RowKernels& kernels) {
   pool.Run(args.x.rows, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      if (args.ids[t] < 0) continue;
-      kernels.add(args.table.f32(args.ids[t]), args.x.cols, args.x.f32(t));
+      const int64_t row = args.ids == nullptr ? t : args.ids[t];
+      if (row >= 0) kernels.add(args.table.f32(row), args.x.cols, args.x.f32(t));
     }
   });
 }

@@ -73,10 +73,6 @@ char SplitName(absl::string_view name, std::string* module) {
   return 0;
 }
 
-bool SameRows(const RowRuns& a, const RowRuns& b) {
-  return a.begin == b.begin && a.run == b.run && a.runs == b.runs;
-}
-
 }  // namespace
 
 // What a module's name stands for.
@@ -92,7 +88,7 @@ struct LoraFile::Targets {
     for (size_t i = 0; i < model.tensors.size(); ++i) {
       const TensorSpec& spec = model.tensors[i].spec;
       absl::string_view name = spec.name;
-      if (spec.use != TensorUse::kMatrix || !absl::EndsWith(name, ".weight")) continue;
+      if (spec.use != TensorUse::kMatrix || spec.kept || !absl::EndsWith(name, ".weight")) continue;
       name.remove_suffix(absl::string_view(".weight").size());
       by_module[std::string(name)] = {static_cast<int>(i), spec.cols(), {0, spec.rows(), 0, 1}};
     }
@@ -215,7 +211,7 @@ absl::Status LoraFile::AddPart(const Targets& targets, const std::string& module
     matrix = matrices_.end() - 1;
   }
   matrix->parts.push_back({part.a, part.b, rows});
-  matrix->stacked |= rows.runs > 1;
+  matrix->stacked |= !rows.together();
   return absl::OkStatus();
 }
 
@@ -226,8 +222,7 @@ absl::Status LoraFile::CheckRows(const ModelFile& model) {
     std::vector<const Part*> owner(rows, nullptr);
     for (const Part& part : matrix.parts) {
       for (int64_t i = 0; i < part.rows.rows(); ++i) {
-        const int64_t row =
-            part.rows.begin + i / part.rows.run * part.rows.stride + i % part.rows.run;
+        const int64_t row = part.rows.Row(i);
         if (owner[row] != nullptr) {
           return In(tensors_.path(), absl::StrCat("tensors '", owner[row]->b->name, "' and '",
                                                   part.b->name, "' both add to row ", row, " of ",
@@ -258,10 +253,10 @@ bool LoraFile::Covers(int tensor, const RowRuns& rows) const {
     // An alias of the whole may come as its parts, as SwissArmyTransformer has it.
     int64_t covered = 0;
     for (const Part& part : matrix.parts) {
-      if (SameRows(part.rows, rows)) return true;
+      if (part.rows == rows) return true;
       covered += part.rows.rows();
     }
-    return rows.runs == 1 && rows.begin == 0 && covered == rows.run;
+    return rows.Row(rows.rows() - 1) == rows.rows() - 1 && covered == rows.rows();
   }
   return false;
 }
@@ -315,7 +310,7 @@ absl::Status LoraFile::ReadPart(const Part& part, int64_t row_begin, int64_t str
   std::vector<float> rows(part.b->elements());
   if (absl::Status status = ReadFinite(*part.b, rows.data()); !status.ok()) return status;
   for (int64_t i = 0; i < part.rows.rows(); ++i) {
-    const int64_t row = part.rows.begin + i / part.rows.run * part.rows.stride + i % part.rows.run;
+    const int64_t row = part.rows.Row(i);
     for (int64_t j = 0; j < rank_; ++j) b[j * stride + row - row_begin] = rows[i * rank_ + j];
   }
   return absl::OkStatus();
@@ -328,8 +323,7 @@ absl::Status LoraFile::Read(float* memory, std::vector<std::vector<LoraWeights>>
     if (matrix.stacked) {
       int64_t rows = 0;
       for (const Part& part : matrix.parts) {
-        const RowRuns& runs = part.rows;
-        rows = std::max(rows, runs.begin + (runs.runs - 1) * runs.stride + runs.run);
+        rows = std::max(rows, part.rows.Row(part.rows.rows() - 1) + 1);
       }
       float* a = memory;
       float* b = memory + parts * rank_ * matrix.cols;

@@ -16,6 +16,9 @@ void NameAttentionParts(const AttentionNames& names, std::vector<ModuleAlias>* a
     aliases->push_back({names.layer + name, fused, *rows});
     aliases->push_back({absl::StrCat(names.sat, "query_key_value.", i), fused, *rows});
   }
+  if (names.fused.rows() > 0) {
+    aliases->push_back({names.layer + "query_key_value", fused, names.fused});
+  }
   aliases->push_back(
       {names.sat + "dense.0", names.layer + "dense.weight", {.run = names.out_rows}});
 }

@@ -14,6 +14,7 @@ struct AttentionNames {
   std::string sat;       // the same in SwissArmyTransformer's names
   RowRuns q, k, v;       // of query_key_value
   int64_t out_rows = 0;  // of dense
+  RowRuns fused = {};    // query_key_value as checkpoints have it, where we keep other rows
 };
 
 // PEFT's q_proj, k_proj and v_proj, and SwissArmyTransformer's numbered parts.

@@ -11,8 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
-#include "runtime/model.h"
 #include "runtime/models/aliases.h"
+#include "runtime/models/causal.h"
 #include "runtime/models/config.h"
 #include "runtime/models/gguf_config.h"
 #include "runtime/models/sources.h"
@@ -115,9 +115,12 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
   return spec;
 }
 
-class ChatGlm2 : public Model {
+class ChatGlm2 : public CausalModel {
  public:
-  ChatGlm2(Config config, const ModelFile& file) : Model(file.spec), config_(std::move(config)) {
+  ChatGlm2(Config config, const ModelFile& file)
+      : CausalModel(file.spec, config.end_tokens),
+        config_(std::move(config)),
+        frequencies_(RopeFrequencies(config_.rope_base, config_.head_dim / 2)) {
     embedding_ = file.Find("transformer.embedding.word_embeddings.weight");
     for (int64_t i = 0; i < config_.layers; ++i) {
       layers_.push_back({
@@ -132,11 +135,6 @@ class ChatGlm2 : public Model {
     }
     final_norm_ = file.Find("transformer.encoder.final_layernorm.weight");
     head_ = {file.Find("transformer.output_layer.weight")};
-    const int64_t rotary_dims = config_.head_dim / 2;
-    for (int64_t i = 0; i < rotary_dims; i += 2) {
-      frequencies_.push_back(
-          static_cast<float>(1.0 / std::pow(config_.rope_base, 1.0 * i / rotary_dims)));
-    }
   }
 
   absl::Status Run(int stage, const Step& step, Pass& pass) const override {
@@ -148,30 +146,6 @@ class ChatGlm2 : public Model {
     const int layer = (stage - 1) / 2;
     return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
   }
-
-  absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const override {
-    if (absl::Status status = CheckIds(ids); !status.ok()) return status;
-    Prompt prompt;
-    const int32_t count = static_cast<int32_t>(ids.size());
-    for (int32_t i = 0; i < count; ++i) prompt.positions[0].push_back(i);
-    prompt.positions[1].assign(count, 0);
-    prompt.tokens = std::move(ids);
-    prompt.blanks.push_back({.position = {count, 0}, .stride = {1, 0}});
-    return prompt;
-  }
-
-  // Behind [gMASK] and sop, unless the text says so itself.
-  absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
-                                              std::span<const PromptPart> text) const override {
-    absl::StatusOr<std::vector<int32_t>> ids = EncodeParts(tokenizer, text);
-    if (!ids.ok()) return ids.status();
-    const int32_t gmask = tokenizer.CommandId("gMASK"), sop = tokenizer.CommandId("sop");
-    const bool begun = !ids->empty() && ids->front() == gmask;
-    if (gmask >= 0 && sop >= 0 && !begun) ids->insert(ids->begin(), {gmask, sop});
-    return ids;
-  }
-
-  const std::vector<int32_t>& end_tokens() const override { return config_.end_tokens; }
 
  private:
   struct LayerWeights {
@@ -228,11 +202,11 @@ class ChatGlm2 : public Model {
   }
 
   const Config config_;
+  const std::vector<float> frequencies_;
   int embedding_ = -1;
   std::vector<LayerWeights> layers_;
   int final_norm_ = -1;
   Projection head_;
-  std::vector<float> frequencies_;
 };
 
 // SwissArmyTransformer's names and GGUF's (architecture "chatglm"), whose converter keeps fused

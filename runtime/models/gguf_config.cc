@@ -53,6 +53,33 @@ int64_t GgufConfig::VocabSize() {
   return 0;
 }
 
+nlohmann::json GgufConfig::TransformersFields() {
+  const int64_t hidden = Int("embedding_length"), heads = Int("attention.head_count");
+  const int64_t head_dim = Int("attention.key_length", heads > 0 ? hidden / heads : 0);
+  const int64_t drafts = Int("nextn_predict_layers", 0);  // which block_count counts
+  const int64_t rotary = Int("rope.dimension_count", head_dim / 2);
+  if (head_dim == 0)
+    Fail(absl::StrFormat("has heads of no width: %sattention.head_count", prefix_));
+  return {{"num_hidden_layers", Int("block_count") - drafts},
+          {"num_nextn_predict_layers", drafts},
+          {"hidden_size", hidden},
+          {"intermediate_size", Int("feed_forward_length")},
+          {"num_attention_heads", heads},
+          {"num_key_value_heads", Int("attention.head_count_kv", heads)},
+          {"head_dim", head_dim},
+          {"vocab_size", VocabSize()},
+          {"max_position_embeddings", Int("context_length")},
+          {"rms_norm_eps", Number("attention.layer_norm_rms_epsilon", 1e-5)},
+          {"rope_theta", Number("rope.freq_base", 1e4)},
+          {"partial_rotary_factor",
+           head_dim == 0 ? 0 : static_cast<double>(rotary) / static_cast<double>(head_dim)},
+          {"attention_bias", gguf_.Find("blk.0.attn_q.bias") != nullptr},
+          {"tie_word_embeddings", gguf_.Find("output.weight") == nullptr},
+          {"hidden_act", "silu"},
+          {"eos_token_id", EndTokens()},
+          {"_name_or_path", gguf_.Text("general.name")}};
+}
+
 std::vector<int64_t> GgufConfig::EndTokens() const {
   std::vector<int64_t> ends;
   const auto add = [&](int64_t id) {

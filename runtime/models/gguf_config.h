@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "nlohmann/json.hpp"
 #include "runtime/checkpoints/gguf.h"
 
 namespace qianyi {
@@ -28,6 +29,9 @@ class GgufConfig {
   int64_t VocabSize();
   // The ids at which generating ends, by the tokenizer's metadata and by the words of GLM's roles.
   std::vector<int64_t> EndTokens() const;
+
+  // The fields of transformers' Glm4 and Glm4Moe that both have, but for model_type.
+  nlohmann::json TransformersFields();
 
   const absl::Status& status() const { return status_; }
 

@@ -177,7 +177,7 @@ class GlmBlockLm : public Model {
       prompt.positions[0].push_back(i);
       if (IsMask(ids[i])) {
         prompt.blanks.push_back(
-            {.start_token = config_.ids.sop, .position = {i, 1}, .stride = {0, 1}});
+            {.start_token = config_.ids.sop, .mask = i, .position = {i, 1}, .stride = {0, 1}});
       }
     }
     prompt.positions[1].assign(count, 0);

@@ -8,6 +8,10 @@
 #include "runtime/checkpoints/gguf.h"
 #include "runtime/model.h"
 #include "runtime/models/chatglm2.h"
+#include "runtime/models/chatglm_6b.h"
+#include "runtime/models/glm4.h"
+#include "runtime/models/glm4_moe.h"
+#include "runtime/models/glm_130b.h"
 #include "runtime/models/glm_blocklm.h"
 #include "runtime/parse_json.h"
 #include "runtime/storage/model_file.h"
@@ -40,6 +44,14 @@ constexpr Builtin kBuiltins[] = {
     {"glm-10b-chinese",
      R"({"model_type":"glm","num_layers":48,"hidden_size":4096,"num_attention_heads":64,)"
      R"("max_sequence_length":1024,"vocab_size":50048})"},
+    {"glm-130b", R"({"model_type":"glm-130b","num_layers":70,"hidden_size":12288,)"
+                 R"("inner_hidden_size":32768,"num_attention_heads":96,"max_sequence_length":2048,)"
+                 R"("vocab_size":150528})"},
+    {"chatglm-6b",
+     R"({"model_type":"chatglm","num_layers":28,"hidden_size":4096,"inner_hidden_size":16384,)"
+     R"("num_attention_heads":32,"max_sequence_length":2048,"layernorm_epsilon":1e-5,)"
+     R"("vocab_size":130528,"mask_token_id":130000,"gmask_token_id":130001,)"
+     R"("bos_token_id":130004,"eos_token_id":130005,"position_encoding_2d":true})"},
     {"chatglm2-6b",
      R"({"model_type":"chatglm","num_layers":28,"hidden_size":4096,"ffn_hidden_size":13696,)"
      R"("num_attention_heads":32,"multi_query_attention":true,"multi_query_group_num":2,)"
@@ -51,12 +63,53 @@ constexpr Builtin kBuiltins[] = {
      R"("kv_channels":128,"padded_vocab_size":151552,"seq_length":131072,)"
      R"("layernorm_epsilon":1.5625e-7,"rope_ratio":500,"add_qkv_bias":true,)"
      R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4-9b-hf", R"({"model_type":"glm","num_hidden_layers":40,"hidden_size":4096,)"
+                    R"("intermediate_size":13696,"num_attention_heads":32,"num_key_value_heads":2,)"
+                    R"("head_dim":128,"vocab_size":151552,"max_position_embeddings":131072,)"
+                    R"("rms_norm_eps":1.5625e-7,"rope_theta":10000.0,"attention_bias":true,)"
+                    R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4-32b", R"({"model_type":"glm4","num_hidden_layers":61,"hidden_size":6144,)"
+                  R"("intermediate_size":23040,"num_attention_heads":48,"num_key_value_heads":2,)"
+                  R"("head_dim":128,"vocab_size":151552,"max_position_embeddings":32768,)"
+                  R"("rms_norm_eps":1e-5,"rope_theta":10000.0,"attention_bias":false,)"
+                  R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4.5-air",
+     R"({"model_type":"glm4_moe","num_hidden_layers":46,"hidden_size":4096,"intermediate_size":10944,)"
+     R"("num_attention_heads":96,"num_key_value_heads":8,"head_dim":128,"vocab_size":151552,)"
+     R"("max_position_embeddings":131072,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("partial_rotary_factor":0.5,"attention_bias":true,"use_qk_norm":false,)"
+     R"("first_k_dense_replace":1,"n_routed_experts":128,"num_experts_per_tok":8,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":1408,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":1.0,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4.5",
+     R"({"model_type":"glm4_moe","num_hidden_layers":92,"hidden_size":5120,"intermediate_size":12288,)"
+     R"("num_attention_heads":96,"num_key_value_heads":8,"head_dim":128,"vocab_size":151552,)"
+     R"("max_position_embeddings":131072,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("partial_rotary_factor":0.5,"attention_bias":true,"use_qk_norm":true,)"
+     R"("first_k_dense_replace":3,"n_routed_experts":160,"num_experts_per_tok":8,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":1536,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":2.5,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
+    // No published model: GLM-4.5's layout at 30 billion parameters, 3 billion of them per token.
+    {"glm-moe-30b-a3b",
+     R"({"model_type":"glm4_moe","num_hidden_layers":48,"hidden_size":2048,"intermediate_size":6144,)"
+     R"("num_attention_heads":32,"num_key_value_heads":4,"head_dim":128,"vocab_size":151552,)"
+     R"("max_position_embeddings":131072,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("partial_rotary_factor":0.5,"attention_bias":false,"use_qk_norm":true,)"
+     R"("first_k_dense_replace":1,"n_routed_experts":128,"num_experts_per_tok":8,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":768,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":2.5,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
 };
 
 }  // namespace
 
 const std::vector<ModelFamily>& ModelFamilies() {
-  static const auto* families = new std::vector<ModelFamily>{kGlmBlockLmFamily, kChatGlm2Family};
+  static const auto* families = new std::vector<ModelFamily>{
+      kGlmBlockLmFamily, kGlm130bFamily, kChatGlm6bFamily, kChatGlm2Family,
+      kGlmFamily,        kGlm4Family,    kGlm4MoeFamily,
+  };
   return *families;
 }
 

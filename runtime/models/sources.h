@@ -47,6 +47,10 @@ LayerName SplitLayer(std::string_view name, std::string_view before);
 // All of the tensor under another name.
 SourceParts Renamed(const TensorSpec& tensor, std::string name);
 
+// GGUF's name of a tensor of transformers' Glm4 and Glm4Moe (architectures "glm4", "glm4moe"),
+// whose experts are stacked, `experts` of them.
+TensorSources GgufSources(const TensorSpec& tensor, bool moe, int64_t experts = 0);
+
 // Tensors of so many rows each, one below the other.
 SourceParts Stacked(const std::vector<std::pair<std::string, int64_t>>& names_and_rows);
 

@@ -163,9 +163,11 @@ absl::Status CheckMessages(std::span<const ChatMessage> messages, const ChatForm
 
 absl::StatusOr<Prompts> Prompts::Of(const ModelSpec& spec) {
   const json config = ParseJson(spec.config_json);
-  const json& standard = spec.bidirectional ? BlankFillingPrompts() : RoundPrompts();
+  // ChatGLM-6B sees its whole context too, but is asked as chat models are.
+  const bool fills_blanks = spec.bidirectional && ChatFormatOf(config) == nullptr;
+  const json& standard = fills_blanks ? BlankFillingPrompts() : RoundPrompts();
   Prompts prompts;
-  prompts.tasks_by_chat_ = !spec.bidirectional && !config.contains("tasks");
+  prompts.tasks_by_chat_ = !fills_blanks && !config.contains("tasks");
   for (const TaskInfo& info : Tasks()) {
     std::vector<std::string> fields;
     for (const TaskField& field : info.fields) fields.push_back(field.name);

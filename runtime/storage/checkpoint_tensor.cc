@@ -64,7 +64,10 @@ absl::Status CheckpointTensor::AddRanks(const std::vector<TensorPlace>& ranks,
   for (const TensorPlace& place : ranks) {
     const SourceTensor& tensor = *place.tensor;
     const bool by_columns = split == RankSplit::kColumns;
-    const bool fits = tensor.shape.size() == spec.shape.size() && !tensor.shape.empty() &&
+    // A vector may be a column.
+    const bool dimensions =
+        tensor.shape.size() == spec.shape.size() || (by_columns && tensor.shape.size() == 1);
+    const bool fits = dimensions && !tensor.shape.empty() &&
                       (by_columns ? tensor.rows() == rows_ : tensor.row_elements() == cols_) &&
                       tensor.rows() % parts == 0;
     if (!fits) {

@@ -17,11 +17,11 @@
 #include "runtime/models/registry.h"
 #include "runtime/parse_json.h"
 #include "runtime/storage/checkpoint.h"
-#include "runtime/storage/checkpoint_tensor.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/storage/format.h"
 #include "runtime/storage/model_layout.h"
 #include "runtime/storage/model_writer.h"
+#include "runtime/storage/source_rows.h"
 
 namespace qianyi {
 namespace {
@@ -119,33 +119,34 @@ absl::StatusOr<Source> OpenSource(const ConvertOptions& options) {
 
 class Converter {
  public:
-  Converter(const ModelSpec& spec, const Checkpoint& checkpoint)
-      : spec_(spec), checkpoint_(checkpoint) {}
+  Converter(const Checkpoint& checkpoint, ModelSpec* spec)
+      : checkpoint_(checkpoint), spec_(*spec) {}
 
-  // Every tensor is there, in the shape asked for and a dtype we read.
+  // Every tensor is there, in the shape asked for and a dtype we read. What is only kept where the
+  // checkpoint has it leaves the spec otherwise.
   absl::Status Match(const std::string& source) {
     std::vector<std::string> missing;
+    std::vector<TensorSpec> tensors;
     const nlohmann::json config = ParseJson(spec_.config_json);
     absl::StatusOr<const ModelFamily*> family = FindFamily(config);
     if (!family.ok()) return family.status();
     for (const TensorSpec& tensor : spec_.tensors) {
       TensorSources sources;
       if ((*family)->sources != nullptr) sources = (*family)->sources(config, tensor);
-      absl::StatusOr<CheckpointTensor> found = CheckpointTensor::Find(checkpoint_, tensor, sources);
+      absl::StatusOr<SourceRows> found = SourceRows::Find(checkpoint_, tensor, sources);
       if (absl::IsNotFound(found.status())) {
-        missing.push_back(tensor.name);
+        if (!tensor.kept) missing.push_back(tensor.name);
         continue;
       }
       if (!found.ok()) return found.status();
-      const ElementType* type = FindElementType(found->dtype());
-      if (type == nullptr || type->to_floats == nullptr) {
-        return absl::InvalidArgumentError(absl::StrFormat("%s: tensor '%s' is %s; convert reads %s",
-                                                          found->path(), tensor.name,
-                                                          found->dtype(), FloatDtypes()));
-      }
       sources_.push_back(*std::move(found));
+      tensors.push_back(tensor);
+      tensors.back().integer_bits = sources_.back().integer_bits();
     }
-    if (missing.empty()) return absl::OkStatus();
+    if (missing.empty()) {
+      spec_.tensors = std::move(tensors);
+      return absl::OkStatus();
+    }
     return absl::NotFoundError(absl::StrFormat("%s: lacks %d of the %d tensors of a %s model: %s",
                                                source, missing.size(), spec_.tensors.size(),
                                                spec_.family, Shown(missing)));
@@ -153,13 +154,13 @@ class Converter {
 
   std::vector<std::string> original_dtypes() const {
     std::vector<std::string> dtypes;
-    for (const CheckpointTensor& source : sources_) dtypes.push_back(source.dtype());
+    for (const SourceRows& source : sources_) dtypes.push_back(source.dtype());
     return dtypes;
   }
 
   std::vector<std::string> Unused() const {
     std::set<std::string> used;
-    for (const CheckpointTensor& source : sources_) {
+    for (const SourceRows& source : sources_) {
       for (std::string& name : source.source_names()) used.insert(std::move(name));
     }
     std::vector<std::string> unused;
@@ -172,7 +173,7 @@ class Converter {
   // Thread-safe.
   absl::Status Fill(const StoredTensor& tensor, int index, const Block& block,
                     std::byte* out) const {
-    const CheckpointTensor& source = sources_[index];
+    const SourceRows& source = sources_[index];
     const bool constant = tensor.spec.use == TensorUse::kConstant;
     const int64_t cols = source.cols();
     const int64_t step = std::max<int64_t>(1, kSourceFloats / cols / kPanelRows) * kPanelRows;
@@ -180,6 +181,13 @@ class Converter {
     for (int64_t row = 0; row < block.rows; row += step) {
       const int64_t count = std::min(step, block.rows - row);
       const int64_t first = block.row_begin + row;
+      std::byte* panels = out + row / kPanelRows * PanelBytes(tensor.format, cols);
+      if (KeepsIntegers(source, tensor.format)) {
+        if (auto status = CopyIntegers(tensor, source, first, count, panels); !status.ok()) {
+          return status;
+        }
+        continue;
+      }
       absl::Status status = source.ReadFloats(first, count, values.data());
       if (!status.ok()) return status;
       status = CheckFinite(tensor, source, values.data(), first, count, cols);
@@ -187,15 +195,28 @@ class Converter {
       if (constant) {
         std::copy_n(values.data(), count * cols, reinterpret_cast<float*>(out) + row * cols);
       } else {
-        PackRows(tensor.format, values.data(), count, cols, cols,
-                 out + row / kPanelRows * PanelBytes(tensor.format, cols));
+        PackRows(tensor.format, values.data(), count, cols, cols, panels);
       }
     }
     return absl::OkStatus();
   }
 
  private:
-  static absl::Status CheckFinite(const StoredTensor& tensor, const CheckpointTensor& source,
+  static bool KeepsIntegers(const SourceRows& source, PackedFormat format) {
+    return source.integer_bits() > 0 && format == KeptFormat(source.integer_bits());
+  }
+  static absl::Status CopyIntegers(const StoredTensor& tensor, const SourceRows& source,
+                                   int64_t first, int64_t count, std::byte* out) {
+    const int64_t cols = source.cols();
+    std::vector<int8_t> values(count * cols);
+    std::vector<float> scales(count);
+    auto status = source.ReadIntegers(first, count, values.data(), scales.data());
+    if (!status.ok()) return status;
+    PackIntegers(tensor.format, values.data(), scales.data(), nullptr, count, cols, cols, out);
+    return absl::OkStatus();
+  }
+
+  static absl::Status CheckFinite(const StoredTensor& tensor, const SourceRows& source,
                                   const float* values, int64_t first_row, int64_t rows,
                                   int64_t cols) {
     const float limit = LargestFinite(tensor.format.dtype);
@@ -217,9 +238,9 @@ class Converter {
     return absl::OkStatus();
   }
 
-  const ModelSpec& spec_;
   const Checkpoint& checkpoint_;
-  std::vector<CheckpointTensor> sources_;
+  ModelSpec& spec_;
+  std::vector<SourceRows> sources_;  // of the spec's tensors
 };
 
 }  // namespace
@@ -240,7 +261,7 @@ absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) 
     }
   }
 
-  Converter converter(*spec, *checkpoint);
+  Converter converter(*checkpoint, &*spec);
   absl::Status status = converter.Match(options.source);
   if (!status.ok()) return status;
   const std::vector<std::string> unused = converter.Unused();

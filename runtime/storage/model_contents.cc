@@ -176,6 +176,8 @@ class Contents {
     return absl::OkStatus();
   }
 
+  bool Describes(const std::string& name) const { return descriptions_.contains(name); }
+
   absl::StatusOr<StoredTensor> Take(const TensorSpec& spec, const std::string& folder) {
     const auto found = descriptions_.find(spec.name);
     if (found == descriptions_.end()) {
@@ -272,6 +274,9 @@ absl::StatusOr<ModelFile> ReadContents(const std::string& folder, std::string_vi
     model.files.push_back(files[i].path());
     model.file_bytes.push_back(files[i].file_bytes());
   }
+  std::erase_if(model.spec.tensors, [&](const TensorSpec& tensor) {
+    return tensor.kept && !contents.Describes(tensor.name);
+  });
   for (const TensorSpec& tensor_spec : model.spec.tensors) {
     // The layout's own limits first, so that no later product can overflow.
     const absl::Status shape = CheckShape(tensor_spec);

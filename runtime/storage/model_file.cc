@@ -54,8 +54,16 @@ uint64_t StoredTensor::bytes() const {
   return sum;
 }
 
+PackedFormat KeptFormat(int integer_bits) {
+  return {integer_bits == 4 ? DType::kI4 : DType::kI8, 0};
+}
+
 PackedFormat FormatFor(const TensorSpec& tensor, PackedFormat requested) {
   if (tensor.use == TensorUse::kConstant) return {DType::kF32, 0};
+  const int bits = requested.dtype == DType::kI4 ? 4 : 8;
+  if (tensor.integer_bits > 0 && requested.integer() && tensor.integer_bits <= bits) {
+    return KeptFormat(tensor.integer_bits);
+  }
   if (requested.group > 0 && tensor.cols() % requested.group != 0) requested.group = 0;
   return requested;
 }

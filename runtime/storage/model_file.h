@@ -65,8 +65,12 @@ struct ModelFile {
                                        uint64_t seed = 0);
 };
 
+// The format of integers that a checkpoint had already, 4 or 8 bits with one scale per row.
+PackedFormat KeptFormat(int integer_bits);
+
 // The format a tensor is stored in when the user asked for `requested`: group sizes
-// that do not divide the columns fall back to per row, constants stay f32.
+// that do not divide the columns fall back to per row, constants stay f32. Integers of a checkpoint
+// stay as they are where integers as wide, or wider, were asked for.
 PackedFormat FormatFor(const TensorSpec& tensor, PackedFormat requested);
 
 }  // namespace qianyi

@@ -3,6 +3,7 @@
 // https://github.com/huggingface/safetensors#format
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -42,10 +43,13 @@ class Safetensors {
   const SafetensorsEntry* Find(std::string_view name) const;  // null when absent
 
   // Reads elements [first, first + count) of a float tensor (F32, F16, BF16) as f32, or
-  // of an integer tensor (I32, I64, U8, I8) as int64. Plain buffered reads.
+  // of an integer tensor (I32, I64, U8, I8, BOOL) as int64. Plain buffered reads.
   absl::Status ReadFloats(const SafetensorsEntry& entry, int64_t first, int64_t count,
                           float* out) const;
   absl::StatusOr<std::vector<float>> ReadFloats(std::string_view name) const;
+  // The same of a dtype of one byte an element, as they are.
+  absl::Status ReadBytes(const SafetensorsEntry& entry, int64_t first, int64_t count,
+                         std::byte* out) const;
   absl::StatusOr<std::vector<int64_t>> ReadIntegers(std::string_view name) const;
 
  private:

@@ -57,18 +57,29 @@ absl::StatusOr<std::vector<float>> Safetensors::ReadFloats(std::string_view name
   return values;
 }
 
+absl::Status Safetensors::ReadBytes(const SafetensorsEntry& entry, int64_t first, int64_t count,
+                                    std::byte* out) const {
+  if (SafetensorsBits(entry.dtype) != 8) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": tensor '", entry.name, "' is ", entry.dtype, ", not of bytes"));
+  }
+  absl::StatusOr<SourceTensor> elements = Elements(path_, entry, first, count);
+  if (!elements.ok()) return elements.status();
+  return ReadRawRows(path_, *elements, first, count, out);
+}
+
 absl::StatusOr<std::vector<int64_t>> Safetensors::ReadIntegers(std::string_view name) const {
   const SafetensorsEntry* entry = Find(name);
   if (entry == nullptr) return Missing(path_, name);
   void (*widen)(const std::byte*, int64_t, int64_t*) = nullptr;
   if (entry->dtype == "I32") widen = Widen<int32_t>;
   if (entry->dtype == "I64") widen = Widen<int64_t>;
-  if (entry->dtype == "U8") widen = Widen<uint8_t>;
+  if (entry->dtype == "U8" || entry->dtype == "BOOL") widen = Widen<uint8_t>;
   if (entry->dtype == "I8") widen = Widen<int8_t>;
   if (widen == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor '", entry->name, "' is ",
-                                                   entry->dtype,
-                                                   "; integers are read from I32, I64, U8 or I8"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": tensor '", entry->name, "' is ", entry->dtype,
+                     "; integers are read from I32, I64, U8, I8 or BOOL"));
   }
   const int64_t count = entry->elements();
   std::vector<int64_t> values(count);

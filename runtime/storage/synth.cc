@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstring>
 #include <string_view>
+#include <vector>
 
+#include "runtime/storage/synth_router.h"
 #include "xxhash.h"
 
 namespace qianyi {
@@ -67,6 +69,9 @@ inline uint16_t TruncatedHalf(float value) {
   return static_cast<uint16_t>((bits >> 16 & 0x8000u) | half);
 }
 
+// The matrix that gives a token's scores of experts.
+bool IsRouter(std::string_view name) { return name.ends_with(".gate.weight"); }
+
 bool IsNormWeight(std::string_view name) {
   return name.ends_with("layernorm.weight") || name.ends_with("norm.weight");
 }
@@ -81,7 +86,10 @@ class Maker {
         constant_(tensor.use == TensorUse::kConstant) {
     if (constant_) {
       ones_ = IsNormWeight(tensor.name);
-      deviation_ = 0.02f;
+      deviation_ = IsRouter(tensor.name) ? 1.0f / std::sqrt(static_cast<float>(cols_)) : 0.02f;
+      if (tensor.routed > 0 && tensor.router_skew > 0) {
+        corrections_ = RouterCorrections(rows_, tensor.routed, tensor.router_skew, key_);
+      }
       return;
     }
     const bool table = tensor.use == TensorUse::kEmbedding && !tensor.tied;
@@ -145,6 +153,11 @@ class Maker {
     float values[16];
     for (int i = 0; i < 16; ++i) {
       const uint64_t lane = random.words[i / 2] >> (32 * (i % 2));
+      const size_t at = index * 16 + i;
+      if (at < corrections_.size()) {
+        values[i] = corrections_[at];
+        continue;
+      }
       values[i] = ones_ ? 1.0f : Uniform(static_cast<uint16_t>(lane), deviation_);
     }
     return std::bit_cast<Chunk>(values);
@@ -241,6 +254,7 @@ class Maker {
   const uint64_t key_;
   const bool constant_;
   bool ones_ = false;
+  std::vector<float> corrections_;  // of a router, when they are to be skewed
   float deviation_ = 0;
   int64_t panel_chunks_ = 1;
   int64_t tile_chunk_ = 0;   // first chunk of weights in a panel

@@ -18,13 +18,17 @@ namespace qianyi {
 
 // Fills `out` with bytes [begin, begin + bytes) of a block as it is stored; `begin` must be a
 // multiple of 64, and the last byte inside the block. Values have mean zero and a deviation
-// of 1/sqrt(cols) in matrices and tied embeddings, 1 in other embeddings, 0.02 in biases and
-// tables; norm weights are 1. Rows and columns of padding are zero weights.
+// of 1/sqrt(cols) in matrices, routers and tied embeddings, 1 in other embeddings, 0.02 in biases
+// and tables; norm weights are 1. What corrects a router's scores obeys TensorSpec::router_skew.
+// Rows and columns of padding are zero weights.
 void SynthBytes(const TensorSpec& tensor, PackedFormat format, uint64_t seed, const Block& block,
                 uint64_t begin, uint64_t bytes, std::byte* out);
 // The whole block: block.bytes bytes.
 void SynthBlock(const TensorSpec& tensor, PackedFormat format, uint64_t seed, const Block& block,
                 std::byte* out);
+
+// Sets the skew of the invented routers of a model (0 = none). InvalidArgument when it has none.
+absl::Status SetRouterSkew(double skew, ModelSpec* spec);
 
 // Serves the one virtual file of ModelFile::Lay: blocks as above, zeros elsewhere (there is no
 // header to read). Makes the bytes in Wait.

@@ -75,6 +75,19 @@ absl::StatusOr<std::unique_ptr<Reader>> OpenSynthReader(const ModelFile& model,
   return std::make_unique<SynthReader>(model, seed, std::max(1, options.depth));
 }
 
+absl::Status SetRouterSkew(double skew, ModelSpec* spec) {
+  if (skew == 0) return absl::OkStatus();
+  bool found = false;
+  for (TensorSpec& tensor : spec->tensors) {
+    if (tensor.routed == 0) continue;
+    tensor.router_skew = skew;
+    found = true;
+  }
+  if (found) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--router-skew is for models with a router of experts; leave it out");
+}
+
 absl::StatusOr<std::unique_ptr<Reader>> OpenModelReader(const ModelFile& model, int index,
                                                         ReaderOptions options) {
   if (model.files[index].starts_with(kSynthPrefix)) return OpenSynthReader(model, options);

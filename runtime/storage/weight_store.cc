@@ -62,6 +62,7 @@ absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::Open(ModelFile file,
   std::unique_ptr<WeightStore> store(new WeightStore(std::move(file), backend));
   absl::Status status = store->ReadConstants(readers);
   if (status.ok()) status = store->Place(plan, readers);
+  if (status.ok()) status = store->PlaceExperts(plan, readers);
   if (!status.ok()) return status;
   return store;
 }
@@ -75,7 +76,7 @@ absl::Status WeightStore::ReadConstants(const ReaderFactory& readers) {
   constants_.resize(file_.tensors.size());
   uint64_t largest = 0;
   for (const StoredTensor& tensor : file_.tensors) {
-    if (tensor.spec.use == TensorUse::kConstant) {
+    if (tensor.spec.use == TensorUse::kConstant && !tensor.spec.kept) {
       largest = std::max(largest, Padded(tensor.blocks[0].bytes));
     }
   }
@@ -85,7 +86,7 @@ absl::Status WeightStore::ReadConstants(const ReaderFactory& readers) {
   }
   for (size_t t = 0; t < file_.tensors.size(); ++t) {
     const StoredTensor& tensor = file_.tensors[t];
-    if (tensor.spec.use != TensorUse::kConstant) continue;
+    if (tensor.spec.use != TensorUse::kConstant || tensor.spec.kept) continue;
     const Block& block = tensor.blocks[0];
     reads.Add({t, block.file, block.offset, Padded(block.bytes), buffer.data});
     absl::Status status;
@@ -116,8 +117,9 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
     const StoredTensor& tensor = file_.tensors[t];
     first_block_.push_back(blocks);
     blocks += static_cast<int>(tensor.blocks.size());
-    if (tensor.spec.use == TensorUse::kConstant) {
-      sweep_index_.push_back(-1);
+    if (tensor.spec.use == TensorUse::kConstant || tensor.spec.use == TensorUse::kExpert ||
+        tensor.spec.kept) {
+      sweep_index_.insert(sweep_index_.end(), tensor.blocks.size(), -1);
       continue;
     }
     const bool swept = tensor.spec.use == TensorUse::kMatrix || tensor.spec.tied;
@@ -151,6 +153,31 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
   return absl::OkStatus();
 }
 
+absl::Status WeightStore::PlaceExperts(const ModelPlan& plan, const ReaderFactory& readers) {
+  std::vector<ExpertCache::Expert> experts(file_.spec.experts.total);
+  expert_part_.resize(file_.tensors.size(), -1);
+  for (size_t t = 0; t < file_.tensors.size(); ++t) {
+    const StoredTensor& tensor = file_.tensors[t];
+    if (tensor.spec.use != TensorUse::kExpert || tensor.spec.kept) continue;
+    ExpertCache::Expert& expert = experts[tensor.spec.expert];
+    expert_part_[t] = static_cast<int>(expert.size());
+    for (const Block& block : tensor.blocks) {
+      expert.push_back({block, BlockName(file_, tensor, block)});
+    }
+  }
+  if (experts.empty()) return absl::OkStatus();
+  const uint64_t slot_bytes = ExpertCache::SlotBytes(experts);
+  const int slots = static_cast<int>(
+      std::clamp<uint64_t>(plan.expert_cache_bytes / slot_bytes, 1, experts.size()));
+  absl::Status status = expert_memory_.Allocate(backend_, slots * slot_bytes, "experts");
+  if (!status.ok()) return status;
+  absl::StatusOr<std::vector<std::unique_ptr<Reader>>> opened = OpenAll(file_, readers);
+  if (!opened.ok()) return opened.status();
+  experts_ = std::make_unique<ExpertCache>(std::move(experts), expert_memory_.data, slots,
+                                           *std::move(opened));
+  return absl::OkStatus();
+}
+
 const float* WeightStore::Constant(int tensor) const {
   return constants_[tensor].empty() ? nullptr : constants_[tensor].data();
 }
@@ -171,6 +198,11 @@ WeightStore::Lease::~Lease() {
 }
 
 absl::StatusOr<WeightStore::Lease> WeightStore::Acquire(int tensor, int block) {
+  if (expert_part_[tensor] >= 0) {
+    const StoredTensor& stored = file_.tensors[tensor];
+    const std::byte* data = experts_->Data(stored.spec.expert, expert_part_[tensor] + block);
+    return Lease(nullptr, 0, RowsAt(tensor, block, data), stored.blocks[block].row_begin);
+  }
   absl::StatusOr<BlockLoader::Held> held =
       loader_->Acquire(sweep_index_[first_block_[tensor] + block]);
   if (!held.ok()) return held.status();
@@ -259,9 +291,10 @@ absl::Status WeightStore::GatherSome(int tensor, std::span<GatherCache::Wish> bl
 WeightStoreStats WeightStore::stats() const {
   WeightStoreStats stats;
   stats.gathered_bytes = gathers_ == nullptr ? 0 : gathers_->read_bytes();
-  stats.read_bytes = loader_->read_bytes() + stats.gathered_bytes;
+  if (experts_ != nullptr) stats.experts = experts_->stats();
+  stats.read_bytes = loader_->read_bytes() + stats.gathered_bytes + stats.experts.read_bytes;
   stats.resident_bytes = loader_->resident_read_bytes();
-  stats.stall_seconds = loader_->stall_seconds();
+  stats.stall_seconds = loader_->stall_seconds() + stats.experts.stall_seconds;
   return stats;
 }
 

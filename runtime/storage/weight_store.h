@@ -21,6 +21,7 @@
 #include "kernels/backend.h"
 #include "runtime/plan.h"
 #include "runtime/storage/block_loader.h"
+#include "runtime/storage/expert_cache.h"
 #include "runtime/storage/gather_cache.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/storage/reader.h"
@@ -36,6 +37,7 @@ struct WeightStoreStats {
   uint64_t gathered_bytes = 0;  // of which for embedding rows
   uint64_t resident_bytes = 0;  // read so far of the resident set
   double stall_seconds = 0;     // the engine waited for a block
+  ExpertStats experts;          // their bytes and waiting are part of the above
 };
 
 // One consumer thread (the engine's); stats() from any.
@@ -78,6 +80,10 @@ class WeightStore {
   // block cannot be read or its checksum is wrong; the store stays usable.
   absl::StatusOr<Lease> Acquire(int tensor, int block);
 
+  // Experts of a layer, in the order ExpertCache says; null when the model has none. The blocks
+  // of the expert that Next gave last are there for Acquire without waiting.
+  ExpertCache* experts() { return experts_.get(); }
+
   // out[t, :] = row ids[t] of an embedding, block by block. Blocks that are not resident are read
   // into a small cache, least recently used first out.
   absl::Status Gather(int tensor, std::span<const int32_t> ids, Tensor out, Stream stream);
@@ -101,6 +107,7 @@ class WeightStore {
   WeightStore(ModelFile file, const Backend& backend) : file_(std::move(file)), backend_(backend) {}
   absl::Status ReadConstants(const ReaderFactory& readers);
   absl::Status Place(const ModelPlan& plan, const ReaderFactory& readers);
+  absl::Status PlaceExperts(const ModelPlan& plan, const ReaderFactory& readers);
   PackedRows RowsAt(int tensor, int block, const std::byte* data) const;
   absl::Status GatherSome(int tensor, std::span<GatherCache::Wish> blocks,
                           std::span<const RowWish> rows, Tensor out, Stream stream);
@@ -109,12 +116,15 @@ class WeightStore {
   const Backend& backend_;
   std::vector<std::vector<float>> constants_;  // by tensor
   std::vector<int> first_block_;               // tensor -> number of its first block
-  std::vector<int> sweep_index_;               // by block number; -1 = only gathered
+  std::vector<int> sweep_index_;               // by block number; -1 = not in the sweep
+  std::vector<int> expert_part_;               // tensor -> first of its parts of its expert
   Memory resident_;
   Memory ring_;
   Memory gather_memory_;
+  Memory expert_memory_;
   std::unique_ptr<GatherCache> gathers_;
   std::unique_ptr<BlockLoader> loader_;
+  std::unique_ptr<ExpertCache> experts_;
   // Scratch of Gather, kept so that steps do not allocate.
   std::vector<RowWish> rows_;
   std::vector<GatherCache::Wish> wishes_;

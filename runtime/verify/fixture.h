@@ -1,9 +1,12 @@
 // What replays of model fixtures share.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/tensor.h"
 #include "nlohmann/json.hpp"
 #include "runtime/loaded_model.h"
 
@@ -29,5 +32,22 @@ absl::StatusOr<nlohmann::json> ReadJson(const std::string& path);
 
 // Room for the longest of `cases`, and for logits of all its tokens.
 absl::StatusOr<LoadOptions> RoomFor(const nlohmann::json& cases);
+
+// A list of ids; `name` is for the message.
+absl::StatusOr<std::vector<int32_t>> Ids(const nlohmann::json& list, const std::string& name);
+
+// Whole numbers of a possibly nested list, or of one number; others become "no such number".
+std::vector<int64_t> Flatten(const nlohmann::json& value);
+
+// Null when there is none.
+nlohmann::json FieldOf(const nlohmann::json& object, const char* key);
+
+template <typename T>
+std::vector<int64_t> Wide(const std::vector<T>& values) {
+  return {values.begin(), values.end()};
+}
+
+// All values of the rows, one after the other.
+void Append(const Tensor& rows, std::vector<float>* out);
 
 }  // namespace qianyi

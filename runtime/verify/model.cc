@@ -25,8 +25,10 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Marks a logits tensor of the model with another base of rotary positions.
-constexpr char kRopeRatioMark[] = ".logits_rope_ratio_";
+// Logits of the same weights with another base of rotary positions, and with frequencies that
+// were rounded to fp16.
+constexpr char kRopeRatio[] = "logits_rope_ratio_";
+constexpr char kHalfFrequencies[] = "logits_half_rounded_inv_freq";
 
 // Everything of one fixture folder that its cases share.
 struct Fixture {
@@ -60,26 +62,44 @@ absl::Status Open(const std::string& folder, const std::string& converted, Fixtu
   return absl::OkStatus();
 }
 
-// The variant NAME.logits_rope_ratio_R: the same weights with rope_ratio R.
-absl::Status ReplayRopeRatio(const Fixture& fixture, const std::string& tensor, const Json& fields,
-                             VerifyReport& report, std::set<std::string>* replayed) {
-  const size_t mark = tensor.find(kRopeRatioMark);
-  double ratio = 0;
-  if (!absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatioMark) - 1), &ratio)) {
-    return absl::OkStatus();  // not such a variant after all; it will be reported as unknown
+// Another config.json for the same weights, as the mark of a tensor of logits says: rope_ratio R
+// for NAME.logits_rope_ratio_R. False when the tensor is no such variant.
+bool ChangeConfig(const std::string& field, Json* config) {
+  if (field == kHalfFrequencies) {
+    (*config)["half_rounded_inv_freq"] = true;
+    return true;
   }
-  Json config = ParseJson(fixture.file.spec.config_json);
-  config["rope_ratio"] = ratio;
-  absl::StatusOr<ModelSpec> spec = DescribeModel(config.dump());
-  if (!spec.ok()) return spec.status();
-  ModelFile file = fixture.file;
-  file.spec = *std::move(spec);
-  absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
-      LoadedModel::Open(std::move(file), fixture.options);
-  if (!loaded.ok()) return loaded.status();
-  replayed->insert(tensor);
-  return ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report)
-      .ReplayLogits(tensor.substr(mark + 1));
+  double ratio = 0;
+  if (!absl::StartsWith(field, kRopeRatio) ||
+      !absl::SimpleAtod(field.substr(sizeof(kRopeRatio) - 1), &ratio)) {
+    return false;
+  }
+  (*config)["rope_ratio"] = ratio;
+  return true;
+}
+
+// Replays the case's variants: the full pass under another config.
+absl::Status ReplayVariants(const Fixture& fixture, const Json& fields, VerifyReport& report,
+                            std::set<std::string>* replayed) {
+  const std::string prefix = StringOf(fields, "name") + ".";
+  for (const SafetensorsEntry& entry : fixture.tensors->entries()) {
+    if (!absl::StartsWith(entry.name, prefix)) continue;
+    const std::string field = entry.name.substr(prefix.size());
+    Json config = ParseJson(fixture.file.spec.config_json);
+    if (!ChangeConfig(field, &config)) continue;
+    absl::StatusOr<ModelSpec> spec = DescribeModel(config.dump());
+    if (!spec.ok()) return spec.status();
+    ModelFile file = fixture.file;
+    file.spec = *std::move(spec);
+    absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
+        LoadedModel::Open(std::move(file), fixture.options);
+    if (!loaded.ok()) return loaded.status();
+    replayed->insert(entry.name);
+    absl::Status status = ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report)
+                              .ReplayLogits(field);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 // How far another rope_ratio moves the logits, from the two tensors that were replayed.
@@ -90,9 +110,9 @@ void ReplayRopeRatioChange(const Fixture& fixture, const Json& variant, VerifyRe
       fixture.tensors->ReadFloats(StringOf(variant, "case") + ".logits");
   absl::StatusOr<std::vector<float>> moved = fixture.tensors->ReadFloats(tensor);
   double ratio = 0;
-  const size_t mark = tensor.find(kRopeRatioMark);
+  const size_t mark = tensor.find(kRopeRatio);
   const bool named = mark != std::string::npos &&
-                     absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatioMark) - 1), &ratio);
+                     absl::SimpleAtod(tensor.substr(mark + sizeof(kRopeRatio) - 1), &ratio);
   const Json stated = variant.is_object() ? variant.value("rope_ratio", Json()) : Json();
   const Json most = variant.is_object() ? variant.value("max_abs_change", Json()) : Json();
   if (!base.ok() || !moved.ok() || base->size() != moved->size() || !named || !stated.is_number() ||
@@ -112,7 +132,7 @@ void ReplayRopeRatioChange(const Fixture& fixture, const Json& variant, VerifyRe
 }
 
 // What cases.json says beside its cases.
-void ReplayRest(const Fixture& fixture, VerifyReport& report) {
+absl::Status ReplayRest(const std::string& folder, const Fixture& fixture, VerifyReport& report) {
   for (const auto& [key, value] : fixture.cases.items()) {
     if (key == "cases" || value.is_string() || absl::StartsWith(key, "max_abs_diff")) continue;
     if (key == "end_token_ids") {
@@ -121,6 +141,9 @@ void ReplayRest(const Fixture& fixture, VerifyReport& report) {
                   .difference = same ? 0.0 : 1.0,
                   .result = same ? VerifyLine::Result::kOk : VerifyLine::Result::kFail,
                   .note = same ? "" : "not the end tokens of config.json"});
+    } else if (key == "quantized") {
+      absl::Status status = VerifyQuantized(folder, value, fixture.cases["cases"], report);
+      if (!status.ok()) return status;
     } else if (key == "rope_ratio_variant") {
       ReplayRopeRatioChange(fixture, value, report);
     } else {
@@ -129,6 +152,7 @@ void ReplayRest(const Fixture& fixture, VerifyReport& report) {
                   .note = "nothing here replays this field"});
     }
   }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -149,14 +173,11 @@ absl::Status VerifyModel(const std::string& folder, VerifyReport& report) {
     status =
         ModelCase(fields, fixture.end_tokens, *fixture.tensors, **loaded, report).Replay(&replayed);
     if (!status.ok()) return status;
-    const std::string prefix = StringOf(fields, "name") + kRopeRatioMark;
-    for (const SafetensorsEntry& entry : fixture.tensors->entries()) {
-      if (!absl::StartsWith(entry.name, prefix)) continue;
-      status = ReplayRopeRatio(fixture, entry.name, fields, report, &replayed);
-      if (!status.ok()) return status;
-    }
+    status = ReplayVariants(fixture, fields, report, &replayed);
+    if (!status.ok()) return status;
   }
-  ReplayRest(fixture, report);
+  status = ReplayRest(folder, fixture, report);
+  if (!status.ok()) return status;
   for (const SafetensorsEntry& entry : fixture.tensors->entries()) {
     if (replayed.count(entry.name) != 0 || !report.Wants(entry.name)) continue;
     VerifyLine line{.name = entry.name, .note = "nothing here replays this tensor"};

@@ -9,9 +9,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
-#include "runtime/engine.h"
 #include "runtime/generation.h"
 #include "runtime/scheduler.h"
+#include "runtime/verify/fixture.h"
 
 namespace qianyi {
 namespace {
@@ -19,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Fields that describe a case, or are replayed together with another field.
-constexpr std::array<std::string_view, 19> kReplayedElsewhere = {"name",
+constexpr std::array<std::string_view, 20> kReplayedElsewhere = {"name",
                                                                  "adapter",
                                                                  "attention",
                                                                  "note",
@@ -36,56 +36,15 @@ constexpr std::array<std::string_view, 19> kReplayedElsewhere = {"name",
                                                                  "out_seq_length",
                                                                  "continuation_logprob_sum",
                                                                  "greedy_first_input",
+                                                                 "generated_position",
                                                                  "continuation_rule",
                                                                  "greedy_min_top1_top2_margin"};
-
-absl::StatusOr<std::vector<int32_t>> Ids(const Json& list, const std::string& name) {
-  std::vector<int32_t> ids;
-  if (!list.is_array()) {
-    return absl::InvalidArgumentError(absl::StrFormat("cases.json: %s is not a list of ids", name));
-  }
-  for (const Json& id : list) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("cases.json: %s is not a list of ids", name));
-    }
-    ids.push_back(id.get<int32_t>());
-  }
-  return ids;
-}
-
-template <typename T>
-std::vector<int64_t> Wide(const std::vector<T>& values) {
-  return {values.begin(), values.end()};
-}
-
-// Whole numbers of a possibly nested list, or of one number; others become "no such number".
-std::vector<int64_t> Flatten(const Json& value) {
-  if (value.is_number_integer()) return {value.get<int64_t>()};
-  if (!value.is_array()) return {std::numeric_limits<int64_t>::min()};
-  std::vector<int64_t> numbers;
-  for (const Json& item : value) {
-    const std::vector<int64_t> inner = Flatten(item);
-    numbers.insert(numbers.end(), inner.begin(), inner.end());
-  }
-  return numbers;
-}
-
-Json FieldOf(const Json& object, const char* key) {
-  return object.is_object() ? object.value(key, Json()) : Json();
-}
 
 double LogSumExp(const float* logits, int64_t count) {
   const double most = *std::max_element(logits, logits + count);
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) sum += std::exp(logits[i] - most);
   return most + std::log(sum);
-}
-
-void Append(const Tensor& rows, std::vector<float>* out) {
-  for (int64_t r = 0; r < rows.rows; ++r) {
-    out->insert(out->end(), rows.f32(r), rows.f32(r) + rows.cols);
-  }
 }
 
 }  // namespace
@@ -178,46 +137,6 @@ absl::StatusOr<ModelCase::Pass> ModelCase::RunForced(const Adapter* adapter) {
   if (!status.ok()) return status;
   Append(loaded_.pass().logits(), &pass.logits);
   return pass;
-}
-
-absl::StatusOr<std::vector<std::vector<int32_t>>> ModelCase::RunGreedy(
-    int32_t max_tokens, const std::vector<int32_t>& end_tokens, std::vector<float>* logits,
-    Sequence* fed) {
-  const GenerateRequest request{
-      .prompt = prompt_, .sampling = {}, .max_tokens = max_tokens, .end_tokens = {}};
-  absl::Status status =
-      Engine::Check(request, loaded_.model().spec(), loaded_.plan().models[0].use.context_tokens);
-  if (!status.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("cases.json: case %s: %s", name_, status.message()));
-  }
-  Generation generation(prompt_, max_tokens);
-  LoadedModel::Attach(adapter_, &generation.sequence);
-  if (!loaded_.Reserve(generation.max_cached(), &generation.sequence)) {
-    return absl::ResourceExhaustedError("the case is longer than the cache made for it");
-  }
-  std::vector<std::vector<int32_t>> blanks(prompt_.blanks.size());
-  Step step(generation.max_cached());
-  Sequence* list[] = {&generation.sequence};
-  const int order[] = {0};
-  while (!generation.done() && status.ok()) {
-    ScheduleStep(list, order, {.prompt_tokens = generation.max_cached()}, &step);
-    status = loaded_.Run(step);
-    const Tensor row = loaded_.pass().logits();
-    Append(row, logits);
-    const int32_t token =
-        static_cast<int32_t>(std::max_element(row.f32(), row.f32() + row.cols) - row.f32());
-    if (std::find(end_tokens.begin(), end_tokens.end(), token) != end_tokens.end()) {
-      generation.EndBlank();
-      continue;
-    }
-    blanks[generation.blank()].push_back(token);
-    if (generation.Accept(token)) generation.EndBlank();
-  }
-  loaded_.kv().Release(&generation.sequence.pages);
-  if (!status.ok()) return status;
-  *fed = std::move(generation.sequence);
-  return blanks;
 }
 
 void CompareTensor(const std::string& name, const std::vector<float>& actual,
@@ -342,83 +261,15 @@ absl::Status ModelCase::ReplayForced(std::set<std::string>* replayed) {
   return absl::OkStatus();
 }
 
-absl::Status ModelCase::ReplayGreedy(std::set<std::string>* replayed) {
-  absl::StatusOr<std::vector<int32_t>> expected =
-      Ids(fields_["greedy_tokens"], Name("greedy_tokens"));
-  if (!expected.ok()) return expected.status();
-  std::vector<float> logits;
-  Sequence fed;
-  absl::StatusOr<std::vector<std::vector<int32_t>>> blanks =
-      RunGreedy(std::max<int32_t>(1, static_cast<int32_t>(expected->size())), {}, &logits, &fed);
-  if (!blanks.ok()) return blanks.status();
-  CompareIds("greedy_tokens", Wide((*blanks)[0]), Wide(*expected));
-  Compare("greedy_logits", logits, replayed);
-  if (fields_.contains("greedy_first_input")) {
-    CompareIds("greedy_first_input", {fed.tokens[prompt_.tokens.size()]},
-               Flatten(fields_["greedy_first_input"]));
-  }
-  ReplayMargin(std::move(logits));
-  return absl::OkStatus();
-}
-
-void ModelCase::ReplayMargin(std::vector<float> logits) {
-  if (!fields_.contains("greedy_min_top1_top2_margin")) return;
-  const int64_t vocab = loaded_.model().spec().vocab_size;
-  double margin = std::numeric_limits<double>::infinity();
-  for (size_t at = 0; at < logits.size(); at += vocab) {
-    std::nth_element(logits.begin() + at, logits.begin() + at + 1, logits.begin() + at + vocab,
-                     std::greater<>());
-    margin = std::min(margin, double{logits[at]} - logits[at + 1]);
-  }
-  const Json& wanted = fields_["greedy_min_top1_top2_margin"];
-  AddNumber("greedy_min_top1_top2_margin", margin,
-            wanted.is_number() ? wanted.get<double>() : 1e300, 2 * kLogitTolerance);
-}
-
-absl::Status ModelCase::ReplayBlanks() {
-  std::vector<int32_t> ends = end_tokens_;
-  if (fields_.contains("end_token_ids")) {
-    absl::StatusOr<std::vector<int32_t>> own = Ids(fields_["end_token_ids"], Name("end_token_ids"));
-    if (!own.ok()) return own.status();
-    ends = *std::move(own);
-  }
-  const int64_t length = NumberOf(fields_, "out_seq_length", 1);
-  if (length < 1 || length > loaded_.model().spec().max_positions) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("cases.json: %s is %d", Name("out_seq_length"), length));
-  }
-  std::vector<float> logits;
-  Sequence fed;
-  absl::StatusOr<std::vector<std::vector<int32_t>>> blanks =
-      RunGreedy(static_cast<int32_t>(length), ends, &logits, &fed);
-  if (!blanks.ok()) return blanks.status();
-  const Json& expected = fields_["blanks"];
-  CompareIds("blanks", {static_cast<int64_t>(blanks->size())},
-             {static_cast<int64_t>(expected.size())});
-  for (size_t i = 0; i < std::min(expected.size(), blanks->size()); ++i) {
-    const std::string at = absl::StrFormat("blanks[%d].", i);
-    CompareIds(at + "tokens", Wide((*blanks)[i]), Flatten(FieldOf(expected[i], "tokens")));
-    if (expected[i].contains("tokens_with_sop")) {
-      std::vector<int64_t> with_start = Wide((*blanks)[i]);
-      with_start.insert(with_start.begin(), prompt_.blanks[i].start_token);
-      CompareIds(at + "tokens_with_sop", with_start, Flatten(expected[i]["tokens_with_sop"]));
-    }
-    CompareIds(at + "mask_position", {prompt_.blanks[i].position[0]},
-               Flatten(FieldOf(expected[i], "mask_position")));
-    const bool full = static_cast<int64_t>((*blanks)[i].size()) == length;
-    CompareIds(at + "stopped_by", {full}, {StringOf(expected[i], "stopped_by") != "end_token"});
-  }
-  CompareIds("fed_ids", Wide(fed.tokens), Wide(input_ids_));
-  ReplayMargin(std::move(logits));
-  return absl::OkStatus();
-}
-
 // The inputs stand in both files, which must agree, and the model must lay them out alike.
 void ModelCase::ReplayInputs(std::set<std::string>* replayed) {
   const std::vector<int64_t> positions = Flatten(fields_.value("position_ids", Json()));
   const size_t count = input_ids_.size();
   const bool two_rows = positions.size() == 2 * count;
-  const auto second = positions.begin() + std::min(count, positions.size());
+  // Two rows are two tensors, or one.
+  const bool apart = tensors_.Find(Name("block_position_ids")) != nullptr;
+  const auto second =
+      apart ? positions.begin() + std::min(count, positions.size()) : positions.end();
   const std::pair<const char*, std::vector<int64_t>> inputs[] = {
       {"input_ids", Wide(input_ids_)},
       {"position_ids", {positions.begin(), second}},
@@ -444,6 +295,8 @@ void ModelCase::ReplayInputs(std::set<std::string>* replayed) {
 
 absl::Status ModelCase::Replay(std::set<std::string>* replayed) {
   if (name_.empty()) return absl::InvalidArgumentError("cases.json: a case has no name");
+  // Every step of such a case is a prompt of its own.
+  if (fields_.contains("steps")) return ReplayRefills();
   absl::Status status = ReadInputs();
   if (status.ok()) {
     ReplayInputs(replayed);
@@ -451,12 +304,19 @@ absl::Status ModelCase::Replay(std::set<std::string>* replayed) {
   }
   for (auto field = fields_.begin(); field != fields_.end() && status.ok(); ++field) {
     const std::string& key = field.key();
-    if (key == "sep" || key == "context_length") {
+    if (key == "sep") {
       CompareIds(key, {prompt_.bidirectional}, Flatten(*field));
+    } else if (key == "context_length") {
+      // GLM-130B counts the start token in.
+      const int more = loaded_.model().spec().family == "glm-130b" ? 1 : 0;
+      CompareIds(key, {prompt_.bidirectional + more}, Flatten(*field));
     } else if (key == "mask_position" || key == "mask_positions") {
       std::vector<int64_t> masks;
-      for (const Blank& blank : prompt_.blanks) masks.push_back(blank.position[0]);
+      for (const Blank& blank : prompt_.blanks) masks.push_back(blank.mask);
       CompareIds(key, masks, Flatten(*field));
+    } else if (key == "use_gmask") {
+      const bool counts_on = prompt_.blanks[0].stride[0] == 1;
+      CompareIds(key, {counts_on}, {*field == true});
     } else if (key == "blanks") {
       status = ReplayBlanks();
     } else if (key == "greedy_tokens") {

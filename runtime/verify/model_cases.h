@@ -49,14 +49,21 @@ class ModelCase {
   absl::Status ReadInputs();
   void ReplayInputs(std::set<std::string>* replayed);
   absl::StatusOr<Pass> RunForced(const Adapter* adapter);
-  // Fills the blanks greedily; the logits that chose each token go to `logits`.
-  absl::StatusOr<std::vector<std::vector<int32_t>>> RunGreedy(
-      int32_t max_tokens, const std::vector<int32_t>& end_tokens, std::vector<float>* logits,
-      Sequence* sequence);
+  struct Greedy {  // what filling the blanks greedily gave
+    std::vector<std::vector<int32_t>> blanks;
+    std::vector<std::vector<int32_t>> contexts;  // what all tokens saw, by blank
+    std::vector<int32_t> ended;                  // the end token of each blank, or -1
+    std::vector<float> logits;                   // that chose each token
+    Sequence fed;
+  };
+  absl::StatusOr<Greedy> RunGreedy(int32_t max_tokens, const std::vector<int32_t>& end_tokens);
+  // Until the case's end tokens, or the length in this field.
+  absl::StatusOr<Greedy> RunBlanks(const char* length_field);
 
   absl::Status ReplayForced(std::set<std::string>* replayed);
   absl::Status ReplayGreedy(std::set<std::string>* replayed);
   absl::Status ReplayBlanks();
+  absl::Status ReplayRefills();
   void ReplayMargin(std::vector<float> logits);
   void ReplayLogprobs(const std::vector<float>& logits);
 

@@ -26,12 +26,14 @@ bool Matches(std::string_view pattern, std::string_view text) {
 
 }  // namespace
 
-bool VerifyReport::Wants(std::string_view name) const {
-  return only_.empty() || Matches(only_, name) || name.find(only_) != std::string_view::npos;
+bool VerifyReport::Wants(std::string_view behind_prefix) const {
+  const std::string name = prefix_ + std::string(behind_prefix);
+  return only_.empty() || Matches(only_, name) || name.find(only_) != std::string::npos;
 }
 
 void VerifyReport::Add(VerifyLine line) {
   if (!Wants(line.name)) return;
+  line.name = prefix_ + line.name;
   if (line.result != VerifyLine::Result::kOk) ++failed_;
   if (show_) show_(line);
   lines_.push_back(std::move(line));

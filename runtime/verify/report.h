@@ -28,6 +28,8 @@ class VerifyReport {
   explicit VerifyReport(std::string only, std::function<void(const VerifyLine&)> show = {})
       : only_(std::move(only)), show_(std::move(show)) {}
 
+  // Stands before every name from here on.
+  void set_prefix(std::string prefix) { prefix_ = std::move(prefix); }
   bool Wants(std::string_view name) const;
   // Names that are not wanted are dropped.
   void Add(VerifyLine line);
@@ -38,6 +40,7 @@ class VerifyReport {
 
  private:
   std::string only_;
+  std::string prefix_;
   std::function<void(const VerifyLine&)> show_;
   std::vector<VerifyLine> lines_;
   int64_t failed_ = 0;

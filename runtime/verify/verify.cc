@@ -17,7 +17,13 @@ using Verifier = absl::Status (*)(const std::string& folder, VerifyReport& repor
 
 constexpr std::pair<std::string_view, Verifier> kKinds[] = {
     {"glm-blocklm", VerifyModel},
+    {"glm-130b", VerifyModel},
+    {"chatglm-6b", VerifyModel},
     {"chatglm2", VerifyModel},
+    {"glm", VerifyModel},
+    {"glm4", VerifyModel},
+    {"glm4-moe", VerifyModel},
+    {"fastmoe-gates", VerifyFastMoe},
     {"lora", VerifyLora},
     {"ptuning-v2", VerifyPtuning},
     {"tokenizer-gpt2", VerifyTokenizerGpt2},

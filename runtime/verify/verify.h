@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "nlohmann/json_fwd.hpp"
 #include "runtime/verify/report.h"
 
 namespace qianyi {
@@ -13,9 +14,15 @@ namespace qianyi {
 // (missing, unreadable, of an unknown kind); differences are lines of the report.
 absl::Status VerifyFolder(const std::string& folder, VerifyReport& report);
 
-// The model kinds, "glm-blocklm" and "chatglm2": logits, hidden states, log-probabilities and
-// greedy continuations of every case.
+// The model kinds, "glm-blocklm", "glm-130b", "chatglm-6b", "chatglm2", "glm", "glm4": logits,
+// hidden states, log-probabilities and greedy continuations of every case.
 absl::Status VerifyModel(const std::string& folder, VerifyReport& report);
+// Of such a folder: the object "quantized" of its cases.json, whose weights are in other files.
+absl::Status VerifyQuantized(const std::string& folder, const nlohmann::json& quantized,
+                             const nlohmann::json& cases, VerifyReport& report);
+
+// "fastmoe-gates": choices, weights and losses of FastMoE's gates, and layers of experts.
+absl::Status VerifyFastMoe(const std::string& folder, VerifyReport& report);
 
 // The adapter kinds, "lora" and "ptuning-v2": the same over the folder of the model that
 // config.json names as base_model, with the folder's adapters.

@@ -4,29 +4,14 @@
 import argparse
 import json
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
 import torch
 
+from model_folder import place_files, write_safetensors
 from tasks import CHAT, TASKS
 from vocab import Vocabulary
-
-
-def write_safetensors(path, tensors):
-    """Writes float32 tensors in the safetensors format."""
-    header, at = {}, 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * 4
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            file.write(tensor.detach().float().contiguous().cpu().numpy().tobytes())
 
 
 def config(shape, vocabulary):
@@ -63,15 +48,6 @@ def write_source(checkpoint, prepared, folder, weights):
     return state
 
 
-def place(converted, destination):
-    """Moves the converted files into the destination, which may hold other files."""
-    destination.mkdir(parents=True, exist_ok=True)
-    for path in converted.iterdir():
-        shutil.move(path, destination / path.name)
-    converted.rmdir()
-    return sum(path.stat().st_size for path in destination.iterdir() if path.is_file())
-
-
 def write_extracts(prepared, folder, limit=60_000):
     """The first rows of every validation file, a little under `limit` bytes each."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +80,7 @@ def main():
     state = write_source(args.checkpoint, args.prepared, source, args.weights)
     shutil.rmtree(scratch, ignore_errors=True)
     subprocess.run([args.qianyi, "convert", source, scratch, "--dtype", args.dtype], check=True)
-    size = place(scratch, args.out)
+    size = place_files(scratch, args.out)
     write_extracts(args.prepared, args.out / "validation")
     print(f"step {state['step']}, {state['seen']} tokens, {size / 2**20:.2f} MiB in {args.out}")
 

@@ -2,6 +2,9 @@
 
 import torch
 
+# On a processor without its instructions bfloat16 is slower than float32.
+HAS_BFLOAT16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)()
+
 
 @torch.no_grad()
 def orthogonalise(matrix, steps=5):
@@ -10,7 +13,8 @@ def orthogonalise(matrix, steps=5):
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
-    x = x.bfloat16()
+    if x.is_cuda or HAS_BFLOAT16:
+        x = x.bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT

@@ -83,8 +83,9 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   UnaryCall(TextService& text, v1::GenerateResponse* response)
       : text_(text), response_(response), cancellation_(text) {}
 
-  void Start(const v1::GenerateRequest& message) {
-    absl::StatusOr<TextRequest> request = ParseRequest(message);
+  void Start(const absl::StatusOr<Caller>& caller, const v1::GenerateRequest& message) {
+    absl::StatusOr<TextRequest> request =
+        caller.ok() ? ParseRequest(message) : absl::StatusOr<TextRequest>(caller.status());
     if (!request.ok()) {
       OnEnd(request.status(), {});
       return;
@@ -152,8 +153,9 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
  public:
   explicit StreamCall(TextService& text) : text_(text), id_(NewId()), cancellation_(text) {}
 
-  void Start(const v1::GenerateRequest& message) {
-    absl::StatusOr<TextRequest> request = ParseRequest(message);
+  void Start(const absl::StatusOr<Caller>& caller, const v1::GenerateRequest& message) {
+    absl::StatusOr<TextRequest> request =
+        caller.ok() ? ParseRequest(message) : absl::StatusOr<TextRequest>(caller.status());
     if (!request.ok()) {
       OnEnd(request.status(), {});
       return;
@@ -269,17 +271,18 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartGenerate(TextService& text, const v1::GenerateRequest& request,
+grpc::ServerUnaryReactor* StartGenerate(TextService& text, const absl::StatusOr<Caller>& caller,
+                                        const v1::GenerateRequest& request,
                                         v1::GenerateResponse* response) {
   auto* call = new UnaryCall(text, response);  // OnDone deletes it
-  call->Start(request);
+  call->Start(caller, request);
   return call;
 }
 
 grpc::ServerWriteReactor<v1::GenerateChunk>* StartGenerateStream(
-    TextService& text, const v1::GenerateRequest& request) {
+    TextService& text, const absl::StatusOr<Caller>& caller, const v1::GenerateRequest& request) {
   auto* call = new StreamCall(text);  // OnDone deletes it
-  call->Start(request);
+  call->Start(caller, request);
   return call;
 }
 

@@ -10,51 +10,60 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "qianyi/v1/inference.grpc.pb.h"
 #include "server/grpc/calls.h"
+#include "server/grpc/gate.h"
 #include "server/grpc/messages.h"
 
 namespace qianyi {
 namespace {
 
 constexpr int kMaxMessageBytes = 2 << 20;
+constexpr int kMaxMetadataBytes = 16 << 10;
 constexpr int kMaxStreamsPerConnection = 256;
+constexpr size_t kMaxMemoryBytes = 256 << 20;  // of connections and messages
+constexpr int kMinute = 60 * 1000;             // in milliseconds
 constexpr auto kCutOff = std::chrono::seconds(2);
 
 class Service final : public v1::Inference::CallbackService {
  public:
-  Service(TextService& text, AdapterAdmin& adapters) : text_(text), adapters_(adapters) {}
+  Service(TextService& text, AdapterAdmin& adapters, const KeyRing& keys)
+      : text_(text), adapters_(adapters), gate_(keys, text.metrics()) {}
 
-  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override {
-    return StartGenerate(text_, *request, response);
+    return StartGenerate(text_, gate_.Enter(context, "Generate"), *request, response);
   }
 
   grpc::ServerWriteReactor<v1::GenerateChunk>* GenerateStream(
-      grpc::CallbackServerContext*, const v1::GenerateRequest* request) override {
-    return StartGenerateStream(text_, *request);
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
+    return StartGenerateStream(text_, gate_.Enter(context, "GenerateStream"), *request);
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    return Finish(context, "Tokenize", DoTokenize(*request, response));
+    return Answer(context, "Tokenize", [&] { return DoTokenize(*request, response); });
   }
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
-    for (const auto& model : text_.models()) {
-      Describe({model.get(), nullptr}, response->add_models());
-      for (auto& adapter : model->engine->adapters().List()) {
-        Describe({model.get(), std::move(adapter)}, response->add_models());
+    return Answer(context, "ListModels", [&] {
+      for (const auto& model : text_.models()) {
+        Describe({model.get(), nullptr}, response->add_models());
+        for (auto& adapter : model->engine->adapters().List()) {
+          Describe({model.get(), std::move(adapter)}, response->add_models());
+        }
       }
-    }
-    return Finish(context, "ListModels", absl::OkStatus());
+      return absl::OkStatus();
+    });
   }
 
   grpc::ServerUnaryReactor* LoadAdapter(grpc::CallbackServerContext* context,
                                         const v1::LoadAdapterRequest* request,
                                         v1::ModelInfo* response) override {
+    const absl::StatusOr<Caller> caller = gate_.Enter(context, "LoadAdapter");
+    if (!caller.ok()) return Finish(context, "LoadAdapter", caller.status());
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     adapters_.Load({request->model(), request->name(), request->path()},
                    [this, reactor, response](const absl::StatusOr<FoundModel>& loaded) {
@@ -69,7 +78,7 @@ class Service final : public v1::Inference::CallbackService {
   grpc::ServerUnaryReactor* UnloadAdapter(grpc::CallbackServerContext* context,
                                           const v1::UnloadAdapterRequest* request,
                                           v1::UnloadAdapterResponse*) override {
-    return Finish(context, "UnloadAdapter", adapters_.Unload(request->name()));
+    return Answer(context, "UnloadAdapter", [&] { return adapters_.Unload(request->name()); });
   }
 
  private:
@@ -83,6 +92,14 @@ class Service final : public v1::Inference::CallbackService {
     info->set_batch(model.use().batch);
     info->set_queue(model.engine->queue_limit());
     if (found.adapter != nullptr) info->set_parent(model.name);
+  }
+
+  // What `act` says, once the caller has been let in.
+  template <typename Act>
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const char* method,
+                                   Act act) {
+    const absl::StatusOr<Caller> caller = gate_.Enter(context, method);
+    return Finish(context, method, caller.ok() ? act() : caller.status());
   }
 
   grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const char* method,
@@ -107,13 +124,41 @@ class Service final : public v1::Inference::CallbackService {
 
   TextService& text_;
   AdapterAdmin& adapters_;
+  Gate gate_;
 };
+
+auto CredentialsOf(const Tls& tls) {
+  if (!tls.on()) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions options(
+      tls.asks_clients() ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                         : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+  options.pem_root_certs = tls.client_ca;
+  options.pem_key_cert_pairs.push_back({tls.key, tls.certificate});
+  return grpc::SslServerCredentials(options);
+}
+
+// What one client, or many, can make the library hold.
+void SetLimits(grpc::ServerBuilder* builder) {
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 10 * kMinute);
+  // So that long-lived clients find replicas that were added; what runs may finish.
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 60 * kMinute);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 30 * kMinute);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 2 * kMinute);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kMinute / 3);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinute / 6);
+  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder->SetResourceQuota(grpc::ResourceQuota("qianyi").Resize(kMaxMemoryBytes));
+}
 
 class Server final : public GrpcServer {
  public:
-  Server(TextService& text, AdapterAdmin& adapters) : service_(text, adapters) {}
+  Server(TextService& text, AdapterAdmin& adapters, const KeyRing& keys)
+      : service_(text, adapters, keys) {}
 
-  absl::Status Listen(const std::string& host, int port) {
+  absl::Status Listen(const GrpcOptions& options) {
+    const auto& [host, port, tls] = options;
     // What it would print of a port that is taken, we say in one sentence.
     gpr_set_log_function([](gpr_log_func_args*) {});
     grpc::EnableDefaultHealthCheckService(true);
@@ -123,9 +168,8 @@ class Server final : public GrpcServer {
     grpc::ServerBuilder builder;
     // Without this, two servers may share a port, and each gets some of the calls.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
-    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+    SetLimits(&builder);
+    builder.AddListeningPort(address, CredentialsOf(tls), &port_);
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
@@ -153,11 +197,12 @@ class Server final : public GrpcServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const std::string& host, int port,
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcOptions& options,
                                                               TextService& service,
-                                                              AdapterAdmin& adapters) {
-  auto server = std::make_unique<Server>(service, adapters);
-  if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
+                                                              AdapterAdmin& adapters,
+                                                              const KeyRing& keys) {
+  auto server = std::make_unique<Server>(service, adapters, keys);
+  if (absl::Status status = server->Listen(options); !status.ok()) return status;
   server->SetServing(true);
   return server;
 }

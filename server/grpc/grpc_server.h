@@ -5,18 +5,26 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/access/key_ring.h"
+#include "server/access/tls.h"
 #include "server/adapter_admin.h"
 #include "server/text_service.h"
 
 namespace qianyi {
 
+struct GrpcOptions {
+  std::string host;
+  int port = 0;  // 0 takes a free one
+  Tls tls;       // may be off
+};
+
 class GrpcServer {
  public:
-  // Port 0 takes a free one. Unavailable when the address is taken. `service` and
-  // `adapters` outlive this.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const std::string& host, int port,
+  // Unavailable when the address is taken. `service`, `adapters` and `keys` outlive this.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcOptions& options,
                                                            TextService& service,
-                                                           AdapterAdmin& adapters);
+                                                           AdapterAdmin& adapters,
+                                                           const KeyRing& keys);
   virtual ~GrpcServer() = default;  // calls in progress are cut off
 
   virtual int port() const = 0;

@@ -22,8 +22,8 @@ using asio::ip::tcp;
 
 class Server final : public HttpServer {
  public:
-  Server(const HttpLimits& limits, HttpHandler handler, std::function<void(int)> on_refused)
-      : shared_{limits, std::move(handler), std::move(on_refused)}, acceptor_(context_) {}
+  Server(const HttpLimits& limits, HttpHooks hooks)
+      : shared_{limits, std::move(hooks)}, acceptor_(context_) {}
 
   ~Server() override {
     StopAccepting();
@@ -31,6 +31,24 @@ class Server final : public HttpServer {
     work_.reset();
     context_.stop();
     for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::Status UseTls(const Tls& tls) {
+    if (!tls.on()) return absl::OkStatus();
+    asio::ssl::context& context = shared_.tls.emplace(asio::ssl::context::tls_server);
+    boost::system::error_code error;
+    SSL_CTX_set_min_proto_version(context.native_handle(), TLS1_2_VERSION);
+    context.use_certificate_chain(asio::buffer(tls.certificate), error);
+    if (!error) context.use_private_key(asio::buffer(tls.key), asio::ssl::context::pem, error);
+    if (!error && tls.asks_clients()) {
+      context.add_certificate_authority(asio::buffer(tls.client_ca), error);
+      context.set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
+      // Sessions are not resumed: each connection shows its certificate anew.
+      SSL_CTX_set_session_cache_mode(context.native_handle(), SSL_SESS_CACHE_OFF);
+    }
+    if (!error) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the files of --tls-cert and --tls-key do not work: %s", error.message()));
   }
 
   absl::Status Listen(const std::string& host, int port) {
@@ -124,7 +142,7 @@ class Server final : public HttpServer {
     });
   }
 
-  const HttpShared shared_;
+  HttpShared shared_;
   std::mutex mutex_;               // guards the next four
   std::condition_variable ended_;  // all sessions have
   std::list<std::weak_ptr<HttpSession>> sessions_;
@@ -142,9 +160,9 @@ class Server final : public HttpServer {
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, int port,
                                                               const HttpLimits& limits,
-                                                              HttpHandler handler,
-                                                              std::function<void(int)> on_refused) {
-  auto server = std::make_unique<Server>(limits, std::move(handler), std::move(on_refused));
+                                                              const Tls& tls, HttpHooks hooks) {
+  auto server = std::make_unique<Server>(limits, std::move(hooks));
+  if (absl::Status status = server->UseTls(tls); !status.ok()) return status;
   if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
   server->Run();
   return server;

@@ -4,12 +4,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/access/key_ring.h"
+#include "server/access/tls.h"
 
 namespace qianyi {
 
@@ -19,6 +22,10 @@ struct HttpRequest {
   std::string body;
   std::string content_type;
   std::string request_id;  // the client's if it is fit to be echoed, else a new one
+  std::string host, origin;
+  std::string key;     // as it was presented; empty once it has been looked at
+  Caller caller = {};  // whose key it is
+  std::string trace_parent;
 };
 
 struct HttpResponse {
@@ -43,25 +50,34 @@ class HttpReply {
 
 // Must not block; throws nothing.
 using HttpHandler = std::function<void(HttpRequest, std::shared_ptr<HttpReply>)>;
+// Looks at a request whose body has not been read yet, and may answer it then.
+using HttpScreen = std::function<std::optional<HttpResponse>(HttpRequest*)>;
 
 struct HttpLimits {
   uint64_t body_bytes = 2 << 20;
+  uint64_t all_bodies_bytes = 64 << 20;  // of requests that are being read
   uint32_t header_bytes = 16 << 10;
   int connections = 1024;
-  int read_seconds = 30;   // of one request
+  int read_seconds = 30;   // of one request, and of a TLS handshake
   int idle_seconds = 75;   // between requests
   int write_seconds = 60;  // without progress
   int threads = 2;
 };
 
+// What a server does with requests. Errors of the protocol (too large, malformed) are answered
+// without them and counted by `on_refused(status)`.
+struct HttpHooks {
+  HttpScreen screen;
+  HttpHandler handler;
+  std::function<void(int)> on_refused;
+};
+
 class HttpServer {
  public:
-  // Port 0 takes a free one. Unavailable when the address is taken or not ours. Errors of the
-  // protocol (too large, malformed) are answered here and counted by `on_refused(status)`.
+  // Port 0 takes a free one. Unavailable when the address is taken or not ours. `tls` may be off.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& host, int port,
-                                                           const HttpLimits& limits,
-                                                           HttpHandler handler,
-                                                           std::function<void(int)> on_refused);
+                                                           const HttpLimits& limits, const Tls& tls,
+                                                           HttpHooks hooks);
   virtual ~HttpServer() = default;  // closes every connection
 
   virtual int port() const = 0;

@@ -1,11 +1,10 @@
 #include "server/http/http_session.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <random>
 #include <utility>
 
 #include "boost/asio/dispatch.hpp"
@@ -14,6 +13,7 @@
 #include "boost/beast/http/read.hpp"
 #include "boost/beast/http/status.hpp"
 #include "server/error.h"
+#include "server/request_id.h"
 
 namespace qianyi {
 namespace {
@@ -24,20 +24,7 @@ namespace http = boost::beast::http;
 
 constexpr int kLingerSeconds = 5;
 constexpr size_t kLingerBytes = 16 << 10;
-
-bool IsFitRequestId(std::string_view id) {
-  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' ||
-           c == '_' || c == '.' || c == ':';
-  });
-}
-
-std::string NewRequestId() {
-  thread_local std::mt19937_64 random{std::random_device{}()};
-  char id[40];
-  std::snprintf(id, sizeof id, "req-%016llx", static_cast<unsigned long long>(random()));
-  return id;
-}
+constexpr auto kLookAgain = std::chrono::milliseconds(200);
 
 }  // namespace
 
@@ -102,34 +89,48 @@ class HttpSession::Answer final : public HttpReply {
   bool used_ = false;
 };
 
-HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpShared& shared,
+HttpSession::HttpSession(asio::ip::tcp::socket socket, HttpShared& shared,
                          std::function<void()> on_end)
-    : stream_(std::move(socket)), shared_(shared), on_end_(std::move(on_end)) {}
+    : stream_(std::move(socket), shared.tls.has_value() ? &*shared.tls : nullptr),
+      look_again_(stream_.get_executor()),
+      shared_(shared),
+      on_end_(std::move(on_end)) {}
 
-HttpSession::~HttpSession() { on_end_(); }
+HttpSession::~HttpSession() {
+  ReleaseBody();
+  on_end_();
+}
 
 void HttpSession::Start() {
   asio::dispatch(stream_.get_executor(), [self = shared_from_this()] {
     Error ignored;
     self->stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
-    self->Read();
+    self->stream_.tcp().expires_after(std::chrono::seconds(self->shared_.limits.read_seconds));
+    self->stream_.Handshake([self](Error error) {
+      if (error) {
+        self->CloseSocket();
+      } else {
+        self->Read();
+      }
+    });
   });
+}
+
+void HttpSession::CloseSocket() {
+  Error ignored;
+  stream_.socket().close(ignored);
 }
 
 void HttpSession::Finish() {
   asio::post(stream_.get_executor(), [self = shared_from_this()] {
     self->finishing_ = true;
     if (!self->ended_ || self->writing_) return;  // NextRequest will see to it
-    Error ignored;
-    self->stream_.socket().close(ignored);
+    self->CloseSocket();
   });
 }
 
 void HttpSession::Close() {
-  asio::post(stream_.get_executor(), [self = shared_from_this()] {
-    Error ignored;
-    self->stream_.socket().close(ignored);
-  });
+  asio::post(stream_.get_executor(), [self = shared_from_this()] { self->CloseSocket(); });
 }
 
 void HttpSession::Read() {
@@ -137,23 +138,86 @@ void HttpSession::Read() {
   parser_->header_limit(shared_.limits.header_bytes);
   parser_->body_limit(shared_.limits.body_bytes);
   const bool first = request_number_ == 0;
-  stream_.expires_after(
+  stream_.tcp().expires_after(
       std::chrono::seconds(first ? shared_.limits.read_seconds : shared_.limits.idle_seconds));
-  http::async_read_header(
-      stream_, buffer_, *parser_, [self = shared_from_this()](Error error, size_t) {
-        if (error) {
-          self->OnRead(error);
-          return;
-        }
-        self->stream_.expires_after(std::chrono::seconds(self->shared_.limits.read_seconds));
-        http::async_read(self->stream_, self->buffer_, *self->parser_,
-                         [self](Error failed, size_t) { self->OnRead(failed); });
-      });
+  http::async_read_header(stream_, buffer_, *parser_,
+                          [self = shared_from_this()](Error error, size_t) {
+                            if (error) {
+                              self->OnRead(error);
+                            } else {
+                              self->OnHeader();
+                            }
+                          });
+}
+
+// Who asks, and for what, is looked at before there is any memory for a body.
+void HttpSession::OnHeader() {
+  request_ = Head();
+  request_id_ = request_.request_id;
+  head_only_ = parser_->get().method() == http::verb::head;
+  if (std::optional<HttpResponse> answer = shared_.hooks.screen(&request_)) {
+    ++request_number_;
+    stream_.tcp().expires_never();
+    AnswerUnread(*std::move(answer));
+    return;
+  }
+  if (!HoldBody()) {
+    ++request_number_;
+    stream_.tcp().expires_never();
+    shared_.hooks.on_refused(503);
+    HttpResponse response;
+    response.status = 503;
+    response.body =
+        ToJson(ToApiError(absl::UnavailableError("the requests that are being read take all the "
+                                                 "memory there is for them; try again later")));
+    response.headers.emplace_back("Retry-After", "1");
+    AnswerUnread(std::move(response));
+    return;
+  }
+  stream_.tcp().expires_after(std::chrono::seconds(shared_.limits.read_seconds));
+  http::async_read(stream_, buffer_, *parser_,
+                   [self = shared_from_this()](Error failed, size_t) { self->OnRead(failed); });
+}
+
+bool HttpSession::HoldBody() {
+  const auto length = parser_->content_length();
+  const uint64_t bytes = length.has_value()   ? *length
+                         : parser_->chunked() ? shared_.limits.body_bytes
+                                              : 0;
+  if (shared_.bodies_bytes.fetch_add(bytes) + bytes > shared_.limits.all_bodies_bytes) {
+    shared_.bodies_bytes.fetch_sub(bytes);
+    return false;
+  }
+  held_bytes_ = bytes;
+  return true;
+}
+
+void HttpSession::ReleaseBody() { shared_.bodies_bytes.fetch_sub(std::exchange(held_bytes_, 0)); }
+
+HttpRequest HttpSession::Head() const {
+  const auto& message = parser_->get();
+  const auto text = [](boost::beast::string_view value) {
+    return std::string(value.data(), value.size());
+  };
+  HttpRequest request;
+  const bool head = message.method() == http::verb::head;
+  request.method = head ? "GET" : text(message.method_string());
+  const std::string target = text(message.target());
+  request.path = target.substr(0, target.find('?'));
+  request.content_type = text(message[http::field::content_type]);
+  request.host = text(message[http::field::host]);
+  request.origin = text(message[http::field::origin]);
+  const std::string authorization = text(message[http::field::authorization]);
+  const std::string x_api_key = text(message["x-api-key"]);
+  request.key = std::string(PresentedKey(authorization, x_api_key));
+  request.trace_parent = text(message["traceparent"]);
+  request.request_id = RequestIdFrom(text(message["x-request-id"]));
+  return request;
 }
 
 void HttpSession::OnRead(Error error) {
   ++request_number_;
-  stream_.expires_never();
+  stream_.tcp().expires_never();
   if (!error) {
     Dispatch();
   } else if (error == http::error::body_limit) {
@@ -166,19 +230,26 @@ void HttpSession::OnRead(Error error) {
              error != http::error::end_of_stream && error != http::error::partial_message) {
     Refuse(400, "not a well-formed HTTP request: " + error.message());
   } else {  // the client has left, or was silent for too long
-    Error ignored;
-    stream_.socket().close(ignored);
+    CloseSocket();
   }
+  ReleaseBody();
 }
 
 void HttpSession::Refuse(int status, const std::string& message) {
-  shared_.on_refused(status);
-  ended_ = begun_ = gone_ = head_only_ = keep_alive_ = false;
-  request_id_ = NewRequestId();
-  ApiError error = ToApiError(absl::InvalidArgumentError(message));
+  shared_.hooks.on_refused(status);
+  head_only_ = false;
+  request_id_ = RequestIdFrom("");
   HttpResponse response;
   response.status = status;
-  response.body = ToJson(error);
+  response.body = ToJson(ToApiError(absl::InvalidArgumentError(message)));
+  AnswerUnread(std::move(response));
+}
+
+// To a request that was not read to its end: nothing can follow on this connection, unless it had
+// no body at all.
+void HttpSession::AnswerUnread(HttpResponse response) {
+  keep_alive_ = parser_->is_done() && parser_->get().keep_alive();
+  ended_ = begun_ = gone_ = false;
   Begin(std::move(response), /*streams=*/false);
   End();
 }
@@ -188,39 +259,38 @@ void HttpSession::Dispatch() {
   ended_ = begun_ = gone_ = false;
   keep_alive_ = message.keep_alive();
   chunked_ = message.version() >= 11;
-  head_only_ = message.method() == http::verb::head;
-  HttpRequest request;
-  request.method = head_only_ ? "GET" : std::string(message.method_string());
-  const std::string target(message.target());
-  request.path = target.substr(0, target.find('?'));
-  request.content_type = std::string(message[http::field::content_type]);
-  const std::string given(message["x-request-id"]);
-  request_id_ = IsFitRequestId(given) ? given : NewRequestId();
-  request.request_id = request_id_;
   const bool encoded = !message[http::field::content_encoding].empty();
-  request.body = std::move(message.body());
+  request_.body = std::move(message.body());
   if (encoded) {
     Refuse(415, "bodies with a Content-Encoding are not read; send it plain");
     return;
   }
   WatchForEnd();
-  shared_.handler(std::move(request),
-                  std::make_shared<Answer>(shared_from_this(), request_number_));
+  shared_.hooks.handler(std::move(request_),
+                        std::make_shared<Answer>(shared_from_this(), request_number_));
 }
 
-// While nothing is being read, a socket that becomes readable either holds the next request or
-// has been closed: only the latter says that nobody waits for the answer.
+// While nothing is being read, a socket that becomes readable either holds more from the client
+// (the next request, or TLS that says goodbye) or has been closed: only the latter says that nobody
+// waits for the answer.
 void HttpSession::WatchForEnd() {
   stream_.socket().async_wait(asio::ip::tcp::socket::wait_read,
                               [self = shared_from_this(), number = request_number_](Error error) {
-                                if (error || self->request_number_ != number || self->ended_)
-                                  return;
-                                char byte;
-                                const ssize_t got = recv(self->stream_.socket().native_handle(),
-                                                         &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-                                if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
-                                  self->Gone();
+                                if (!error && self->request_number_ == number && !self->ended_)
+                                  self->LookForEnd();
                               });
+}
+
+void HttpSession::LookForEnd() {
+  pollfd watched{stream_.socket().native_handle(), POLLRDHUP, 0};
+  if (poll(&watched, 1, 0) > 0) {
+    Gone();
+    return;
+  }
+  look_again_.expires_after(kLookAgain);
+  look_again_.async_wait([self = shared_from_this(), number = request_number_](Error error) {
+    if (!error && self->request_number_ == number && !self->ended_) self->LookForEnd();
+  });
 }
 
 void HttpSession::Gone() {
@@ -272,6 +342,7 @@ void HttpSession::Chunk(std::string bytes) {
 void HttpSession::End() {
   ended_ = true;
   on_gone_ = nullptr;
+  look_again_.cancel();
   if (!writing_) NextRequest();
 }
 
@@ -283,11 +354,11 @@ void HttpSession::Enqueue(std::string bytes) {
 
 void HttpSession::Write() {
   writing_ = true;
-  stream_.expires_after(std::chrono::seconds(shared_.limits.write_seconds));
+  stream_.tcp().expires_after(std::chrono::seconds(shared_.limits.write_seconds));
   asio::async_write(stream_, asio::buffer(queue_.front()),
                     [self = shared_from_this()](Error error, size_t) {
                       self->writing_ = false;
-                      self->stream_.expires_never();
+                      self->stream_.tcp().expires_never();
                       self->queue_.pop_front();
                       if (error) {
                         self->queue_.clear();
@@ -302,18 +373,18 @@ void HttpSession::Write() {
 }
 
 void HttpSession::NextRequest() {
-  Error ignored;
-  if (finishing_) {
-    stream_.socket().close(ignored);
-    return;
-  }
-  if (keep_alive_) {
+  if (keep_alive_ && !finishing_) {
     Read();
     return;
   }
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
-  stream_.expires_after(std::chrono::seconds(kLingerSeconds));
-  Linger();
+  stream_.tcp().expires_after(std::chrono::seconds(kLingerSeconds));
+  stream_.Finish([self = shared_from_this()](Error error) {
+    if (error || self->finishing_) {
+      self->CloseSocket();
+    } else {
+      self->Linger();
+    }
+  });
 }
 
 // Closing with unread input would reset the connection, and the client might never see the
@@ -326,8 +397,7 @@ void HttpSession::Linger() {
                               self->Linger();
                               return;
                             }
-                            Error ignored;
-                            self->stream_.socket().close(ignored);
+                            self->CloseSocket();
                           });
 }
 

@@ -294,6 +294,7 @@ HttpResponse ErrorResponse(const absl::Status& status) {
   HttpResponse response;
   response.status = error.http_status;
   response.body = ToJson(error) + "\n";
+  if (error.http_status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (error.retry_after_seconds > 0) {
     response.headers.emplace_back("Retry-After", std::to_string(error.retry_after_seconds));
   }

@@ -52,45 +52,11 @@ json TasksJson() {
   return {{"object", "list"}, {"data", std::move(list)}};
 }
 
-// Counts what is sent.
-class CountedReply final : public HttpReply {
- public:
-  CountedReply(Reply to, ServerMetrics& metrics, std::string handler, std::string method)
-      : to_(std::move(to)),
-        metrics_(metrics),
-        handler_(std::move(handler)),
-        method_(std::move(method)) {}
-  void Send(HttpResponse response) override {
-    metrics_.CountHttp(handler_, method_, response.status);
-    to_->Send(std::move(response));
-  }
-  void BeginStream(HttpResponse head) override {
-    metrics_.CountHttp(handler_, method_, head.status);
-    to_->BeginStream(std::move(head));
-  }
-  void Write(std::string bytes) override { to_->Write(std::move(bytes)); }
-  void EndStream() override { to_->EndStream(); }
-  void OnGone(std::function<void()> callback) override { to_->OnGone(std::move(callback)); }
-
- private:
-  const Reply to_;
-  ServerMetrics& metrics_;
-  const std::string handler_;
-  const std::string method_;
-};
-
-// Methods are a short known list in a label, whatever the client sent.
-std::string KnownMethod(const std::string& method) {
-  for (const char* known : {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}) {
-    if (method == known) return method;
-  }
-  return "other";
-}
-
 }  // namespace
 
-RestApi::RestApi(TextService& service, AdapterAdmin& adapters)
-    : service_(service), adapters_(adapters) {
+RestApi::RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& keys,
+                 OriginRules origins)
+    : service_(service), adapters_(adapters), keys_(keys), origins_(std::move(origins)) {
   AddTextRoutes();
   AddAdapterRoutes();
   AddOperatorRoutes();
@@ -98,25 +64,26 @@ RestApi::RestApi(TextService& service, AdapterAdmin& adapters)
 }
 
 void RestApi::AddTextRoutes() {
-  routes_.push_back(
-      {"POST", "/v1/completions", [this](const HttpRequest& request, const Reply& reply) {
-         StartText(ParseCompletion(request.body), MakeCompletionAnswer, reply);
-       }});
-  routes_.push_back(
-      {"POST", "/v1/chat/completions", [this](const HttpRequest& request, const Reply& reply) {
-         StartText(ParseChat(request.body), MakeChatAnswer, reply);
-       }});
+  routes_.push_back({Scope::kInference, "POST", "/v1/completions",
+                     [this](const HttpRequest& request, const Reply& reply) {
+                       StartText(ParseCompletion(request.body), MakeCompletionAnswer, reply);
+                     }});
+  routes_.push_back({Scope::kInference, "POST", "/v1/chat/completions",
+                     [this](const HttpRequest& request, const Reply& reply) {
+                       StartText(ParseChat(request.body), MakeChatAnswer, reply);
+                     }});
   for (const TaskInfo& info : Tasks()) {
-    routes_.push_back({"POST", "/v1/tasks/" + info.name,
+    routes_.push_back({Scope::kInference, "POST", "/v1/tasks/" + info.name,
                        [this, task = info.task](const HttpRequest& request, const Reply& reply) {
                          StartText(ParseTask(task, request.body), MakeTaskAnswer, reply);
                        }});
   }
-  routes_.push_back({"GET", "/v1/tasks",
+  routes_.push_back({Scope::kInference, "GET", "/v1/tasks",
                      [](const HttpRequest&, const Reply& reply) { SendJson(reply, TasksJson()); }});
-  routes_.push_back(
-      {"GET", "/v1/models", [this](const HttpRequest&, const Reply& reply) { ListModels(reply); }});
-  routes_.push_back({"GET", "/v1/models/", [this](const HttpRequest& request, const Reply& reply) {
+  routes_.push_back({Scope::kInference, "GET", "/v1/models",
+                     [this](const HttpRequest&, const Reply& reply) { ListModels(reply); }});
+  routes_.push_back({Scope::kInference, "GET", "/v1/models/",
+                     [this](const HttpRequest& request, const Reply& reply) {
                        ShowModel(request.path.substr(sizeof("/v1/models/") - 1), reply);
                      }});
 }
@@ -129,43 +96,46 @@ void RestApi::AddAdapterRoutes() {
       reply->Send(ErrorResponse(status));
     }
   };
-  routes_.push_back(
-      {"POST", "/v1/adapters", [=, this](const HttpRequest& request, const Reply& reply) {
-         absl::StatusOr<AdapterRequest> wanted = ParseAdapter(request.body);
-         if (!wanted.ok()) {
-           reply->Send(ErrorResponse(wanted.status()));
-           return;
-         }
-         adapters_.Load(*wanted, [=](const absl::StatusOr<FoundModel>& loaded) {
-           answer(reply, loaded.status(), loaded.ok() ? ModelJson(*loaded) : json());
-         });
-       }});
-  routes_.push_back(
-      {"DELETE", "/v1/adapters/", [=, this](const HttpRequest& request, const Reply& reply) {
-         const std::string name = request.path.substr(sizeof("/v1/adapters/") - 1);
-         answer(reply, adapters_.Unload(name),
-                {{"id", name}, {"object", "model"}, {"deleted", true}});
-       }});
+  routes_.push_back({Scope::kAdmin, "POST", "/v1/adapters",
+                     [=, this](const HttpRequest& request, const Reply& reply) {
+                       absl::StatusOr<AdapterRequest> wanted = ParseAdapter(request.body);
+                       if (!wanted.ok()) {
+                         reply->Send(ErrorResponse(wanted.status()));
+                         return;
+                       }
+                       adapters_.Load(*wanted, [=](const absl::StatusOr<FoundModel>& loaded) {
+                         answer(reply, loaded.status(), loaded.ok() ? ModelJson(*loaded) : json());
+                       });
+                     }});
+  routes_.push_back({Scope::kAdmin, "DELETE", "/v1/adapters/",
+                     [=, this](const HttpRequest& request, const Reply& reply) {
+                       const std::string name = request.path.substr(sizeof("/v1/adapters/") - 1);
+                       answer(reply, adapters_.Unload(name),
+                              {{"id", name}, {"object", "model"}, {"deleted", true}});
+                     }});
 }
 
 void RestApi::AddOperatorRoutes() {
-  routes_.push_back({"GET", "/health/live", [](const HttpRequest&, const Reply& reply) {
-                       SendJson(reply, {{"status", "live"}});
-                     }});
-  routes_.push_back({"GET", "/health/ready", [this](const HttpRequest&, const Reply& reply) {
-                       if (service_.draining()) {
-                         reply->Send(ErrorResponse(
-                             absl::UnavailableError("the server is shutting down; try another")));
-                       } else {
-                         SendJson(reply, {{"status", "ready"}});
-                       }
-                     }});
-  routes_.push_back({"GET", "/metrics", [this](const HttpRequest&, const Reply& reply) {
-                       HttpResponse response;
-                       response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-                       response.body = service_.metrics().Render();
-                       reply->Send(std::move(response));
-                     }});
+  routes_.push_back(
+      {Scope::kPublic, "GET", "/health/live", [](const HttpRequest&, const Reply& reply) {
+         SendJson(reply, {{"status", "live"}});
+       }});
+  routes_.push_back(
+      {Scope::kPublic, "GET", "/health/ready", [this](const HttpRequest&, const Reply& reply) {
+         if (service_.draining()) {
+           reply->Send(
+               ErrorResponse(absl::UnavailableError("the server is shutting down; try another")));
+         } else {
+           SendJson(reply, {{"status", "ready"}});
+         }
+       }});
+  routes_.push_back(
+      {Scope::kMetrics, "GET", "/metrics", [this](const HttpRequest&, const Reply& reply) {
+         HttpResponse response;
+         response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+         response.body = service_.metrics().Render();
+         reply->Send(std::move(response));
+       }});
 }
 
 void RestApi::AddPageRoutes() {
@@ -178,50 +148,18 @@ void RestApi::AddPageRoutes() {
                            File{"/app.css", "text/css; charset=utf-8", web_app_css},
                            File{"/app.js", "text/javascript; charset=utf-8", web_app_js},
                            File{"/icon.svg", "image/svg+xml", web_icon_svg}}) {
-    routes_.push_back({"GET", file.path, [file](const HttpRequest&, const Reply& reply) {
-                         HttpResponse response;
-                         response.content_type = file.content_type;
-                         response.body = std::string(file.bytes);
-                         response.headers = {
-                             {"Cache-Control", "no-cache"},
-                             {"Content-Security-Policy",
-                              "default-src 'self'; frame-ancestors 'none'; base-uri 'none'"},
-                             {"Referrer-Policy", "no-referrer"}};
-                         reply->Send(std::move(response));
-                       }});
+    routes_.push_back(
+        {Scope::kPublic, "GET", file.path, [file](const HttpRequest&, const Reply& reply) {
+           HttpResponse response;
+           response.content_type = file.content_type;
+           response.body = std::string(file.bytes);
+           response.headers = {{"Cache-Control", "no-cache"},
+                               {"Content-Security-Policy",
+                                "default-src 'self'; frame-ancestors 'none'; base-uri 'none'"},
+                               {"Referrer-Policy", "no-referrer"}};
+           reply->Send(std::move(response));
+         }});
   }
-}
-
-void RestApi::Handle(HttpRequest request, Reply reply) {
-  const Route* found = nullptr;
-  std::string allowed;
-  for (const Route& route : routes_) {
-    const bool prefix = route.path.size() > 1 && route.path.back() == '/';
-    const bool matches = prefix ? request.path.size() > route.path.size() &&
-                                      request.path.compare(0, route.path.size(), route.path) == 0
-                                : request.path == route.path;
-    if (!matches) continue;
-    if (route.method == request.method) found = &route;
-    allowed += (allowed.empty() ? "" : ", ") + route.method;
-    if (found != nullptr) break;
-  }
-  const std::string handler = found != nullptr ? found->path : "other";
-  auto counted = std::make_shared<CountedReply>(std::move(reply), service_.metrics(), handler,
-                                                KnownMethod(request.method));
-  if (found != nullptr) {
-    found->act(request, counted);
-    return;
-  }
-  if (allowed.empty()) {
-    counted->Send(ErrorResponse(absl::NotFoundError(absl::StrFormat(
-        "there is nothing at %s; see / for what there is", request.path.substr(0, 200)))));
-    return;
-  }
-  HttpResponse response = ErrorResponse(absl::InvalidArgumentError(
-      absl::StrFormat("%s takes %s, not %s", request.path, allowed, request.method)));
-  response.status = 405;
-  response.headers.emplace_back("Allow", allowed);
-  counted->Send(std::move(response));
 }
 
 void RestApi::StartText(absl::StatusOr<RestRequest> request,

@@ -3,9 +3,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "server/access/key_ring.h"
+#include "server/access/origin.h"
 #include "server/adapter_admin.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
@@ -16,18 +19,30 @@ namespace qianyi {
 // Thread-safe.
 class RestApi {
  public:
-  RestApi(TextService& service, AdapterAdmin& adapters);  // both outlive this
+  // All but `origins` outlive this.
+  RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& keys, OriginRules origins);
 
+  // Before the body is read: the answer to whoever may not ask this, and to a page's question
+  // whether it may. Otherwise says in the request whose key it has.
+  std::optional<HttpResponse> Screen(HttpRequest* request);
   void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply);
 
  private:
   using Act = std::function<void(const HttpRequest&, const std::shared_ptr<HttpReply>&)>;
   struct Route {
+    Scope scope;  // what a key must have
     std::string method;
     std::string path;  // ends in '/': a prefix, with more behind it
     Act act;
   };
 
+  struct Found {
+    const Route* route = nullptr;  // null: none
+    std::string allowed;           // methods that the path has
+  };
+
+  Found Find(const HttpRequest& request) const;
+  absl::Status Check(HttpRequest* request, const Route* route) const;
   void AddTextRoutes();
   void AddPageRoutes();
   void AddOperatorRoutes();
@@ -41,6 +56,8 @@ class RestApi {
 
   TextService& service_;
   AdapterAdmin& adapters_;
+  const KeyRing& keys_;
+  const OriginRules origins_;
   std::vector<Route> routes_;
 };
 

@@ -23,7 +23,7 @@ const TEXT = {
     weights: { host: '权重在内存', disk: '权重在磁盘', device: '权重在显存' },
     links: { disk: '自磁盘', host_to_device: '至显存' }, link: '链路 ',
     ready: '就绪', loading: '尚未就绪', away: '服务器没有应答',
-    broken: '连接中断，答案不完整。', unreachable: '连不上服务器。',
+    broken: '连接中断，答案不完整。', unreachable: '连不上服务器。', keyNeeded: '此服务器需要密钥：',
     foot: '文字在这台服务器上写成，不经他处。',
   },
   en: {
@@ -50,7 +50,7 @@ const TEXT = {
     links: { disk: 'from disk', host_to_device: 'to the GPU' }, link: 'link ',
     ready: 'ready', loading: 'not ready yet', away: 'the server does not answer',
     broken: 'The connection broke; the answer is incomplete.',
-    unreachable: 'The server cannot be reached.',
+    unreachable: 'The server cannot be reached.', keyNeeded: 'This server asks for a key:',
     foot: 'Written on this server; nothing is sent anywhere else.',
   },
 };
@@ -180,11 +180,32 @@ async function* eventsOf(response) {
   }
 }
 
+// With --keys: what this tab was told is its key.
+let key = sessionStorage.getItem('key') || '';
+
+function call(path, options = {}) {
+  const headers = { ...options.headers };
+  if (key !== '') headers.Authorization = `Bearer ${key}`;
+  return fetch(path, { ...options, headers });
+}
+
+// The person's key, asked for as often as it is wrong; giving none ends the asking.
+async function callWithKey(path) {
+  let response = await call(path);
+  while (response.status === 401) {
+    key = (prompt(t('keyNeeded')) || '').trim();
+    sessionStorage.setItem('key', key);
+    if (key === '') break;
+    response = await call(path);
+  }
+  return response;
+}
+
 // Asks, and gives every event to `take`. Throws an Error with a sentence for people.
 async function ask(path, body, signal, take) {
   let response;
   try {
-    response = await fetch(path, {
+    response = await call(path, {
       method: 'POST', headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify(body), signal,
     });
@@ -485,9 +506,10 @@ function drawRates() {
 async function poll() {
   if (document.hidden) return;
   try {
-    const [metrics, ready] = await Promise.all([fetch('/metrics'), fetch('/health/ready')]);
-    const now = readingOf(await metrics.text());
+    const [metrics, ready] = await Promise.all([call('/metrics'), fetch('/health/ready')]);
     status = ready.ok ? 'ready' : 'loading';
+    if (!metrics.ok) return;  // a key that may not look
+    const now = readingOf(await metrics.text());
     if (previous && now.at - previous.at < 0.5) return;
     const rate = showFigures(now, previous || {});
     if (previous) rates.push(rate);
@@ -516,7 +538,7 @@ document.addEventListener('visibilitychange', watch);
 
 // What the server offers: its model, and the forms of poems.
 async function learn() {
-  const list = async (path) => (await (await fetch(path)).json()).data;
+  const list = async (path) => (await (await callWithKey(path)).json()).data;
   try {
     state.model = (await list('/v1/models'))[0].id;
     $('model').textContent = state.model;

@@ -13,6 +13,7 @@ namespace qianyi::testing {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
 // A form of the fixture with its config.json, as `convert` wants them.
 std::string Source(const TempFolder& temp, const std::string& form) {
@@ -120,6 +121,41 @@ TEST(GgufCheckpoints, ConvertToTheSameModel) {
   EXPECT_TRUE(Fails(Qianyi({"convert", second, temp / "model"}), 1, {second, "name the first"}));
   fs::remove(second);
   EXPECT_TRUE(Fails(Qianyi({"convert", temp / "part", temp / "model"}), 1, {second}));
+}
+
+// The names, and the stacked experts, of transformers' models in GGUF.
+TEST(GgufCheckpoints, OfTransformersModelsConvertToTheSameModel) {
+  for (const auto& [fixture, form] : {std::pair{"glm4", "gguf/glm4"},
+                                      std::pair{"glm4-moe-groups", "gguf/glm4moe"}}) {
+    TempFolder temp;
+    Output({"convert", Fixture(fixture), temp / "expected", "--dtype", "f32"});
+    Output({"convert", Fixture(form), temp / "model", "--dtype", "f32"});
+    EXPECT_TRUE(Weights(temp / "model") == Weights(temp / "expected")) << fixture;
+    const json got = json::parse(ReadText(temp / "model/config.json"));
+    const json want = json::parse(ReadText(Fixture(fixture) + "/config.json"));
+    for (const auto& [field, value] : got.items()) {
+      if (field == "eos_token_id" || !want.contains(field)) continue;  // there is no vocabulary
+      EXPECT_EQ(value, want[field]) << fixture << " " << field;
+    }
+  }
+}
+
+// Integers of ranks that were cut by rows are kept; those cut by columns have scales of their own,
+// equal ones here, and are rounded anew.
+TEST(CheckpointFiles, QuantizedRanksOfGlm130b) {
+  TempFolder temp;
+  for (const char* name : {"whole", "ranks"}) fs::create_directory(temp / name);
+  const std::string config = Fixture("glm-130b/config.json");
+  fs::copy(config, temp / "whole");
+  fs::copy(Fixture("glm-130b/weights_int4.safetensors"), temp / "whole/model.safetensors");
+  CopyFolder(Fixture("torch-checkpoints/ranks-130b-int4"), temp / "ranks/parts");
+  fs::copy(config, temp / "ranks/parts");
+  Output({"convert", temp / "whole", temp / "expected", "--dtype", "f32"});
+  Output({"convert", temp / "ranks/parts", temp / "model", "--dtype", "f32"});
+  EXPECT_TRUE(Weights(temp / "model") == Weights(temp / "expected"));
+  Output({"convert", temp / "ranks/parts", temp / "kept", "--dtype", "int4"});
+  const std::string header = ReadText(temp / "kept/model.safetensors");
+  EXPECT_NE(header.find("\\\"original_dtype\\\":\\\"I4\\\""), header.npos);
 }
 
 // Models that llama.cpp quantized, with its logits of the same numbers in f32.

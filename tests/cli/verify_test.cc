@@ -1,11 +1,13 @@
 // Replays of the fixtures through the command: they pass as they are, and any one number that
 // is changed makes them fail.
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_replace.h"
 #include "gtest/gtest.h"
 #include "tests/cli/qianyi.h"
 #include "tests/support/safetensors_text.h"
@@ -121,7 +123,7 @@ TEST_P(VerifyCommand, RefusesFilesThatAreNoFixture) {
 TEST_P(VerifyCommand, RefusesCasesThatLie) {
   const std::string folder = Copy();
   const nlohmann::json good = nlohmann::json::parse(ReadText(folder + "/cases.json"));
-  const char* prompt = GetParam() == std::string("chatglm2") ? "prompt_ids" : "context_ids";
+  const char* prompt = GetParam() == std::string("glm-blocklm") ? "context_ids" : "prompt_ids";
   const std::pair<const char*, nlohmann::json> lies[] = {
       {"sep", 1 << 30},
       {"sep", -1},
@@ -148,16 +150,80 @@ TEST_P(VerifyCommand, RefusesCasesThatLie) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand, ::testing::Values("glm-blocklm", "chatglm2"),
-                         [](const auto& test) {
-                           return std::string(test.param) == "chatglm2" ? "chatglm2" : "glm";
-                         });
+std::string FolderName(const ::testing::TestParamInfo<const char*>& test) {
+  return absl::StrReplaceAll(test.param, {{"-", "_"}, {"/", "_"}});
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand,
+                         ::testing::Values("glm-blocklm", "glm-130b", "chatglm-6b", "chatglm2",
+                                           "glm", "glm-tied", "glm4", "glm4-tied", "glm4-moe",
+                                           "glm4-moe-air", "glm4-moe-groups"),
+                         FolderName);
+
+// GLM-130B's INT8 and INT4 weights, which stand in files of their own.
+class VerifyQuantized : public ::testing::TestWithParam<const char*> {
+ protected:
+  VerifyQuantized() : folder_(temp_ / "fixture") {
+    CopyFolder(Fixture("glm-130b"), folder_);
+    cases_ = nlohmann::json::parse(ReadText(folder_ + "/cases.json"));
+  }
+  int Verify() { return Qianyi({"verify", folder_, "--only", Name() + ".*"}).exit_code; }
+  std::string Name() const { return GetParam(); }
+  TempFolder temp_;
+  const std::string folder_;
+  nlohmann::json cases_;
+};
+
+TEST_P(VerifyQuantized, AnyChangedNumberFails) {
+  EXPECT_EQ(Verify(), 0);
+  for (const char* field : {"entries", "entries_that_differ_if_division_is_fp32",
+                            "max_logit_change_if_dequantised_weights_are_rounded_to_fp16"}) {
+    nlohmann::json changed = cases_;
+    nlohmann::json& value = changed["quantized"][Name()][field];
+    value = value.is_number_integer() ? nlohmann::json(value.get<int>() + 1)
+                                      : nlohmann::json(value.get<double>() + 0.05);
+    WriteText(folder_ + "/cases.json", changed.dump());
+    EXPECT_EQ(Verify(), 1) << field;
+  }
+  for (const char* field : {"continuation_logprob_sum", "greedy_min_top1_top2_margin",
+                            "max_abs_diff_to_unquantised_logits"}) {
+    nlohmann::json changed = cases_;
+    nlohmann::json& value = changed["quantized"][Name()]["cases"][1][field];
+    value = value.get<double>() + 0.05;
+    WriteText(folder_ + "/cases.json", changed.dump());
+    EXPECT_EQ(Verify(), 1) << field;
+  }
+  nlohmann::json changed = cases_;
+  changed["quantized"][Name()]["new_field"] = 5;
+  WriteText(folder_ + "/cases.json", changed.dump());
+  EXPECT_EQ(Verify(), 1);
+}
+
+TEST_P(VerifyQuantized, AnyChangedTensorFails) {
+  const std::string cases = folder_ + "/cases_" + Name() + ".safetensors";
+  const std::vector<TestTensor> tensors = ReadSafetensors(cases);
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    std::vector<TestTensor> changed = tensors;
+    changed[t].Add(changed[t].elements() / 2, 0.05);
+    WriteText(cases, SafetensorsText(changed));
+    EXPECT_EQ(Verify(), 1) << tensors[t].name;
+  }
+  WriteText(cases, SafetensorsText(tensors));
+  const std::string weights = folder_ + "/weights_" + Name() + ".safetensors";
+  std::vector<TestTensor> changed = ReadSafetensors(weights);
+  char& integer = Named(changed, "transformer.layers.1.mlp.dense_4h_to_h.weight").bytes[100];
+  integer = static_cast<char>(integer ^ 1);
+  WriteText(weights, SafetensorsText(changed));
+  EXPECT_EQ(Verify(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Bits, VerifyQuantized, ::testing::Values("int8", "int4"), FolderName);
 
 // The fixtures of adapters name the folder of their model, which is copied beside them.
 class VerifyAdapters : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    CopyFolder(Fixture("chatglm2"), temp_ / "chatglm2");
+    for (const char* base : {"chatglm2", "chatglm-6b"}) CopyFolder(Fixture(base), temp_ / base);
     std::filesystem::create_directories(temp_ / "ptuning-v2");
     folder_ = temp_ / GetParam();
     CopyFolder(Fixture(GetParam()), folder_);
@@ -246,10 +312,9 @@ TEST_P(VerifyAdapters, NamesABaseThatIsNotThere) {
   EXPECT_TRUE(Fails(Qianyi({"verify", folder_}), 1, {"base_model", "../nowhere"}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, VerifyAdapters, ::testing::Values("lora", "ptuning-v2/chatglm2"),
-                         [](const auto& test) {
-                           return std::string(test.param) == "lora" ? "lora" : "ptuning";
-                         });
+INSTANTIATE_TEST_SUITE_P(Folders, VerifyAdapters,
+                         ::testing::Values("lora", "ptuning-v2/chatglm2", "ptuning-v2/chatglm-6b"),
+                         FolderName);
 
 TEST(VerifyCommandTest, NamesKindsItDoesNotKnow) {
   const TempFolder temp;

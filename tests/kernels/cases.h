@@ -139,4 +139,27 @@ struct AttentionProblem {
   std::vector<int32_t> visible;       // [tokens]
 };
 
+struct NormCase {
+  int64_t tokens, cols;
+};
+inline constexpr NormCase kNormCases[] = {{1, 1},  {1, 15},  {3, 16},   {2, 17},
+                                          {5, 33}, {9, 511}, {17, 513}, {4, 4096}};
+
+// Low-rank additions of `rank` to columns [row_begin, row_begin + rows) of some tokens.
+struct LoraPart {
+  int64_t rank, row_begin, rows;
+  std::vector<int32_t> tokens;
+};
+struct LoraCase {
+  int64_t tokens, cols, rows;
+  std::vector<LoraPart> parts;
+};
+std::vector<LoraCase> LoraCases();
+
+struct RopeCase {
+  int64_t heads, head_dim, begin, dims;
+};
+inline constexpr RopeCase kRopeCases[] = {
+    {1, 2, 0, 2}, {3, 80, 16, 40}, {2, 128, 0, 128}, {4, 65, 1, 62}};
+
 }  // namespace qianyi::testing

@@ -7,31 +7,9 @@
 namespace qianyi::testing {
 namespace {
 
-// An addition of `rank` to columns [row_begin, row_begin + rows) of some tokens.
-struct Part {
-  int64_t rank, row_begin, rows;
-  std::vector<int32_t> tokens;
-};
-struct LoraCase {
-  int64_t tokens, cols, rows;
-  std::vector<Part> parts;
-};
-
-std::vector<LoraCase> Cases() {
-  return {
-      {1, 1, 1, {{1, 0, 1, {0}}}},
-      {1, 4096, 4608, {{8, 0, 4608, {0}}}},
-      {3, 17, 40, {{3, 5, 17, {2, 0}}, {5, 22, 18, {0, 2}}}},
-      {5, 96, 160, {{4, 0, 96, {1, 3}}, {4, 96, 32, {1, 3}}, {9, 0, 160, {0, 4}}}},
-      {9, 33, 1030, {{17, 3, 1027, {8, 7, 6, 1}}, {2, 0, 1030, {0}}, {31, 0, 1, {2, 3}}}},
-      {40, 130, 70, {{7, 0, 70, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 30, 31, 32}}, {1, 9, 2, {39}}}},
-      {2, 8, 8, {{4, 0, 8, {}}, {6, 1, 7, {1}}}},
-  };
-}
-
 struct Problem {
   explicit Problem(const LoraCase& of) : shape(of), x(of.tokens, of.cols, 1) {
-    for (const Part& part : shape.parts) {
+    for (const LoraPart& part : shape.parts) {
       const uint64_t seed = 10 + 2 * a.size();
       a.push_back(RandomValues(part.rank * shape.cols, seed));
       b.push_back(RandomValues(part.rank * part.rows, seed + 1));
@@ -44,7 +22,7 @@ struct Problem {
     Matrix out(shape.tokens, shape.rows, 3);
     std::vector<LoraItem> items;
     for (size_t i = 0; i < shape.parts.size(); ++i) {
-      const Part& part = shape.parts[i];
+      const LoraPart& part = shape.parts[i];
       const auto at = std::find(part.tokens.begin(), part.tokens.end(), only);
       if (only >= 0 && at == part.tokens.end()) continue;
       const int64_t first = only < 0 ? 0 : at - part.tokens.begin();
@@ -66,7 +44,7 @@ struct Problem {
     const std::vector<float> before = Matrix(shape.tokens, shape.rows, 3).Dense();
     std::vector<double> out(before.begin(), before.end());
     for (size_t i = 0; i < shape.parts.size(); ++i) {
-      const Part& part = shape.parts[i];
+      const LoraPart& part = shape.parts[i];
       for (const int32_t t : part.tokens) {
         for (int64_t j = 0; j < part.rank; ++j) {
           double sum = 0;
@@ -89,7 +67,7 @@ struct Problem {
 };
 
 TEST(LoraTest, AddsTheProductAndIsTheSameEverywhere) {
-  for (const LoraCase& shape : Cases()) {
+  for (const LoraCase& shape : LoraCases()) {
     SCOPED_TRACE(shape.cols);
     Problem problem(shape);
     const std::vector<float> reference = problem.Run(*CpuVariants().items[0], 1);
@@ -105,7 +83,7 @@ TEST(LoraTest, AddsTheProductAndIsTheSameEverywhere) {
 
 // A token alone gives the bits it gives among the others, and the others stay as they were.
 TEST(LoraTest, ATokenDoesNotDependOnTheOthers) {
-  for (const LoraCase& shape : Cases()) {
+  for (const LoraCase& shape : LoraCases()) {
     SCOPED_TRACE(shape.cols);
     Problem problem(shape);
     const Backend& backend = Cpu();

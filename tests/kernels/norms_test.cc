@@ -8,12 +8,6 @@ namespace {
 
 constexpr float kEpsilon = 1e-5f;
 
-struct NormCase {
-  int64_t tokens, cols;
-};
-constexpr NormCase kCases[] = {{1, 1},  {1, 15},  {3, 16},   {2, 17},
-                               {5, 33}, {9, 511}, {17, 513}, {4, 4096}};
-
 using Norm = std::function<void(const Backend&, Stream, Tensor x, Tensor out)>;
 
 // Every variant and thread count, one token at a time and in place.
@@ -37,7 +31,7 @@ void ExpectSameEverywhere(const NormCase& c, const Norm& norm, const std::vector
 }
 
 void Check(const Norm& norm, const std::function<std::vector<double>(const float*, int64_t)>& row) {
-  for (const NormCase& c : kCases) {
+  for (const NormCase& c : kNormCases) {
     SCOPED_TRACE(c.cols);
     const Backend& reference = *CpuVariants().items[0];
     const Matrix x(c.tokens, c.cols, 1);

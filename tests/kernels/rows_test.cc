@@ -48,13 +48,16 @@ TEST(AddRowsTest, AddsWhereTheIdIsNotNegative) {
     const std::vector<int32_t> ids = {3, -1, 0, 6, 6};
     const std::vector<float> before = Matrix(5, cols, 2).Dense();
     ForEachVariant([&](const Backend& backend, Stream stream) {
-      Matrix x(5, cols, 2);
-      backend.add_rows({table.view(), ids.data(), x.view()}, stream);
-      EXPECT_TRUE(x.Intact());
-      for (int64_t t = 0; t < 5; ++t) {
-        for (int64_t c = 0; c < cols; ++c) {
-          const float added = ids[t] < 0 ? 0.0f : table.view().f32(ids[t])[c];
-          EXPECT_EQ(x.view().f32(t)[c], before[t * cols + c] + added);
+      for (const bool listed : {true, false}) {  // without a list, row by row
+        Matrix x(5, cols, 2);
+        backend.add_rows({table.view(), listed ? ids.data() : nullptr, x.view()}, stream);
+        EXPECT_TRUE(x.Intact());
+        for (int64_t t = 0; t < 5; ++t) {
+          const int64_t row = listed ? ids[t] : t;
+          for (int64_t c = 0; c < cols; ++c) {
+            const float added = row < 0 ? 0.0f : table.view().f32(row)[c];
+            EXPECT_EQ(x.view().f32(t)[c], before[t * cols + c] + added);
+          }
         }
       }
     });
@@ -75,11 +78,7 @@ TEST(CopyRowsTest, Copies) {
 }
 
 TEST(RopeTest, RotatesPairs) {
-  struct Case {
-    int64_t heads, head_dim, begin, dims;
-  };
-  for (const Case& c :
-       {Case{1, 2, 0, 2}, Case{3, 80, 16, 40}, Case{2, 128, 0, 128}, Case{4, 65, 1, 62}}) {
+  for (const RopeCase& c : kRopeCases) {
     for (RopePairs pairs : {RopePairs::kInterleaved, RopePairs::kHalfSplit}) {
       constexpr int64_t kTokens = 5;
       std::vector<float> cos_sin;

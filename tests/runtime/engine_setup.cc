@@ -38,11 +38,18 @@ std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers) {
     const ModelPlan& model = roomy->models[0];
     options.host_bytes = roomy->host_used_bytes() - model.host_bytes -
                          model.embedding_resident_bytes + 2 * (largest + 4096) + (1 << 16);
+    if (const int64_t experts = file.spec.experts.total; experts > 0) {
+      // More than the least of them only where all else is resident.
+      const uint64_t expert_bytes = model.expert_cache_bytes / experts;
+      options.host_bytes -= model.expert_cache_bytes - setup.experts_in_memory * expert_bytes;
+      if (setup.experts_in_memory > 2) options.host_bytes += model.host_bytes;
+    }
   }
   auto loaded = LoadedModel::Open(std::move(file), options, std::move(readers));
   EXPECT_TRUE(loaded.ok()) << loaded.status();
   if (setup.streamed) {
-    EXPECT_GT((*loaded)->plan().models[0].disk_bytes, 0u);
+    const ModelPlan& plan = (*loaded)->plan().models[0];
+    EXPECT_GT(plan.disk_bytes + plan.expert_bytes - plan.expert_cache_bytes, 0u);
   }
   return std::make_unique<Engine>(*std::move(loaded), setup.queue);
 }

@@ -18,6 +18,13 @@ inline constexpr char kBlanks[] =
     R"("max_sequence_length":256,"vocab_size":400,"special_token_ids":)"
     R"({"sop":390,"eop":391,"MASK":392,"gMASK":393,"sMASK":394,"eos":395}})";
 
+inline constexpr char kExperts[] =
+    R"({"model_type":"glm4_moe","num_hidden_layers":4,"hidden_size":128,"intermediate_size":272,)"
+    R"("num_attention_heads":8,"num_key_value_heads":2,"head_dim":16,"vocab_size":517,)"
+    R"("max_position_embeddings":512,"first_k_dense_replace":1,"n_routed_experts":16,)"
+    R"("num_experts_per_tok":3,"moe_intermediate_size":80,"n_group":4,"topk_group":3,)"
+    R"("use_qk_norm":true,"attention_bias":true})";
+
 ModelFile Lay(const char* config, PackedFormat format);
 
 struct EngineSetup {
@@ -29,6 +36,7 @@ struct EngineSetup {
   bool streamed = false;
   int64_t queue = 64;
   uint64_t adapter_bytes = 0;
+  int experts_in_memory = 2;  // of a streamed model
 };
 
 std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {});

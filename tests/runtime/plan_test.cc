@@ -46,6 +46,54 @@ TEST(PlanTest, EverythingFits) {
   EXPECT_LE(plan->host_used_bytes(), 16 * kGiB);
 }
 
+const ModelFile& Experts30b() {
+  static const ModelFile* file = new ModelFile(Lay("glm-moe-30b-a3b", {DType::kI4, 32}));
+  return *file;
+}
+
+// Everything that each step reads is in memory before any expert is, and no more is used than
+// given.
+TEST(PlanTest, ExpertsGetWhatTheOthersLeave) {
+  double before = -1;
+  for (uint64_t host = 2 * kGiB; host <= 24 * kGiB; host += 2 * kGiB) {
+    const auto plan = PlanFor(Experts30b(), host);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    const ModelPlan& model = plan->models[0];
+    EXPECT_LE(plan->host_used_bytes(), host);
+    EXPECT_EQ(model.disk_bytes, 0u);
+    EXPECT_EQ(model.host_bytes, model.weight_bytes);
+    EXPECT_LE(model.expert_cache_bytes, model.expert_bytes);
+    EXPECT_GT(model.expert_cache_bytes, before);
+    before = model.expert_cache_bytes == model.expert_bytes
+                 ? -1
+                 : static_cast<double>(model.expert_cache_bytes);
+    const Bound bound = EstimateBound(*plan, {.host_bandwidth = 50e9, .disk = 2e9, .compute = 1e12},
+                                      /*cpu_rows=*/false);
+    if (model.expert_cache_bytes == model.expert_bytes) {
+      EXPECT_EQ(bound.disk, 0);
+    } else {
+      EXPECT_EQ(bound.link(), "disk");
+      // 8 of 128 experts, as far as they are not in memory.
+      const double missing = 1 - 1.0 * model.expert_cache_bytes / model.expert_bytes;
+      EXPECT_NEAR(bound.disk, model.expert_bytes / 16.0 * missing / 2e9, 1e-6);
+    }
+  }
+  // About 3 billion parameters a token, of about 30 billion.
+  const auto plan = PlanFor(Experts30b(), 32 * kGiB);
+  EXPECT_NEAR(plan->models[0].matrix_elements, 3.2e9, 0.2e9);
+  EXPECT_NEAR(plan->models[0].expert_bytes / 0.533, 28.4e9, 0.5e9);
+}
+
+TEST(PlanTest, WithLittleRoomMatricesStreamBesideTwoExperts) {
+  const auto plan = PlanFor(Experts30b(), kGiB);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const ModelPlan& model = plan->models[0];
+  EXPECT_LE(plan->host_used_bytes(), kGiB);
+  EXPECT_GT(model.disk_bytes, 0u);
+  EXPECT_EQ(model.expert_cache_bytes,
+            2 * model.expert_bytes / static_cast<uint64_t>(Experts30b().spec.experts.total));
+}
+
 TEST(PlanTest, AdaptersTakeTheirShareOfTheBudget) {
   ModelUse use = {.file = &Glm9b(), .context_tokens = 2048, .batch = 4};
   const MemoryBudget budget = {.host_bytes = 3 * kGiB, .process_bytes = 32 << 20};

@@ -118,8 +118,8 @@ class Bodies(ServerTest):
             self.assertEqual(connection.getresponse().read(), b'{"status":"live"}\n')
         connection.close()
         with self.server.socket() as raw:
-            raw.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 2 +
-                        b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            raw.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2 +
+                        b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             answer = b""
             while part := raw.recv(65536):
                 answer += part
@@ -134,7 +134,7 @@ class Leavers(ServerTest):
     def start_stream(self):
         connection = self.server.socket()
         body = json.dumps({**ENDLESS, "n": 4, "stream": True}).encode()
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: "
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
                            + str(len(body)).encode() + b"\r\n\r\n" + body)
         return connection
 
@@ -157,7 +157,7 @@ class Leavers(ServerTest):
         body = json.dumps({**ENDLESS, "n": 16}).encode()
         before = self.server.metric("qianyi_generated_tokens_total")
         connection = self.server.socket()
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: "
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
                            + str(len(body)).encode() + b"\r\n\r\n" + body)
         while self.server.metric("qianyi_requests_running") == 0:
             time.sleep(0.005)

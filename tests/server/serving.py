@@ -29,13 +29,14 @@ ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "quarantine_size_mb=1:thread_local_
 class Server:
     """One server process on free ports."""
 
-    def __init__(self, *flags, model=POET):
+    def __init__(self, *flags, model=POET, key=None):
+        self.key = key  # what requests show, unless they say otherwise
         self.log = tempfile.TemporaryFile("w+")
         command = [BINARY, "serve", "--model", model, "--http-port", "0", "--grpc-port", "0"]
         self.process = subprocess.Popen(command + list(flags), stdout=subprocess.PIPE,
                                         stderr=self.log, text=True, env=ENVIRONMENT)
         line = self.process.stdout.readline()
-        match = re.search(r"http://([^ ]+) .*and ([^ ]+) \(gRPC\)", line)
+        match = re.search(r"https?://([^ ]+) .*and ([^ ]+) \(gRPC\)", line)
         if not match:
             self.process.wait(START_SECONDS)
             raise RuntimeError(f"the server did not start: {line!r} {self.errors()}")
@@ -77,7 +78,8 @@ class Server:
         try:
             if isinstance(body, (dict, list)):
                 body = json.dumps(body).encode()
-            connection.request(method, path, body, {"Content-Type": "application/json",
+            key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+            connection.request(method, path, body, {"Content-Type": "application/json", **key,
                                                     **(headers or {})})
             response = connection.getresponse()
             return response.status, response.headers, response.read()

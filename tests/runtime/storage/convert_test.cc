@@ -368,5 +368,145 @@ TEST(Convert, IsDeterministicWhateverTheThreads) {
             testing::ReadText(folder / "4/model.safetensors"));
 }
 
+// GLM-130B's layout: rows by head, and integers with a scale per row.
+constexpr char kIntegerConfig[] =
+    R"({"model_type":"glm-130b","num_layers":1,"vocab_size":70,"hidden_size":60,)"
+    R"("inner_hidden_size":34,"num_attention_heads":6,"max_sequence_length":32,)"
+    R"("special_token_ids":{"sop":60,"[gMASK]":63}})";
+
+// Integers for a matrix, and its scales; int4 packs the even column into the high bits.
+struct IntegerTensor {
+  std::vector<int> values;
+  std::vector<float> scales;
+
+  IntegerTensor(const TensorSpec& spec, int bits) {
+    const int most = bits == 4 ? 7 : 127;
+    for (int64_t i = 0; i < spec.rows() * spec.cols(); ++i) {
+      values.push_back(static_cast<int>(i * 37 + i / 11) % (2 * most + 1) - most);
+    }
+    for (int64_t r = 0; r < spec.rows(); ++r) {
+      scales.push_back(testing::RoundToF16(0.001f * static_cast<float>(r % 19 + 1)));
+    }
+  }
+  std::vector<TestTensor> Tensors(const TensorSpec& spec, int bits) const {
+    TestTensor weight{spec.name, "I8", {spec.rows(), spec.cols() * bits / 8}, ""};
+    for (size_t i = 0; i < values.size(); i += bits == 4 ? 2 : 1) {
+      const int byte = bits == 4 ? values[i] << 4 | (values[i + 1] & 15) : values[i];
+      weight.bytes.push_back(static_cast<char>(byte));
+    }
+    return {weight, testing::F16Tensor(spec.name + "_scale", {spec.rows()}, scales)};
+  }
+  // Row `row` of ours in the checkpoint, where q, k and v of a head stand together.
+  static int64_t SourceRow(const TensorSpec& spec, int64_t row) {
+    if (spec.name.find("query_key_value") == std::string::npos) return row;
+    const int64_t heads = 6, dim = spec.rows() / 3 / heads;
+    return (row / dim % heads * 3 + row / (heads * dim)) * dim + row % dim;
+  }
+};
+
+class ConvertingIntegers : public ::testing::TestWithParam<std::pair<int, PackedFormat>> {};
+
+TEST_P(ConvertingIntegers, KeepsThemOrTheirValues) {
+  const auto [bits, requested] = GetParam();
+  const ModelSpec spec = testing::Describe(kIntegerConfig);
+  TempFolder folder;
+  std::filesystem::create_directory(folder / "source");
+  testing::WriteText(folder / "source/config.json", kIntegerConfig);
+  std::vector<TestTensor> tensors;
+  for (const TensorSpec& tensor : spec.tensors) {
+    if (tensor.use == TensorUse::kMatrix) {
+      const auto both = IntegerTensor(tensor, bits).Tensors(tensor, bits);
+      tensors.insert(tensors.end(), both.begin(), both.end());
+      continue;
+    }
+    std::vector<float> values(tensor.rows() * tensor.cols());
+    for (size_t i = 0; i < values.size(); ++i) values[i] = testing::WeightAt(tensor.name, i);
+    tensors.push_back(testing::F32Tensor(tensor.name, tensor.shape, values));
+  }
+  testing::WriteText(folder / "source/model.safetensors", testing::SafetensorsText(tensors));
+  std::vector<std::string> notes;
+  ASSERT_OK(
+      Convert({.source = folder / "source", .destination = folder / "model", .format = requested},
+              [&](const Progress& progress) {
+                if (!progress.note.empty()) notes.emplace_back(progress.note);
+              }));
+  EXPECT_TRUE(notes.empty()) << notes.front();
+  const absl::StatusOr<ModelFile> model = ModelFile::Open(folder / "model");
+  ASSERT_TRUE(model.ok()) << model.status();
+  for (const StoredTensor& tensor : model->tensors) {
+    const std::vector<float> stored = testing::ReadTensor(*model, tensor);
+    const TensorSpec& at = tensor.spec;
+    if (at.use == TensorUse::kConstant) {
+      for (int64_t r = 0; r < at.rows(); ++r) {
+        ASSERT_EQ(stored[r], testing::WeightAt(at.name, IntegerTensor::SourceRow(at, r)));
+      }
+    }
+    if (at.use != TensorUse::kMatrix) continue;
+    EXPECT_EQ(tensor.original_dtype, bits == 4 ? "I4" : "I8");
+    if (requested.integer()) {
+      EXPECT_EQ(tensor.format, (PackedFormat{bits == 4 ? DType::kI4 : DType::kI8, 0}));
+    }
+    const IntegerTensor original(at, bits);
+    for (int64_t r = 0; r < at.rows(); ++r) {
+      const int64_t from = IntegerTensor::SourceRow(at, r);
+      for (int64_t c = 0; c < at.cols(); ++c) {
+        const float value =
+            static_cast<float>(original.values[from * at.cols() + c]) * original.scales[from];
+        ASSERT_EQ(stored[r * at.cols() + c], value) << at.name << " row " << r << " column " << c;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, ConvertingIntegers,
+                         ::testing::Values(std::pair{8, PackedFormat{DType::kF32}},
+                                           std::pair{4, PackedFormat{DType::kF32}},
+                                           std::pair{8, PackedFormat{DType::kI8}},
+                                           std::pair{4, PackedFormat{DType::kI4, 32}},
+                                           std::pair{4, PackedFormat{DType::kI8}}));
+
+TEST(ConvertingIntegersTest, RefusesWhatMakesNoSense) {
+  const ModelSpec spec = testing::Describe(kIntegerConfig);
+  const auto fails = [&](const std::string& words, auto change) {
+    TempFolder folder;
+    std::filesystem::create_directory(folder / "source");
+    testing::WriteText(folder / "source/config.json", kIntegerConfig);
+    std::vector<TestTensor> tensors = testing::TinyWeights(spec);
+    const std::string name = "transformer.layers.0.attention.dense.weight";
+    std::erase_if(tensors, [&](const TestTensor& tensor) { return tensor.name == name; });
+    for (const TensorSpec& at : spec.tensors) {
+      if (at.name != name) continue;
+      const auto both = IntegerTensor(at, 8).Tensors(at, 8);
+      tensors.insert(tensors.end(), both.begin(), both.end());
+    }
+    change(tensors, name);
+    testing::WriteText(folder / "source/model.safetensors", testing::SafetensorsText(tensors));
+    EXPECT_TRUE(FailsWith(
+        Convert(
+            {.source = folder / "source", .destination = folder / "model", .format = {DType::kI8}},
+            nullptr),
+        StatusCode::kInvalidArgument, words));
+  };
+  fails("dense.weight_scale", [](std::vector<TestTensor>& tensors, const std::string& name) {
+    std::erase_if(tensors, [&](const TestTensor& t) { return t.name == name + "_scale"; });
+  });
+  fails("a scale for each row", [](std::vector<TestTensor>& tensors, const std::string& name) {
+    TestTensor& scale = testing::Named(tensors, name + "_scale");
+    scale.shape[0] -= 1;
+    scale.bytes.resize(scale.bytes.size() - 2);
+  });
+  fails("damaged", [](std::vector<TestTensor>& tensors, const std::string& name) {
+    testing::Named(tensors, name + "_scale").bytes.replace(0, 2, "\xff\x7f");
+  });
+  fails("-128", [](std::vector<TestTensor>& tensors, const std::string& name) {
+    testing::Named(tensors, name).bytes[5] = static_cast<char>(-128);
+  });
+  fails("has the shape", [](std::vector<TestTensor>& tensors, const std::string& name) {
+    TestTensor& weight = testing::Named(tensors, name);
+    weight.shape[1] -= 1;
+    weight.bytes.resize(weight.shape[0] * weight.shape[1]);
+  });
+}
+
 }  // namespace
 }  // namespace qianyi

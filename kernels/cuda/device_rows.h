@@ -1,0 +1,40 @@
+// Rows of matrices on the device, and sums over the threads of a block.
+#pragma once
+
+#include "kernels/cuda/device.h"
+
+namespace qianyi::cuda::QIANYI_FLAVOUR {
+
+inline int64_t CeilDiv(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+QIANYI_DEVICE inline Global<float> RowOf(const Tensor& tensor, int64_t row) {
+  return Global<float>(static_cast<float*>(tensor.data) + row * tensor.stride, tensor.cols);
+}
+
+// The sum over the warp in a fixed tree: lanes i and i ^ 16, then ^ 8, … The same in all lanes.
+QIANYI_DEVICE inline float WarpSum(float value) {
+  for (int mask = 16; mask > 0; mask /= 2) value += ShuffleXor(value, mask);
+  return value;
+}
+// The larger by bits, for values that are not negative; puts NaN above infinity.
+QIANYI_DEVICE inline uint32_t WarpMaxBits(uint32_t value) {
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const uint32_t other = ShuffleXor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// The sum over kThreads threads: by warp, then over the warps in order. The same in all
+// threads. `scratch` has an element per warp and may be used again after the next barrier.
+template <int kThreads>
+QIANYI_DEVICE float BlockSum(float value, const Shared<float>& scratch) {
+  value = WarpSum(value);
+  if (Lane() == 0) scratch.Store(Warp(), value);
+  Barrier();
+  float sum = scratch.Load(0);
+  for (int warp = 1; warp < kThreads / 32; ++warp) sum += scratch.Load(warp);
+  return sum;
+}
+
+}  // namespace qianyi::cuda::QIANYI_FLAVOUR

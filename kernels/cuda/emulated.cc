@@ -1,0 +1,85 @@
+#include "kernels/cuda/emulated.h"
+
+#include <cstring>
+
+#include "kernels/cuda/kernel_table.h"
+
+namespace qianyi::cuda {
+namespace {
+
+DeviceStream& Of(Stream stream) { return *static_cast<DeviceStream*>(stream.handle); }
+DeviceEvent& Of(Event event) { return *static_cast<DeviceEvent*>(event.handle); }
+
+Stream CreateStream(int) {
+  DeviceStream* stream = new DeviceStream;
+  stream->workspace = emulation::Allocate(kWorkspaceBytes);
+  return {stream};
+}
+void DestroyStream(Stream stream) {
+  Of(stream).queue.RunAll();
+  emulation::Free(Of(stream).workspace, kWorkspaceBytes);
+  delete &Of(stream);
+}
+
+void Upload(void* device, const void* host, size_t bytes, Stream stream) {
+  Of(stream).queue.Add([=] {
+    if (void* to = emulation::HostAddress(device, bytes)) std::memcpy(to, host, bytes);
+  });
+}
+void Download(void* host, const void* device, size_t bytes, Stream stream) {
+  Of(stream).queue.Add([=] {
+    if (const void* from = emulation::HostAddress(device, bytes)) std::memcpy(host, from, bytes);
+  });
+}
+void Copy(void* to, const void* from, size_t bytes, Stream stream) {
+  Of(stream).queue.Add([=] {
+    void* target = emulation::HostAddress(to, bytes);
+    const void* source = emulation::HostAddress(from, bytes);
+    if (target != nullptr && source != nullptr) std::memcpy(target, source, bytes);
+  });
+}
+
+void Record(Event event, Stream stream) { Of(event) = {&Of(stream), Of(stream).queue.added()}; }
+void Await(Event event) {
+  if (Of(event).stream != nullptr) Of(event).stream->queue.RunUntil(Of(event).count);
+}
+void Wait(Stream stream, Event event) {
+  const DeviceEvent at = Of(event);  // the event may be recorded again before the stream gets here
+  if (at.stream == nullptr) return;
+  Of(stream).queue.Add([at] { at.stream->queue.RunUntil(at.count); });
+}
+
+Backend MakeTable() {
+  Backend b = emulated::KernelTable();
+  b.variant = "emulated";
+  b.alloc = emulation::Allocate;
+  b.free = emulation::Free;
+  b.create_stream = CreateStream;
+  b.destroy_stream = DestroyStream;
+  b.synchronize = [](Stream stream) { Of(stream).queue.RunAll(); };
+  b.alloc_host = Cpu().alloc;
+  b.free_host = Cpu().free;
+  b.upload = Upload;
+  b.download = Download;
+  b.copy = Copy;
+  b.create_event = [] { return Event{new DeviceEvent}; };
+  b.destroy_event = [](Event event) { delete &Of(event); };
+  b.record = Record;
+  b.wait = Wait;
+  b.await = Await;
+  b.failed = [] { return false; };
+  b.memory_info = [](size_t* total, size_t* free) {
+    *total = size_t{64} << 30;
+    *free = *total - emulation::AllocatedBytes();
+  };
+  return b;
+}
+
+}  // namespace
+
+const Backend& EmulatedCuda() {
+  static const Backend table = MakeTable();
+  return table;
+}
+
+}  // namespace qianyi::cuda

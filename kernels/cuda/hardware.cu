@@ -1,0 +1,118 @@
+// The CUDA table on a real device: memory, streams, copies and events by the CUDA runtime, which
+// is linked statically and finds the driver when it is first called.
+#include <cstring>
+
+#include "kernels/cuda/kernel_table.h"
+
+namespace qianyi {
+namespace cuda {
+namespace {
+
+// Errors that kernels leave behind stay with the context: one look a step is enough. What an
+// allocation refuses is not such an error.
+void* AllocDevice(size_t bytes) {
+  void* data = nullptr;
+  if (bytes == 0 || cudaMalloc(&data, bytes) != cudaSuccess) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  if (cudaMemset(data, 0, bytes) != cudaSuccess || cudaDeviceSynchronize() != cudaSuccess) {
+    cudaFree(data);
+    return nullptr;
+  }
+  return data;
+}
+void* AllocHost(size_t bytes) {
+  void* data = nullptr;
+  if (bytes == 0 || cudaHostAlloc(&data, bytes, cudaHostAllocDefault) != cudaSuccess) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  std::memset(data, 0, bytes);
+  return data;
+}
+
+DeviceStream& Of(Stream stream) { return *static_cast<DeviceStream*>(stream.handle); }
+DeviceEvent& Of(Event event) { return *static_cast<DeviceEvent*>(event.handle); }
+
+// A stream without workspace or handle fails with its first work, and failed() says so.
+Stream CreateStream(int) {
+  DeviceStream* stream = new DeviceStream;
+  cudaStreamCreateWithFlags(&stream->stream, cudaStreamNonBlocking);
+  stream->workspace = AllocDevice(kWorkspaceBytes);
+  return {stream};
+}
+void DestroyStream(Stream stream) {
+  cudaStreamSynchronize(Of(stream).stream);
+  cudaStreamDestroy(Of(stream).stream);
+  cudaFree(Of(stream).workspace);
+  delete &Of(stream);
+}
+Event CreateEvent() {
+  DeviceEvent* event = new DeviceEvent;
+  cudaEventCreateWithFlags(&event->event, cudaEventDisableTiming);
+  return {event};
+}
+void DestroyEvent(Event event) {
+  cudaEventDestroy(Of(event).event);
+  delete &Of(event);
+}
+template <cudaMemcpyKind kKind>
+void CopyBytes(void* to, const void* from, size_t bytes, Stream stream) {
+  cudaMemcpyAsync(to, from, bytes, kKind, Of(stream).stream);
+}
+
+// "NVIDIA H100 80GB HBM3", kept for the table.
+const char* DeviceName() {
+  static const cudaDeviceProp properties = [] {
+    cudaDeviceProp found{};
+    cudaGetDeviceProperties(&found, 0);
+    return found;
+  }();
+  return properties.name;
+}
+
+Backend MakeTable() {
+  Backend b = hardware::KernelTable();
+  b.variant = DeviceName();
+  b.alloc = AllocDevice;
+  b.free = [](void* data, size_t) { cudaFree(data); };
+  b.create_stream = CreateStream;
+  b.destroy_stream = DestroyStream;
+  b.synchronize = [](Stream stream) { cudaStreamSynchronize(Of(stream).stream); };
+  b.alloc_host = AllocHost;
+  b.free_host = [](void* data, size_t) { cudaFreeHost(data); };
+  b.upload = CopyBytes<cudaMemcpyHostToDevice>;
+  b.download = CopyBytes<cudaMemcpyDeviceToHost>;
+  b.copy = CopyBytes<cudaMemcpyDeviceToDevice>;
+  b.create_event = CreateEvent;
+  b.destroy_event = DestroyEvent;
+  b.record = [](Event event, Stream stream) {
+    cudaEventRecord(Of(event).event, Of(stream).stream);
+  };
+  b.wait = [](Stream stream, Event event) {
+    cudaStreamWaitEvent(Of(stream).stream, Of(event).event, 0);
+  };
+  b.await = [](Event event) { cudaEventSynchronize(Of(event).event); };
+  b.failed = [] { return cudaPeekAtLastError() != cudaSuccess; };
+  b.memory_info = [](size_t* total, size_t* free) { cudaMemGetInfo(free, total); };
+  return b;
+}
+
+}  // namespace
+}  // namespace cuda
+
+const Backend* Cuda() {
+  static const Backend* const table = []() -> const Backend* {
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+      cudaGetLastError();
+      return nullptr;
+    }
+    static const Backend made = cuda::MakeTable();
+    return &made;
+  }();
+  return table;
+}
+
+}  // namespace qianyi

@@ -1,0 +1,23 @@
+// The kernels of the CUDA table, one file each. They check nothing, and pointers in their
+// arguments are the device's, those inside structs and arrays included.
+#pragma once
+
+#include "kernels/cuda/device.h"
+
+namespace qianyi::cuda::QIANYI_FLAVOUR {
+
+void RunQuantize(const Quantize& args, Stream stream);
+void RunLinear(const Linear& args, Stream stream);
+void RunGather(const Gather& args, Stream stream);
+void RunAddRows(const AddRows& args, Stream stream);
+void RunCopyRows(const CopyRows& args, Stream stream);
+void RunLayerNorm(const LayerNorm& args, Stream stream);
+void RunRmsNorm(const RmsNorm& args, Stream stream);
+void RunRope(const Rope& args, Stream stream);
+void RunActivate(const Activate& args, Stream stream);
+void RunGatedActivate(const GatedActivate& args, Stream stream);
+void RunKvWrite(const KvWrite& args, Stream stream);
+void RunAttention(const Attention& args, Stream stream);
+void RunLora(const Lora& args, Stream stream);
+
+}  // namespace qianyi::cuda::QIANYI_FLAVOUR

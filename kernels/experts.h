@@ -1,0 +1,58 @@
+// Arguments of the kernels for mixtures of experts.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace qianyi {
+
+inline constexpr int64_t kMaxExpertGroups = 256;
+
+enum class Gate : uint8_t {
+  // Of score + correction, the best top_k in the best groups; the weights are the scores
+  // σ(logit), over their sum + 1e-20 when `normalize`, times `scale`. A group's score is the sum of
+  // its best two. Glm4Moe and DeepSeek-V3 (arXiv:2412.19437).
+  kSigmoid,
+  kNaive,   // the best top_k logits; the weights are the softmax of these alone (FastMoE)
+  kSwitch,  // the best one; its weight is the softmax of all (Fedus et al., arXiv:2101.03961)
+};
+
+// Which experts each token goes to. logits[t, e] = Σ_k x[t, k] weight[e, k] + bias[e] + noise[t,
+// e]. Ties go to the lower expert; a token's choices are in descending order. Reduction order:
+// docs/numerics.md.
+struct Route {
+  Gate gate = Gate::kSigmoid;
+  Tensor x;                           // [tokens, cols]
+  const float* weight = nullptr;      // [experts, cols]
+  const float* bias = nullptr;        // [experts] or null
+  const float* noise = nullptr;       // [tokens, experts] or null: what gates in training add
+  const float* correction = nullptr;  // [experts] or null; kSigmoid only
+  int64_t experts = 0;
+  int64_t top_k = 1;   // 1 of kSwitch
+  int64_t groups = 1;  // kSigmoid only: of experts / groups neighbours, two at least
+  int64_t kept_groups = 1;
+  bool normalize = false;
+  float scale = 1.0f;
+  // What looks at the batch, and hence makes a token's result depend on its neighbours: off unless
+  // asked for. Choices beyond `capacity` of an expert, counted token by token, are dropped; then
+  // the second of two whose doubled weight is below the token's number in `uniform` (GShard,
+  // arXiv:2006.16668). A dropped choice is -1 and keeps its weight.
+  int64_t capacity = 0;            // 0 = none
+  const float* uniform = nullptr;  // [tokens] or null
+  float* scores = nullptr;         // [tokens, 2 * experts], scratch
+  int32_t* chosen = nullptr;       // [tokens, top_k]
+  float* weights = nullptr;        // [tokens, top_k]
+};
+
+// out[t, :] += Σ_j weights[t, j] rows[ids[t, j], :], the sum in order of j. Negative ids add
+// nothing.
+struct Combine {
+  Tensor rows;                     // [n, cols]
+  const int32_t* ids = nullptr;    // [tokens, count]
+  const float* weights = nullptr;  // [tokens, count]
+  int64_t count = 0;
+  Tensor out;  // [tokens, cols]
+};
+
+}  // namespace qianyi

@@ -1,0 +1,63 @@
+// Who may ask for what: the keys of a file, read again whenever it changes.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/access/key_file.h"
+
+namespace qianyi {
+
+// Whoever sent a request. Without keys it is nobody in particular, and has no limits.
+struct Caller {
+  std::string name;
+  KeyLimits limits = {};
+};
+
+// Thread-safe. A thread of its own looks at the file once a second; a file that is damaged or gone
+// leaves the keys as they were, and is complained of on standard error.
+class KeyRing {
+ public:
+  // An empty path asks nobody for a key.
+  static absl::StatusOr<std::unique_ptr<KeyRing>> Open(std::string path);
+  ~KeyRing();
+
+  bool required() const { return !path_.empty(); }
+  // Unauthenticated without a key that is known, PermissionDenied when it lacks the scope. What is
+  // public is asked nothing. Takes as long for any key that is wrong.
+  absl::StatusOr<Caller> Admit(std::string_view presented, Scope needed) const;
+
+ private:
+  struct Version {  // of the file
+    int64_t seconds = 0, nanoseconds = 0, bytes = -1;
+    uint64_t inode = 0;
+    bool operator==(const Version&) const = default;
+  };
+
+  explicit KeyRing(std::string path) : path_(std::move(path)) {}
+  Version VersionNow() const;
+  void Watch();
+
+  const std::string path_;
+  Version version_;  // of the watching thread, once it runs
+  mutable std::shared_mutex mutex_;
+  std::vector<ApiKey> keys_;
+  std::mutex stop_mutex_;
+  std::condition_variable stopping_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+// The key of "Bearer KEY", or of "x-api-key: KEY" when there is no other.
+std::string_view PresentedKey(std::string_view authorization, std::string_view x_api_key);
+
+}  // namespace qianyi

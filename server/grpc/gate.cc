@@ -1,0 +1,41 @@
+#include "server/grpc/gate.h"
+
+#include <map>
+#include <string_view>
+
+#include "server/request_id.h"
+
+namespace qianyi {
+namespace {
+
+Scope ScopeOf(const std::string& method) {
+  static const std::map<std::string, Scope> scopes = {
+      {"Generate", Scope::kInference}, {"GenerateStream", Scope::kInference},
+      {"Tokenize", Scope::kInference}, {"ListModels", Scope::kInference},
+      {"LoadAdapter", Scope::kAdmin},  {"UnloadAdapter", Scope::kAdmin},
+  };
+  const auto at = scopes.find(method);
+  return at == scopes.end() ? Scope::kAdmin : at->second;
+}
+
+}  // namespace
+
+absl::StatusOr<Caller> Gate::Enter(grpc::CallbackServerContext* context,
+                                   const std::string& method) {
+  const auto& metadata = context->client_metadata();
+  const auto value = [&](const char* name) {
+    const auto at = metadata.find(name);
+    return at == metadata.end() ? std::string_view()
+                                : std::string_view(at->second.data(), at->second.size());
+  };
+  context->AddTrailingMetadata("x-request-id", RequestIdFrom(value("x-request-id")));
+  absl::StatusOr<Caller> caller =
+      keys_.Admit(PresentedKey(value("authorization"), value("x-api-key")), ScopeOf(method));
+  if (!caller.ok()) {
+    metrics_.CountRejected(absl::IsUnauthenticated(caller.status()) ? "unauthenticated"
+                                                                    : "forbidden");
+  }
+  return caller;
+}
+
+}  // namespace qianyi

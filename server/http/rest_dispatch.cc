@@ -1,0 +1,152 @@
+// From a request to its route: who may go there, and what is counted on the way back.
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "server/error.h"
+#include "server/http/rest_api.h"
+
+namespace qianyi {
+namespace {
+
+using Reply = std::shared_ptr<HttpReply>;
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+// Counts what is sent, and adds headers to it.
+class CountedReply final : public HttpReply {
+ public:
+  CountedReply(Reply to, ServerMetrics& metrics, std::string handler, std::string method,
+               Headers headers)
+      : to_(std::move(to)),
+        metrics_(metrics),
+        handler_(std::move(handler)),
+        method_(std::move(method)),
+        headers_(std::move(headers)) {}
+  void Send(HttpResponse response) override {
+    Count(&response);
+    to_->Send(std::move(response));
+  }
+  void BeginStream(HttpResponse head) override {
+    Count(&head);
+    to_->BeginStream(std::move(head));
+  }
+  void Write(std::string bytes) override { to_->Write(std::move(bytes)); }
+  void EndStream() override { to_->EndStream(); }
+  void OnGone(std::function<void()> callback) override { to_->OnGone(std::move(callback)); }
+
+ private:
+  void Count(HttpResponse* response) {
+    metrics_.CountHttp(handler_, method_, response->status);
+    for (const auto& header : headers_) response->headers.push_back(header);
+  }
+
+  const Reply to_;
+  ServerMetrics& metrics_;
+  const std::string handler_;
+  const std::string method_;
+  const Headers headers_;
+};
+
+// Methods are a short known list in a label, whatever the client sent.
+std::string KnownMethod(const std::string& method) {
+  for (const char* known : {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}) {
+    if (method == known) return method;
+  }
+  return "other";
+}
+
+// What a page of an allowed origin must be told before its browser shows it an answer.
+Headers CorsHeaders(const HttpRequest& request, const OriginRules& rules) {
+  if (request.origin.empty() || !IsAllowedOrigin(request.origin, rules)) return {};
+  return {{"Access-Control-Allow-Origin", request.origin},
+          {"Access-Control-Expose-Headers", "X-Request-Id, Retry-After"},
+          {"Vary", "Origin"}};
+}
+
+HttpResponse Preflight(std::string methods) {
+  HttpResponse response;
+  response.status = 204;
+  response.headers = {
+      {"Access-Control-Allow-Methods", std::move(methods)},
+      {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key, X-Request-Id"},
+      {"Access-Control-Max-Age", "600"}};
+  return response;
+}
+
+const char* ReasonOf(const absl::Status& status) {
+  if (absl::IsUnauthenticated(status)) return "unauthenticated";
+  return absl::IsPermissionDenied(status) ? "forbidden" : "invalid";
+}
+
+}  // namespace
+
+RestApi::Found RestApi::Find(const HttpRequest& request) const {
+  Found found;
+  for (const Route& route : routes_) {
+    const bool prefix = route.path.size() > 1 && route.path.back() == '/';
+    const bool matches = prefix ? request.path.size() > route.path.size() &&
+                                      request.path.compare(0, route.path.size(), route.path) == 0
+                                : request.path == route.path;
+    if (!matches) continue;
+    found.allowed += (found.allowed.empty() ? "" : ", ") + route.method;
+    if (route.method != request.method) continue;
+    found.route = &route;
+    return found;
+  }
+  return found;
+}
+
+absl::Status RestApi::Check(HttpRequest* request, const Route* route) const {
+  absl::Status status = CheckHost(request->host, origins_);
+  if (status.ok()) status = CheckOrigin(request->origin, request->host, origins_);
+  if (!status.ok()) return status;
+  // What is not there is not told to strangers either.
+  const Scope scope = route != nullptr ? route->scope : Scope::kInference;
+  absl::StatusOr<Caller> caller = keys_.Admit(request->key, scope);
+  if (!caller.ok()) return caller.status();
+  request->caller = *std::move(caller);
+  request->key.clear();
+  return absl::OkStatus();
+}
+
+std::optional<HttpResponse> RestApi::Screen(HttpRequest* request) {
+  const Found found = Find(*request);
+  const Headers cors = CorsHeaders(*request, origins_);
+  std::optional<HttpResponse> answer;
+  if (request->method == "OPTIONS" && !cors.empty() && !found.allowed.empty()) {
+    answer = Preflight(found.allowed);
+  } else if (absl::Status status = Check(request, found.route); !status.ok()) {
+    answer = ErrorResponse(status);
+    service_.metrics().CountRejected(ReasonOf(status));
+  }
+  if (!answer.has_value()) return answer;
+  answer->headers.insert(answer->headers.end(), cors.begin(), cors.end());
+  service_.metrics().CountHttp(found.route != nullptr ? found.route->path : "other",
+                               KnownMethod(request->method), answer->status);
+  return answer;
+}
+
+void RestApi::Handle(HttpRequest request, Reply reply) {
+  const Found found = Find(request);
+  const std::string handler = found.route != nullptr ? found.route->path : "other";
+  auto counted =
+      std::make_shared<CountedReply>(std::move(reply), service_.metrics(), handler,
+                                     KnownMethod(request.method), CorsHeaders(request, origins_));
+  if (found.route != nullptr) {
+    found.route->act(request, counted);
+    return;
+  }
+  if (found.allowed.empty()) {
+    counted->Send(ErrorResponse(absl::NotFoundError(absl::StrFormat(
+        "there is nothing at %s; see / for what there is", request.path.substr(0, 200)))));
+    return;
+  }
+  HttpResponse response = ErrorResponse(
+      absl::InvalidArgumentError(absl::StrFormat("%s takes %s, not %s", request.path.substr(0, 200),
+                                                 found.allowed, request.method.substr(0, 50))));
+  response.status = 405;
+  response.headers.emplace_back("Allow", found.allowed);
+  counted->Send(std::move(response));
+}
+
+}  // namespace qianyi
