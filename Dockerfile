@@ -24,7 +24,7 @@ FROM debian:12-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         libabsl20220623 libgrpc++1.51 libicu72 libprometheus-cpp-core1.0 libprotobuf32 \
-        liburing2 libxxhash0 \
+        liburing2 libxxhash0 libpng16-16 libjpeg62-turbo libwebp7 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --no-create-home --shell /usr/sbin/nologin qianyi
 COPY --from=build /src/build/bin/qianyi /usr/local/bin/qianyi

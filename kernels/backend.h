@@ -9,9 +9,12 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/convolution.h"
 #include "kernels/experts.h"
+#include "kernels/kv_layer.h"
 #include "kernels/lora.h"
 #include "kernels/packed.h"
+#include "kernels/sparse_attention.h"
 #include "kernels/tensor.h"
 
 namespace qianyi {
@@ -73,7 +76,7 @@ struct AddRows {
 // out[i, :] = x[ids[i], :].
 struct CopyRows {
   Tensor x;
-  const int32_t* ids;  // [out.rows]
+  const int32_t* ids;  // [out.rows], or null: row i
   Tensor out;
 };
 
@@ -84,6 +87,8 @@ struct LayerNorm {
   const float* bias;    // [cols]
   float epsilon;
   Tensor out;
+  // Above 0: of x / (max|x| / max_scale), the maximum of each row (CogView's Sandwich-LN).
+  float max_scale = 0.0f;
 };
 
 // out = x / sqrt(mean(x²) + epsilon) * weight. out may be x.
@@ -106,7 +111,7 @@ struct Rope {
   RopePairs pairs;
 };
 
-enum class Activation : uint8_t { kGeluTanh, kGeluErf, kSilu };
+enum class Activation : uint8_t { kGeluTanh, kGeluErf, kSilu, kRelu };
 struct Activate {
   Activation kind;
   Tensor x;    // [tokens, n]
@@ -120,24 +125,10 @@ struct GatedActivate {
   Tensor out;    // [tokens, n]; may be gate or value
 };
 
-// One layer of the paged key-value cache. A page holds kPageTokens tokens:
-// K [kPageTokens][key_cols] then V [kPageTokens][value_cols], dtype f32 or f16.
-inline constexpr int kPageTokens = 16;
-struct KvLayer {
-  std::byte* pages = nullptr;  // page p starts at pages + p * page_bytes
-  size_t page_bytes = 0;
-  DType dtype = DType::kF32;
-  int64_t kv_heads = 0;
-  int64_t key_dim = 0;    // per head
-  int64_t value_dim = 0;  // per head
-
-  size_t element_bytes() const { return dtype == DType::kF32 ? 4 : 2; }
-};
-
 // Stores the keys and values of each token at its slot (page * kPageTokens + offset).
 struct KvWrite {
   Tensor k;              // [tokens, kv_heads * key_dim]
-  Tensor v;              // [tokens, kv_heads * value_dim]
+  Tensor v;              // [tokens, kv_heads * value_dim]; unused where values are in the keys
   const int64_t* slots;  // [tokens]
   KvLayer layer;
 };
@@ -175,9 +166,11 @@ struct Backend {
   void (*gated_activate)(const GatedActivate&, Stream) = nullptr;
   void (*kv_write)(const KvWrite&, Stream) = nullptr;
   void (*attention)(const Attention&, Stream) = nullptr;
+  void (*sparse_attention)(const SparseAttention&, Stream) = nullptr;
   void (*lora)(const Lora&, Stream) = nullptr;
   void (*route)(const Route&, Stream) = nullptr;
   void (*combine)(const Combine&, Stream) = nullptr;
+  void (*unfold)(const Unfold&, Stream) = nullptr;
 
   bool (*supports)(PackedFormat) = nullptr;
 

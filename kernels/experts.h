@@ -9,7 +9,7 @@ namespace qianyi {
 
 inline constexpr int64_t kMaxExpertGroups = 256;
 
-enum class Gate : uint8_t {
+enum class RouterGate : uint8_t {
   // Of score + correction, the best top_k in the best groups; the weights are the scores
   // σ(logit), over their sum + 1e-20 when `normalize`, times `scale`. A group's score is the sum of
   // its best two. Glm4Moe and DeepSeek-V3 (arXiv:2412.19437).
@@ -22,7 +22,7 @@ enum class Gate : uint8_t {
 // e]. Ties go to the lower expert; a token's choices are in descending order. Reduction order:
 // docs/numerics.md.
 struct Route {
-  Gate gate = Gate::kSigmoid;
+  RouterGate gate = RouterGate::kSigmoid;
   Tensor x;                           // [tokens, cols]
   const float* weight = nullptr;      // [experts, cols]
   const float* bias = nullptr;        // [experts] or null

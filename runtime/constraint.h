@@ -15,6 +15,9 @@ class Constraint {
   // Sets the logits of tokens that may not come next to -infinity; an end token stays exactly
   // when the text may end here. At least one token stays.
   virtual void Mask(std::span<float> logits) = 0;
+  // The token that comes next whatever the logits say, or -1: then one is drawn. Its probability
+  // under the masked logits is reported, which is how a given text is scored.
+  virtual int32_t Forced() const { return -1; }
   // The token that was taken; never an end token.
   virtual void Accept(int32_t token) = 0;
 };

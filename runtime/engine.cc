@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/sampler_math.h"
 
 namespace qianyi {
 namespace {
@@ -35,6 +36,20 @@ struct Engine::Call {
   std::unique_ptr<Constraint> constraint;  // or null
   Generation generation;
   uint64_t sampled = 0;  // index of its next random number
+  // Candidates of the same prompt until they have places. Then each names this one, until the
+  // slots that they share have been computed.
+  std::vector<std::unique_ptr<Call>> followers;
+  Call* leader = nullptr;
+
+  void CloseAll(const absl::Status& status) {
+    sink->Close(status);
+    for (auto& follower : followers) follower->sink->Close(status);
+  }
+  int64_t slots() const { return generation.sequence.prefix_slots + generation.max_cached(); }
+  // All of the prompt but its last token, whose logits each candidate needs for itself.
+  int64_t shared_slots() const {
+    return generation.sequence.prefix_slots + generation.prompt_tokens() - 1;
+  }
 };
 
 Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue)
@@ -113,7 +128,39 @@ absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr
   if (absl::Status status = Check(request, model().spec(), use_.context_tokens); !status.ok()) {
     return status;
   }
-  auto call = std::make_unique<Call>(std::move(request), std::move(sink), std::move(constraint));
+  return Enqueue(
+      std::make_unique<Call>(std::move(request), std::move(sink), std::move(constraint)));
+}
+
+absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request,
+                                        std::vector<Candidate> candidates) {
+  const int64_t places = static_cast<int64_t>(running_.size());
+  if (candidates.empty() || static_cast<int64_t>(candidates.size()) > places) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d candidates; they run together, and there are %d places; ask for 1..%d, "
+                        "or raise --batch",
+                        candidates.size(), places, places));
+  }
+  if (request.prompt.blanks.size() != 1) {
+    return absl::InvalidArgumentError("a prompt of several candidates has one blank");
+  }
+  std::unique_ptr<Call> leader;
+  for (Candidate& candidate : candidates) {
+    request.sampling = std::move(candidate.sampling);
+    absl::Status status = Check(request, model().spec(), use_.context_tokens);
+    if (!status.ok()) return status;
+    auto call =
+        std::make_unique<Call>(request, std::move(candidate.sink), std::move(candidate.constraint));
+    if (leader == nullptr) {
+      leader = std::move(call);
+    } else {
+      leader->followers.push_back(std::move(call));
+    }
+  }
+  return Enqueue(std::move(leader));
+}
+
+absl::StatusOr<uint64_t> Engine::Enqueue(std::unique_ptr<Call> call) {
   std::lock_guard lock(mutex_);
   if (queued_ >= queue_limit_) {
     return absl::ResourceExhaustedError(
@@ -122,6 +169,7 @@ absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr
   ++queued_;
   call->id = next_id_++;
   const uint64_t id = call->id;
+  for (auto& follower : call->followers) follower->id = id;
   inbox_.push_back(std::move(call));
   wake_.notify_one();
   return id;
@@ -175,7 +223,7 @@ void Engine::Loop() {
     if (call != nullptr) Finish(call.get(), absl::CancelledError("the engine is shutting down"));
   }
   for (auto* list : {&waiting_, &inbox_}) {
-    for (auto& call : *list) call->sink->Close(absl::CancelledError("the engine is shutting down"));
+    for (auto& call : *list) call->CloseAll(absl::CancelledError("the engine is shutting down"));
   }
 }
 
@@ -188,12 +236,13 @@ void Engine::TakeInbox() {
     auto is_it = [id](const std::unique_ptr<Call>& call) { return call && call->id == id; };
     auto waits = std::find_if(waiting_.begin(), waiting_.end(), is_it);
     if (waits != waiting_.end()) {
-      (*waits)->sink->Close(cancelled);
+      (*waits)->CloseAll(cancelled);
       waiting_.erase(waits);
       --queued_;
     }
-    auto runs = std::find_if(running_.begin(), running_.end(), is_it);
-    if (runs != running_.end()) Finish(runs->get(), cancelled);
+    for (auto& running : running_) {
+      if (is_it(running)) Finish(running.get(), cancelled);
+    }
   }
   cancelled_.clear();
 }
@@ -202,20 +251,60 @@ void Engine::TakeInbox() {
 // nothing that runs is ever thrown out for another.
 void Engine::Admit() {
   while (!waiting_.empty()) {
-    auto place = std::find(running_.begin(), running_.end(), nullptr);
+    const int64_t free_places = std::count(running_.begin(), running_.end(), nullptr);
     Call* call = waiting_.front().get();
-    if (place == running_.end() ||
-        !loaded_->Reserve(call->generation.max_cached(), &call->generation.sequence)) {
-      return;
-    }
-    const int index = static_cast<int>(place - running_.begin());
-    *place = std::move(waiting_.front());
+    if (free_places < 1 + static_cast<int64_t>(call->followers.size()) || !ReserveAll(call)) return;
+    std::unique_ptr<Call> leader = std::move(waiting_.front());
     waiting_.pop_front();
-    sequences_[index] = &call->generation.sequence;
-    order_.push_back(index);
-    placed_ = static_cast<int64_t>(order_.size());
+    auto followers = std::move(call->followers);
+    Place(std::move(leader), /*runs=*/true);
+    for (auto& follower : followers) {
+      follower->leader = call;
+      Place(std::move(follower), /*runs=*/false);
+    }
     std::lock_guard lock(mutex_);
     --queued_;
+  }
+}
+
+bool Engine::ReserveAll(Call* call) {
+  Sequence& first = call->generation.sequence;
+  bool room = loaded_->Reserve(call->generation.max_cached(), &first);
+  if (!room) return false;
+  for (auto& follower : call->followers) {
+    room = room && loaded_->kv().ReserveShared(first.pages, call->shared_slots(), follower->slots(),
+                                               &follower->generation.sequence.pages);
+  }
+  if (room) return true;
+  for (auto& follower : call->followers) {
+    loaded_->kv().Release(&follower->generation.sequence.pages);
+  }
+  loaded_->kv().Release(&first.pages);
+  return false;
+}
+
+void Engine::Place(std::unique_ptr<Call> call, bool runs) {
+  const auto place = std::find(running_.begin(), running_.end(), nullptr);
+  const int index = static_cast<int>(place - running_.begin());
+  sequences_[index] = &call->generation.sequence;
+  *place = std::move(call);
+  if (runs) order_.push_back(index);
+  ++placed_;
+}
+
+// Candidates go on from the prompt once it has been computed.
+void Engine::StartFollowers() {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Call* call = running_[i].get();
+    if (call == nullptr || call->leader == nullptr) continue;
+    const Sequence& first = call->leader->generation.sequence;
+    const int64_t shared = call->leader->shared_slots();
+    if (first.prefix_slots + first.cached < shared) continue;
+    Sequence& sequence = call->generation.sequence;
+    loaded_->kv().CopyShared(first.pages, shared, sequence.pages);
+    sequence.cached = static_cast<int32_t>(shared) - sequence.prefix_slots;
+    call->leader = nullptr;
+    order_.push_back(static_cast<int>(i));
   }
 }
 
@@ -229,6 +318,7 @@ void Engine::RunStep() {
     }
     return;
   }
+  StartFollowers();
   const Tensor logits = loaded_->pass().logits();
   for (int64_t row = 0; row < logits.rows; ++row) {
     Call* call = running_[step_.sequences[step_.logit_tokens[row]]].get();
@@ -241,8 +331,14 @@ void Engine::TakeToken(Call* call, std::span<float> logits) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
   if (call->constraint != nullptr) call->constraint->Mask(logits);
-  sampler_.Sample(request.sampling, logits, call->generation.sequence.tokens, call->sampled++,
-                  &event.token);
+  const int32_t forced = call->constraint == nullptr ? -1 : call->constraint->Forced();
+  if (forced >= 0) {
+    event.token.token = forced;
+    event.token.logprob = static_cast<float>(LogProbabilityAt(logits, forced));
+  } else {
+    sampler_.Sample(request.sampling, logits, call->generation.sequence.tokens, call->sampled++,
+                    &event.token);
+  }
   const int32_t token = event.token.token;
   if (std::find(request.end_tokens.begin(), request.end_tokens.end(), token) !=
       request.end_tokens.end()) {
@@ -271,8 +367,8 @@ void Engine::Finish(Call* call, absl::Status status) {
   const int index = static_cast<int>(place - running_.begin());
   loaded_->kv().Release(&call->generation.sequence.pages);
   sequences_[index] = nullptr;
-  order_.erase(std::find(order_.begin(), order_.end(), index));
-  placed_ = static_cast<int64_t>(order_.size());
+  order_.erase(std::remove(order_.begin(), order_.end(), index), order_.end());
+  --placed_;
   call->sink->Close(std::move(status));
   place->reset();
 }

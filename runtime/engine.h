@@ -63,6 +63,15 @@ class Engine {
   // prompt has one blank.
   absl::StatusOr<uint64_t> Submit(GenerateRequest request, std::shared_ptr<Sink> sink,
                                   std::unique_ptr<Constraint> constraint = nullptr);
+  // Several generations of one prompt, with their own sampling (that of `request` is not used): the
+  // prompt runs once, its pages are shared, and the candidates run in the same steps. They are
+  // admitted together, so there are at most as many as places; the id cancels them all.
+  struct Candidate {
+    SamplingParams sampling;
+    std::shared_ptr<Sink> sink;
+    std::unique_ptr<Constraint> constraint;  // or null
+  };
+  absl::StatusOr<uint64_t> Submit(GenerateRequest request, std::vector<Candidate> candidates);
   static int64_t MaxEvents(const GenerateRequest& request);
   // What Submit refuses, without a loaded model. `context_tokens`: room for one sequence.
   static absl::Status Check(const GenerateRequest& request, const ModelSpec& spec,
@@ -77,8 +86,12 @@ class Engine {
   struct Call;
 
   void Loop();
+  absl::StatusOr<uint64_t> Enqueue(std::unique_ptr<Call> call);
   void TakeInbox();
   void Admit();
+  bool ReserveAll(Call* call);
+  void Place(std::unique_ptr<Call> call, bool runs);
+  void StartFollowers();
   void RunStep();
   void TakeToken(Call* call, std::span<float> logits);
   void CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds);

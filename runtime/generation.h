@@ -33,9 +33,13 @@ class Generation {
 
   // Tokens that can ever be cached: every generated one may be fed, and each start token.
   static int64_t MaxCached(const Prompt& prompt, int32_t max_tokens) {
+    if (!prompt.continuation.empty()) {
+      return static_cast<int64_t>(prompt.tokens.size() + prompt.continuation.size());
+    }
     return static_cast<int64_t>(prompt.tokens.size()) +
            static_cast<int64_t>(prompt.blanks.size()) * (int64_t{max_tokens} + 1);
   }
+  int64_t prompt_tokens() const { return static_cast<int64_t>(prompt_.tokens.size()); }
   int64_t max_cached() const { return MaxCached(prompt_, max_tokens_); }
 
   int32_t blank() const { return blank_; }  // being filled
@@ -46,8 +50,13 @@ class Generation {
   bool Accept(int32_t token) {
     if (prompt_.refill) filled_.push_back(token);
     if (++generated_ == max_tokens_) return true;
-    Feed(token);
-    return false;
+    if (prompt_.continuation.empty()) {
+      Feed(token);
+      return false;
+    }
+    FeedNext(token);
+    while (fed_ < size() && prompt_.continuation[fed_] >= 0) FeedNext(prompt_.continuation[fed_]);
+    return fed_ == size();
   }
   // Goes on to the next blank, if there is one. An end token is neither kept nor fed.
   void EndBlank() {
@@ -84,6 +93,11 @@ class Generation {
     const Blank& at = prompt_.blanks[blank_];
     sequence.Append(token, at.position[0] + shift_ + fed_ * at.stride[0],
                     at.position[1] + fed_ * at.stride[1]);
+    ++fed_;
+  }
+  int32_t size() const { return static_cast<int32_t>(prompt_.continuation.size()); }
+  void FeedNext(int32_t token) {
+    sequence.Append(token, prompt_.continuation_positions[fed_], 0);
     ++fed_;
   }
 

@@ -11,8 +11,7 @@ namespace {
 
 size_t LayerPageBytes(const KvSpec& spec, DType dtype) {
   const size_t element_bytes = dtype == DType::kF32 ? 4 : 2;
-  return static_cast<size_t>(kPageTokens) * spec.heads * (spec.key_dim + spec.value_dim) *
-         element_bytes;
+  return static_cast<size_t>(kPageTokens) * spec.elements_per_layer() * element_bytes;
 }
 
 }  // namespace
@@ -30,6 +29,7 @@ KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& 
       backend_(backend),
       layer_page_bytes_(LayerPageBytes(spec, dtype)) {
   free_.reserve(pages);
+  sharers_.assign(pages, 0);
   for (int64_t page = pages; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
 }
 
@@ -59,7 +59,8 @@ KvLayer KvCache::layer(int index) const {
           .dtype = dtype_,
           .kv_heads = spec_.heads,
           .key_dim = spec_.key_dim,
-          .value_dim = spec_.value_dim};
+          .value_dim = spec_.value_dim,
+          .values_in_keys = spec_.values_in_keys};
 }
 
 bool KvCache::Reserve(int64_t tokens, std::vector<int32_t>* table) {
@@ -78,18 +79,43 @@ bool KvCache::ReserveAfter(const KvPrefix& prefix, int64_t tokens, std::vector<i
   table->assign(prefix.pages.begin(), prefix.pages.begin() + whole);
   Reserve(prefix.slots + tokens, table);
   if (prefix.slots % kPageTokens == 0) return true;
-  const size_t from = prefix.pages[whole], to = (*table)[whole];
+  CopyPage(prefix.pages[whole], (*table)[whole]);
+  return true;
+}
+
+void KvCache::CopyPage(int32_t from, int32_t to) {
   for (int i = 0; i < spec_.layers; ++i) {
     std::byte* pages = layer(i).pages;
     std::memcpy(pages + to * layer_page_bytes_, pages + from * layer_page_bytes_,
                 layer_page_bytes_);
   }
-  return true;
+}
+
+bool KvCache::ReserveShared(const std::vector<int32_t>& from, int64_t shared, int64_t slots,
+                            std::vector<int32_t>* table) {
+  const int64_t whole = shared / kPageTokens;
+  if (PagesFor(slots) - whole > free_pages()) return false;
+  table->assign(from.begin(), from.begin() + whole);
+  for (const int32_t page : *table) {
+    if (page < pages_) ++sharers_[page];
+  }
+  return Reserve(slots, table);
+}
+
+void KvCache::CopyShared(const std::vector<int32_t>& from, int64_t shared,
+                         const std::vector<int32_t>& table) {
+  const int64_t whole = shared / kPageTokens;
+  if (shared % kPageTokens != 0) CopyPage(from[whole], table[whole]);
 }
 
 void KvCache::Release(std::vector<int32_t>* table) {
   for (auto page = table->rbegin(); page != table->rend(); ++page) {
-    if (*page < pages_) free_.push_back(*page);
+    if (*page >= pages_) continue;
+    if (sharers_[*page] > 0) {
+      --sharers_[*page];
+    } else {
+      free_.push_back(*page);
+    }
   }
   table->clear();
 }

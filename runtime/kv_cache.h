@@ -46,6 +46,13 @@ class KvCache {
   // The same for an empty table and `tokens` after a prefix. Its whole pages are shared; a last
   // page that it fills in part is copied, since the sequence goes on in it.
   bool ReserveAfter(const KvPrefix& prefix, int64_t tokens, std::vector<int32_t>* table);
+  // Pages for a sequence that begins with the first `shared` slots of another one, which holds the
+  // pages of `from`, and has `slots` in all: whole pages are held by both. A last one that the
+  // shared slots fill in part is its own; CopyShared fills it once the other has been computed.
+  bool ReserveShared(const std::vector<int32_t>& from, int64_t shared, int64_t slots,
+                     std::vector<int32_t>* table);
+  void CopyShared(const std::vector<int32_t>& from, int64_t shared,
+                  const std::vector<int32_t>& table);
   // Gives back the sequence's own pages.
   void Release(std::vector<int32_t>* table);
 
@@ -53,6 +60,7 @@ class KvCache {
   KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
           int64_t shared_pages);
   size_t bytes() const;
+  void CopyPage(int32_t from, int32_t to);
 
   const KvSpec spec_;
   const DType dtype_;
@@ -62,6 +70,7 @@ class KvCache {
   const size_t layer_page_bytes_;
   std::byte* memory_ = nullptr;  // [layers][pages, then shared][layer_page_bytes_]
   std::vector<int32_t> free_;
+  std::vector<int32_t> sharers_;  // by page: sequences that hold it, besides the first
 };
 
 }  // namespace qianyi

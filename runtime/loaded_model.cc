@@ -29,7 +29,8 @@ ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
           .prompt_tokens = options.prompt_tokens,
           .logit_rows = options.logit_rows,
           .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
-          .adapter_bytes = options.adapter_bytes};
+          .adapter_bytes = options.adapter_bytes,
+          .picture_bytes = options.picture_bytes};
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {

@@ -30,6 +30,7 @@ struct LoadOptions {
   std::optional<DType> kv_dtype = std::nullopt;  // then f32 for f32 weights, else f16
   ReaderOptions reader = {};
   uint64_t adapter_bytes = 0;  // for all adapters loaded at one time; 0 = none can be
+  uint64_t picture_bytes = 0;  // of the VQ-VAE that belongs to a picture model
 };
 
 // 80% of what the machine or its cgroup has.

@@ -18,6 +18,17 @@ enum class TensorUse : uint8_t {
   kExpert,     // a matrix of an expert: read when tokens were routed to it, and cached
 };
 
+// Some rows of each head of a matrix [heads * head_rows, cols]: those from `first` on, `rows` of
+// them. `transposed`: ours is [heads * cols, rows], each head's part by itself.
+struct HeadSlice {
+  std::string tensor;  // in the checkpoint; empty: no slice
+  int64_t heads = 0;
+  int64_t head_rows = 0;
+  int64_t first = 0;
+  int64_t rows = 0;
+  bool transposed = false;
+};
+
 struct TensorSpec {
   std::string name;            // the checkpoint's own name
   std::vector<int64_t> shape;  // [rows, cols] or [n]
@@ -27,6 +38,8 @@ struct TensorSpec {
   // Checkpoints have the rows by head, q | k | v of this many rows each, and we keep all q, all k,
   // all v; 0: they have them as we do.
   int64_t by_head = 0;
+  // Where it is a part of one that checkpoints have as a whole.
+  HeadSlice slice = {};
   // Set while converting: integers of so many bits that the checkpoint has, with one scale per row.
   int integer_bits = 0;
   int expert = -1;  // kExpert only: number of its expert, counted over all layers
@@ -73,8 +86,12 @@ struct KvSpec {
   int64_t heads = 0;
   int64_t key_dim = 0;
   int64_t value_dim = 0;
+  bool values_in_keys = false;  // as in KvLayer
 
-  int64_t elements_per_token() const { return layers * heads * (key_dim + value_dim); }
+  int64_t elements_per_layer() const {
+    return heads * (key_dim + (values_in_keys ? 0 : value_dim));
+  }
+  int64_t elements_per_token() const { return layers * elements_per_layer(); }
 };
 
 // Mixtures of experts. An expert's matrices are read and kept together.

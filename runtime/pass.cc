@@ -139,6 +139,36 @@ absl::Status Pass::Linear(Projection projection, Tensor x, Tensor out, Tensor re
   return absl::OkStatus();
 }
 
+absl::Status Pass::LinearByHead(int weight, int64_t heads, const ByHead& by_head) {
+  const StoredTensor& tensor = store_.file().tensors[weight];
+  const int64_t head_rows = tensor.spec.rows() / heads;
+  const size_t panel_bytes = PanelBytes(tensor.format, by_head.x_cols);
+  if (by_head.x.rows == 0) return absl::OkStatus();
+  for (size_t block = 0; block < tensor.blocks.size(); ++block) {
+    absl::StatusOr<WeightStore::Lease> lease = store_.Acquire(weight, static_cast<int>(block));
+    if (!lease.ok()) return lease.status();
+    const int64_t begin = lease->row_begin(), end = begin + lease->rows().rows;
+    for (int64_t row = begin; row < end;) {  // the part of one head that lies in this block
+      const int64_t head = row / head_rows, rows = std::min(end, (head + 1) * head_rows) - row;
+      qianyi::Linear task;
+      task.x = by_head.x.Columns(head * by_head.x_stride, by_head.x_cols);
+      if (tensor.format.integer()) {
+        buffers_.quantized.rows = task.x.rows;
+        buffers_.quantized.cols = task.x.cols;
+        backend_.quantize({.x = task.x, .out = buffers_.quantized}, stream_);
+        task.quantized = buffers_.quantized;
+      }
+      task.weight = lease->rows();
+      task.weight.data += (row - begin) / kPanelRows * panel_bytes;
+      task.weight.rows = rows;
+      task.out = by_head.out.Columns(head * by_head.out_stride + row % head_rows, rows);
+      backend_.linear(task, stream_);
+      row += rows;
+    }
+  }
+  return absl::OkStatus();
+}
+
 void Pass::AddLora(int tensor, Tensor x, Tensor out) {
   AdapterRows& adapters = x.data == buffers_.head_input ? head_adapters_ : token_adapters_;
   if (adapters.empty()) return;
@@ -179,6 +209,21 @@ void Pass::Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int
                   float scale, Tensor out) {
   const KvLayer cache = kv_.layer(layer);
   backend_.kv_write({.k = k, .v = v, .slots = step.slots.data(), .layer = cache}, stream_);
+  if (step.sparse != nullptr) {
+    const SparseStep::Layer& lists = step.sparse->layers[layer];
+    backend_.sparse_attention({.q = q,
+                               .pages = step.pages.data(),
+                               .slots = lists.slots.data(),
+                               .offsets = lists.offsets.data(),
+                               .pivots = lists.pivots.data(),
+                               .pivot_bias = step.sparse->pivot_bias,
+                               .heads = heads,
+                               .scale = scale,
+                               .layer = cache,
+                               .out = out},
+                              stream_);
+    return;
+  }
   backend_.attention({.q = q,
                       .pages = step.pages.data(),
                       .visible = step.visible.data(),

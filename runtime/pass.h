@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -88,6 +91,16 @@ class Pass {
   // adapters of the step add. Row i of x is token i of the step, or of the head's input.
   absl::Status Linear(Projection projection, Tensor x, Tensor out, Tensor residual = {},
                       float residual_scale = 1.0f);
+  // out = x Wᵀ of each head by itself: head h takes x_cols columns of x from h * x_stride on and
+  // the weight's rows [h * R, (h + 1) * R), a multiple of 16, and leaves R columns of out from h *
+  // out_stride on.
+  struct ByHead {
+    Tensor x;
+    int64_t x_stride = 0, x_cols = 0;
+    Tensor out;
+    int64_t out_stride = 0;
+  };
+  absl::Status LinearByHead(int weight, int64_t heads, const ByHead& task);
   // Computes the step's rotation table from one row of positions, once for all layers. There may
   // be several of equal size, which together rotate spec.rotary_dims.
   void PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
@@ -97,6 +110,12 @@ class Pass {
   // Stores k and v at the step's slots, then out = attention of q over them.
   void Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads, float scale,
               Tensor out);
+  // For those who look on (`verify`): values inside a stage that nothing keeps.
+  using Watcher = std::function<void(std::string_view name, Tensor value)>;
+  void SetWatcher(Watcher watcher) { watcher_ = std::move(watcher); }
+  void Show(std::string_view name, Tensor value) {
+    if (watcher_) watcher_(name, value);
+  }
   // head_input = hidden rows of step.logit_tokens.
   void TakeLogitRows(const Step& step);
 
@@ -143,6 +162,7 @@ class Pass {
   int64_t tokens_ = 0;
   int64_t logit_rows_ = 0;
   int64_t rotary_dims_ = 0;  // of one table
+  Watcher watcher_;
 };
 
 }  // namespace qianyi

@@ -111,7 +111,7 @@ Needs NeedsOf(const ModelUse& use) {
   plan.kv_read_bytes =
       Product(use.context_tokens * use.batch,
               file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
-  plan.workspace_bytes = Pass::MemoryBytes(file.spec, Pass::LimitsOf(use));
+  plan.workspace_bytes = Pass::MemoryBytes(file.spec, Pass::LimitsOf(use)) + use.picture_bytes;
   return needs;
 }
 

@@ -28,6 +28,7 @@ struct ModelUse {
   int64_t logit_rows = 0;         // rows of logits in one step; 0 = batch
   DType kv_dtype = DType::kF16;
   uint64_t adapter_bytes = 0;  // for all adapters that are loaded at one time; 0 = none ever
+  uint64_t picture_bytes = 0;  // of the VQ-VAE that belongs to a picture model
 };
 
 enum class Tier : uint8_t { kDevice, kHost, kDisk };

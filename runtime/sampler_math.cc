@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <functional>
 #include <limits>
@@ -152,6 +153,13 @@ double Sum(std::span<const float> values) {
 
 // The k-th largest of the blocks' maxima bounds the k-th largest value from below, so that
 // few values are left for an ordinary selection.
+double LogProbabilityAt(std::span<const float> values, int32_t index) {
+  const double largest = Largest(values);
+  double sum = 0;
+  for (const float value : values) sum += std::exp(value - largest);
+  return values[index] - largest - std::log(sum);
+}
+
 float KthLargest(std::span<const float> values, int64_t k, float* scratch) {
   constexpr size_t kSmallBlock = 64;
   size_t blocks = 0;

@@ -25,6 +25,9 @@ void SoftmaxWeights(std::span<const float> values, float largest, float temperat
 // The sum in double, in a fixed order.
 double Sum(std::span<const float> values);
 
+// The natural log of the probability of `index` under a softmax over `values`.
+double LogProbabilityAt(std::span<const float> values, int32_t index);
+
 // The k-th largest value, 1 <= k <= values.size(); NaN counts as -infinity. `scratch` has room
 // for as many values, and is not them.
 float KthLargest(std::span<const float> values, int64_t k, float* scratch);

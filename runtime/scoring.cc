@@ -1,23 +1,13 @@
 #include "runtime/scoring.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_format.h"
 #include "runtime/generation.h"
+#include "runtime/sampler_math.h"
 #include "runtime/scheduler.h"
 
 namespace qianyi {
-namespace {
-
-double LogSoftmaxAt(std::span<const float> logits, int32_t token) {
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - highest);
-  return logits[token] - highest - std::log(sum);
-}
-
-}  // namespace
 
 absl::StatusOr<double> LogProbability(LoadedModel& model, const Prompt& prompt,
                                       std::span<const int32_t> tokens, const Adapter* adapter) {
@@ -60,7 +50,7 @@ absl::StatusOr<double> LogProbability(LoadedModel& model, const Prompt& prompt,
   const Tensor logits = model.pass().logits();
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) {
-    sum += LogSoftmaxAt({logits.f32(i), static_cast<size_t>(logits.cols)}, tokens[i]);
+    sum += LogProbabilityAt({logits.f32(i), static_cast<size_t>(logits.cols)}, tokens[i]);
   }
   return sum;
 }

@@ -27,6 +27,10 @@ struct Prompt {
   // next blank. Then the tokens are the context alone, at positions 0, 1, … of the first row, and a
   // blank's position counts on as masks before it grow.
   bool refill = false;
+  // Instead of an open end, what the one blank fills (a picture's codes): -1 is a place to be
+  // generated, and so is the first; other ids are given and fed when their turn comes.
+  std::vector<int32_t> continuation;
+  std::vector<int32_t> continuation_positions;  // of each, in the first row; the second's are 0
 };
 
 // Tokens known so far, of which the first `cached` have been through the model. Capacity is

@@ -9,6 +9,17 @@ namespace qianyi {
 
 class Adapter;
 
+// Attention of a step over chosen slots, which differ from layer to layer.
+struct SparseStep {
+  struct Layer {
+    std::vector<int32_t> slots;    // of all tokens, one list after the other; pivots lead each
+    std::vector<int64_t> offsets;  // [tokens + 1]
+    std::vector<int32_t> pivots;   // [tokens]
+  };
+  std::vector<Layer> layers;
+  float pivot_bias = 0.0f;
+};
+
 struct Step {
   // Per token.
   std::vector<int32_t> tokens;
@@ -21,6 +32,9 @@ struct Step {
 
   // Tokens whose logits are wanted (indices into the above), in order.
   std::vector<int32_t> logit_tokens;
+
+  // Set: attention is over these slots instead of the leading `visible` ones. Not owned.
+  const SparseStep* sparse = nullptr;
 
   explicit Step(int64_t max_tokens) {
     for (auto* v : {&tokens, &positions[0], &positions[1], &visible, &sequences, &logit_tokens}) {

@@ -78,11 +78,15 @@ void AttendRange(const Attention& args, const Shape& shape, const Range& range, 
   }
   block.kv_heads = static_cast<int>(range.kv_heads);
   block.page_table = args.pages[range.first];
-  block.key_stride = layer.kv_heads * layer.key_dim * element;
-  block.value_stride = layer.kv_heads * layer.value_dim * element;
+  block.key_stride = layer.key_cols() * element;
+  block.value_stride = layer.value_cols() * element;
   block.keys = layer.pages + range.kv_head * layer.key_dim * element;
   block.values =
       layer.pages + kPageTokens * block.key_stride + range.kv_head * layer.value_dim * element;
+  if (layer.values_in_keys) {
+    block.value_stride = block.key_stride;
+    block.values = block.keys;
+  }
   block.page_bytes = layer.page_bytes;
   block.half = layer.dtype != DType::kF32;
   block.key_dim = layer.key_dim;

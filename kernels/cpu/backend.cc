@@ -32,6 +32,10 @@ constexpr Backend MakeBackend(std::string_view variant) {
   };
   b.kv_write = [](const KvWrite& a, Stream s) { RunKvWrite(a, Pool(s), kKernels); };
   b.attention = [](const Attention& a, Stream s) { RunAttention(a, Pool(s), kKernels); };
+  b.sparse_attention = [](const SparseAttention& a, Stream s) {
+    RunSparseAttention(a, Pool(s), kKernels);
+  };
+  b.unfold = [](const Unfold& a, Stream s) { RunUnfold(a, Pool(s)); };
   b.lora = [](const Lora& a, Stream s) { RunLora(a, Pool(s), kKernels); };
   b.route = [](const Route& a, Stream s) { RunRoute(a, Pool(s), kKernels); };
   b.combine = [](const Combine& a, Stream s) { RunCombine(a, Pool(s), kKernels); };

@@ -20,6 +20,8 @@ void RunActivate(const Activate& args, ThreadPool& pool, const RowKernels& kerne
 void RunGatedActivate(const GatedActivate& args, ThreadPool& pool, const RowKernels& kernels);
 void RunKvWrite(const KvWrite& args, ThreadPool& pool, const RowKernels& kernels);
 void RunAttention(const Attention& args, ThreadPool& pool, const RowKernels& kernels);
+void RunSparseAttention(const SparseAttention& args, ThreadPool& pool, const RowKernels& kernels);
+void RunUnfold(const Unfold& args, ThreadPool& pool);
 void RunLora(const Lora& args, ThreadPool& pool, const RowKernels& kernels);
 void RunRoute(const Route& args, ThreadPool& pool, const RowKernels& kernels);
 void RunCombine(const Combine& args, ThreadPool& pool, const RowKernels& kernels);

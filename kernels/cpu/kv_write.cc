@@ -7,8 +7,7 @@ namespace qianyi::cpu {
 void RunKvWrite(const KvWrite& args, ThreadPool& pool, const RowKernels& kernels) {
   const KvLayer& layer = args.layer;
   const size_t element = layer.element_bytes();
-  const int64_t key_cols = layer.kv_heads * layer.key_dim;
-  const int64_t value_cols = layer.kv_heads * layer.value_dim;
+  const int64_t key_cols = layer.key_cols(), value_cols = layer.value_cols();
   const auto store = [&](const float* row, int64_t cols, std::byte* out) {
     if (layer.dtype == DType::kF32) {
       std::memcpy(out, row, cols * sizeof(float));
@@ -22,6 +21,7 @@ void RunKvWrite(const KvWrite& args, ThreadPool& pool, const RowKernels& kernels
       std::byte* keys = layer.pages + page * layer.page_bytes;
       std::byte* values = keys + kPageTokens * key_cols * element;
       store(args.k.f32(t), key_cols, keys + offset * key_cols * element);
+      if (value_cols == 0) continue;
       store(args.v.f32(t), value_cols, values + offset * value_cols * element);
     }
   });

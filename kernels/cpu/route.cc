@@ -62,15 +62,15 @@ void ChooseBySigmoid(const Route& args, const RowKernels& kernels, float* scores
 void Choose(const Route& args, const RowKernels& kernels, float* scores, int32_t* chosen,
             float* weights) {
   switch (args.gate) {
-    case Gate::kSigmoid:
+    case RouterGate::kSigmoid:
       ChooseBySigmoid(args, kernels, scores, chosen, weights);
       return;
-    case Gate::kNaive:
+    case RouterGate::kNaive:
       ChooseBest(scores, args.experts, args.top_k, chosen);
       for (int64_t j = 0; j < args.top_k; ++j) weights[j] = scores[chosen[j]];
       kernels.softmax(weights, args.top_k, weights);
       return;
-    case Gate::kSwitch:
+    case RouterGate::kSwitch:
       kernels.softmax(scores, args.experts, scores);
       ChooseBest(scores, args.experts, 1, chosen);
       weights[0] = scores[chosen[0]];

@@ -38,6 +38,27 @@ struct AttentionBlock {
   float* scratch;  // [rows, value_dim] within kScratchBytes; used where kv_heads > 1
 };
 
+// One head of one token over a list of slots.
+struct SparseHead {
+  const float* q;        // [key_dim]
+  const int32_t* slots;  // [count]
+  int64_t count;
+  int64_t pivots;
+  float pivot_bias;
+  const int32_t* page_table;
+  const std::byte* keys;  // of slot 0 of page 0 for this head
+  const std::byte* values;
+  size_t page_bytes;
+  int64_t key_stride;  // bytes from one slot to the next
+  int64_t value_stride;
+  bool half;
+  int64_t key_dim;
+  int64_t value_dim;
+  float scale;
+  float* scores;  // [count], scratch
+  float* out;     // [value_dim]
+};
+
 // Some panels of a weight for all tokens; fields as in Linear.
 struct LinearBlock {
   const float* x;        // [tokens, cols] or null
@@ -71,6 +92,7 @@ struct RowKernels {
   void (*quantize)(const float* x, int64_t cols, int8_t* values, float* scales, int32_t* sums);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon,
                      int64_t cols, float* out);
+  float (*max_abs)(const float* x, int64_t cols);
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t cols, float* out);
   // One head of one token; x points at its first rotated dimension.
   void (*rope)(float* x, const float* cos_sin, int64_t rotary_dims, RopePairs pairs);
@@ -80,6 +102,7 @@ struct RowKernels {
   void (*add)(const float* row, int64_t n, float* x);
   void (*to_half)(const float* x, int64_t n, uint16_t* out);
   void (*attention)(const AttentionBlock& block);
+  void (*sparse_attention)(const SparseHead& head);
   // One token: down[j] = Σ_k a[j][k] x[k] for `rank` rows of a [rank, cols].
   void (*lora_down)(const float* x, const float* a, int64_t cols, int64_t rank, float* down);
   // out[i] += scale * Σ_j down[j] b[j * stride + i] for i < rows.

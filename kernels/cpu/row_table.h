@@ -7,6 +7,7 @@
 #include "kernels/cpu/route_templates.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/row_templates.h"
+#include "kernels/cpu/sparse_attention_templates.h"
 
 namespace qianyi::cpu {
 namespace {
@@ -15,6 +16,7 @@ template <typename V>
 constexpr RowKernels RowTable() {
   return {.quantize = QuantizeRow<V>,
           .layer_norm = LayerNormRow<V>,
+          .max_abs = MaxAbs<V>,
           .rms_norm = RmsNormRow<V>,
           .rope = RopeHead<V>,
           .activate = ActivateRow<V>,
@@ -22,6 +24,7 @@ constexpr RowKernels RowTable() {
           .add = AddRow<V>,
           .to_half = ToHalfRow<V>,
           .attention = AttendRows<V>,
+          .sparse_attention = AttendSlots<V>,
           .lora_down = LoraDown<V>,
           .lora_up = LoraUp<V>,
           .sigmoid = SigmoidRow<V>,

@@ -54,6 +54,15 @@ void LayerNormRow(const float* x, const float* weight, const float* bias, float 
 }
 
 template <typename V>
+float MaxAbs(const float* x, int64_t cols) {
+  V most = V::Zero();
+  ForEachVec(
+      cols, [&](int64_t i) { most = V::Max(most, V::Abs(V::Load(x + i))); },
+      [&](int64_t i, int64_t n) { most = V::Max(most, V::Abs(V::LoadFirst(x + i, n))); });
+  return most.MaxLane();
+}
+
+template <typename V>
 void RmsNormRow(const float* x, const float* weight, float epsilon, int64_t cols, float* out) {
   V squares = V::Zero();
   ForEachVec(

@@ -25,7 +25,8 @@ void RunAddRows(const AddRows& args, ThreadPool& pool, const RowKernels& kernels
 void RunCopyRows(const CopyRows& args, ThreadPool& pool) {
   pool.Run(args.out.rows, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      std::memcpy(args.out.f32(i), args.x.f32(args.ids[i]), args.out.cols * sizeof(float));
+      const int64_t row = args.ids == nullptr ? i : args.ids[i];
+      std::memcpy(args.out.f32(i), args.x.f32(row), args.out.cols * sizeof(float));
     }
   });
 }

@@ -83,6 +83,8 @@ V Activated(Activation kind, V x) {
       return GeluErf(x);
     case Activation::kSilu:
       return Silu(x);
+    case Activation::kRelu:
+      return V::IfLess(x, V::Zero(), V::Zero(), x);
   }
   return x;
 }

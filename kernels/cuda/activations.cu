@@ -16,6 +16,8 @@ QIANYI_DEVICE float Activated(Activation kind, float x) {
     }
     case Activation::kSilu:
       return x / (1.0f + Exp(-x));
+    case Activation::kRelu:
+      return x < 0.0f ? 0.0f : x;
     default:
       return FloatOf(0x7fc00000u);  // one that is not here shows
   }

@@ -9,7 +9,7 @@ namespace qianyi::cuda::QIANYI_FLAVOUR {
 namespace {
 
 constexpr int kRows = 8;      // of a block: a warp for the softmax of each
-constexpr int kMaxDim = 256;  // of a head
+constexpr int kMaxDim = 256;  // of a head when a block has all its rows; wider ones have fewer
 constexpr int kDims = 64;     // of values that are summed at once
 constexpr int kParts = 4;     // that the slots of a split are cut into for values
 constexpr int64_t kEnoughBlocks = 512;
@@ -21,6 +21,7 @@ struct AttentionTask {
   int64_t block_heads;   // of them in a block
   int64_t block_tokens;  // neighbours in the step; those with one page table share keys
   int64_t head_blocks;
+  int64_t stride;  // elements of the wider of a head's key and value
   int64_t splits;  // 0: a block merges its splits itself
   float* partial;  // [tokens, heads, splits, 2 + value_dim]
 
@@ -65,6 +66,7 @@ struct AttentionKernel {
 
   struct Arrays {
     Shared<float> q, scores, parts, sums, state;  // state: max, sum, and those of the new split
+    int64_t stride;                               // of rows of q and sums
   };
   // Rows of one page table.
   struct Run {
@@ -80,7 +82,7 @@ struct AttentionKernel {
     QIANYI_SHARED(float, parts, kParts* kRows* kDims);
     QIANYI_SHARED(float, sums, kRows* kMaxDim);
     QIANYI_SHARED(float, state, 4 * kRows);
-    const Arrays arrays{q, scores, parts, sums, state};
+    const Arrays arrays{q, scores, parts, sums, state, task.stride};
     Run run;
     run.kv_head = BlockIndex(1) / task.head_blocks;
     const int64_t head = BlockIndex(1) % task.head_blocks * task.block_heads;
@@ -120,7 +122,7 @@ struct AttentionKernel {
     for (int i = ThreadIndex(); i < run.rows * dim; i += kThreads) {
       const int row = static_cast<int>(i / dim);
       const int64_t at = HeadOf(run, row) * dim + i % dim;
-      arrays.q.Store(row * kMaxDim + i % dim, RowOf(task.args.q, TokenOf(run, row)).Load(at));
+      arrays.q.Store(row * arrays.stride + i % dim, RowOf(task.args.q, TokenOf(run, row)).Load(at));
     }
     Barrier();
     const int64_t splits = (run.longest + kAttentionSplit - 1) / kAttentionSplit;
@@ -158,7 +160,8 @@ struct AttentionKernel {
           for (int64_t k = d; k < d + 8 && k < layer.key_dim; ++k) {
             const float value = Widen(key.Load(k));
             for (int row = 0; row < kRows; ++row) {  // so that the sums stay in registers
-              if (row < run.rows) sum[row] = Fma(arrays.q.Load(row * kMaxDim + k), value, sum[row]);
+              if (row >= run.rows) continue;
+              sum[row] = Fma(arrays.q.Load(row * arrays.stride + k), value, sum[row]);
             }
           }
         }
@@ -209,9 +212,13 @@ struct AttentionKernel {
   // splits before enter.
   QIANYI_DEVICE void Values(const Run& run, int64_t split, bool first, const Arrays& arrays) const {
     const KvLayer& layer = task.args.layer;
-    const CacheRows<T> values{layer,           run.table,
-                              run.longest,     run.kv_head,
-                              layer.value_dim, kPageTokens * layer.kv_heads * layer.key_dim};
+    const bool shared = layer.values_in_keys;
+    const CacheRows<T> values{layer,
+                              run.table,
+                              run.longest,
+                              run.kv_head,
+                              shared ? layer.key_dim : layer.value_dim,
+                              shared ? 0 : kPageTokens * layer.kv_heads * layer.key_dim};
     const int part = ThreadIndex() / kDims, dim = ThreadIndex() % kDims;
     int counts[kRows];
     for (int row = 0; row < kRows; ++row) {
@@ -256,10 +263,10 @@ struct AttentionKernel {
     if (!first) {
       const float old_max = arrays.state.Load(row), new_max = arrays.state.Load(2 * kRows + row);
       const float max = new_max > old_max ? new_max : old_max;
-      fresh =
-          Fma(arrays.sums.Load(row * kMaxDim + d), Exp(old_max - max), fresh * Exp(new_max - max));
+      fresh = Fma(arrays.sums.Load(row * arrays.stride + d), Exp(old_max - max),
+                  fresh * Exp(new_max - max));
     }
-    arrays.sums.Store(row * kMaxDim + d, fresh);
+    arrays.sums.Store(row * arrays.stride + d, fresh);
   }
 
   QIANYI_DEVICE static void MergeState(int row, bool first, const Arrays& arrays) {
@@ -285,7 +292,7 @@ struct AttentionKernel {
       const float inverse = 1.0f / arrays.state.Load(kRows + row);
       RowOf(task.args.out, TokenOf(run, row))
           .Store(HeadOf(run, row) * dim + i % dim,
-                 arrays.sums.Load(row * kMaxDim + i % dim) * inverse);
+                 arrays.sums.Load(row * arrays.stride + i % dim) * inverse);
     }
   }
 
@@ -298,7 +305,7 @@ struct AttentionKernel {
       const int64_t at = i % width;
       task.Partial(TokenOf(run, row), HeadOf(run, row), split)
           .Store(at, at < 2 ? arrays.state.Load(at * kRows + row)
-                            : arrays.sums.Load(row * kMaxDim + at - 2));
+                            : arrays.sums.Load(row * arrays.stride + at - 2));
     }
   }
 };
@@ -336,10 +343,14 @@ void RunAttention(const Attention& args, Stream stream) {
   AttentionTask task;
   task.args = args;
   task.group = args.heads / args.layer.kv_heads;
-  task.block_heads = task.group < kRows ? task.group : kRows;
+  task.stride =
+      args.layer.key_dim > args.layer.value_dim ? args.layer.key_dim : args.layer.value_dim;
+  const int64_t fit = int64_t{kRows} * kMaxDim / task.stride;
+  const int64_t rows = fit < kRows ? fit : kRows;
+  task.block_heads = task.group < rows ? task.group : rows;
   task.head_blocks = CeilDiv(task.group, task.block_heads);
   const int64_t heads = args.layer.kv_heads * task.head_blocks;
-  task.block_tokens = args.q.rows * heads < kEnoughBlocks ? 1 : kRows / task.block_heads;
+  task.block_tokens = args.q.rows * heads < kEnoughBlocks ? 1 : rows / task.block_heads;
   const Grid blocks{CeilDiv(args.q.rows, task.block_tokens), heads};
   const int64_t splits = CeilDiv(args.longest, kAttentionSplit);
   const size_t bytes =

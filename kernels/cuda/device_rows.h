@@ -1,4 +1,4 @@
-// Rows of matrices on the device, and sums over the threads of a block.
+// Rows of matrices on the device, and sums and maxima over the threads of a block.
 #pragma once
 
 #include "kernels/cuda/device.h"
@@ -35,6 +35,18 @@ QIANYI_DEVICE float BlockSum(float value, const Shared<float>& scratch) {
   float sum = scratch.Load(0);
   for (int warp = 1; warp < kThreads / 32; ++warp) sum += scratch.Load(warp);
   return sum;
+}
+// WarpMaxBits over kThreads threads, likewise.
+template <int kThreads>
+QIANYI_DEVICE uint32_t BlockMaxBits(uint32_t value, const Shared<uint32_t>& scratch) {
+  value = WarpMaxBits(value);
+  if (Lane() == 0) scratch.Store(Warp(), value);
+  Barrier();
+  for (int warp = 0; warp < kThreads / 32; ++warp) {
+    const uint32_t other = scratch.Load(warp);
+    value = other > value ? other : value;
+  }
+  return value;
 }
 
 }  // namespace qianyi::cuda::QIANYI_FLAVOUR

@@ -12,7 +12,7 @@ struct KvWriteKernel {
   QIANYI_DEVICE void operator()() const {
     const KvLayer& layer = args.layer;
     const int64_t key_cols = layer.kv_heads * layer.key_dim;
-    const int64_t value_cols = layer.kv_heads * layer.value_dim;
+    const int64_t value_cols = layer.values_in_keys ? 0 : layer.kv_heads * layer.value_dim;
     const int64_t t = BlockIndex(0), c = BlockIndex(1) * kThreads + ThreadIndex();
     if (c >= key_cols + value_cols) return;
     const int64_t slot = Global<const int64_t>(args.slots, args.k.rows).Load(t);
@@ -34,8 +34,8 @@ struct KvWriteKernel {
 }  // namespace
 
 void RunKvWrite(const KvWrite& args, Stream stream) {
-  Launch(stream, {args.k.rows, CeilDiv(args.k.cols + args.v.cols, KvWriteKernel::kThreads)},
-         KvWriteKernel{args});
+  const int64_t cols = args.layer.key_cols() + args.layer.value_cols();
+  Launch(stream, {args.k.rows, CeilDiv(cols, KvWriteKernel::kThreads)}, KvWriteKernel{args});
 }
 
 }  // namespace qianyi::cuda::QIANYI_FLAVOUR

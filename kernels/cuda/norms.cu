@@ -9,12 +9,25 @@ struct LayerNormKernel {
   static constexpr int kThreads = 256;
   LayerNorm args;
 
+  // The epsilon of a norm of x / (max|x| / max_scale), for x as it is.
+  QIANYI_DEVICE float ScaledEpsilon(const Global<float>& x) const {
+    QIANYI_SHARED(uint32_t, maxima, kThreads / 32);
+    uint32_t most = 0;
+    for (int64_t c = ThreadIndex(); c < args.x.cols; c += kThreads) {
+      const uint32_t bits = BitsOf(x.Load(c)) & 0x7fffffffu;
+      most = bits > most ? bits : most;
+    }
+    const float scale = FloatOf(BlockMaxBits<kThreads>(most, maxima)) / args.max_scale;
+    return scale > 0.0f ? args.epsilon * scale * scale : args.epsilon;
+  }
+
   QIANYI_DEVICE void operator()() const {
     QIANYI_SHARED(float, sums, kThreads / 32);
     QIANYI_SHARED(float, squares, kThreads / 32);
     const int64_t cols = args.x.cols;
     const Global<float> x = RowOf(args.x, BlockIndex(0)), out = RowOf(args.out, BlockIndex(0));
     const Global<const float> weight(args.weight, cols), bias(args.bias, cols);
+    const float epsilon = args.max_scale > 0.0f ? ScaledEpsilon(x) : args.epsilon;
     float sum = 0.0f;
     for (int64_t c = ThreadIndex(); c < cols; c += kThreads) sum += x.Load(c);
     const float mean = BlockSum<kThreads>(sum, sums) / static_cast<float>(cols);
@@ -24,7 +37,7 @@ struct LayerNormKernel {
       square = Fma(d, d, square);
     }
     const float variance = BlockSum<kThreads>(square, squares) / static_cast<float>(cols);
-    const float inverse = 1.0f / Sqrt(variance + args.epsilon);
+    const float inverse = 1.0f / Sqrt(variance + epsilon);
     for (int64_t c = ThreadIndex(); c < cols; c += kThreads) {
       out.Store(c, Fma((x.Load(c) - mean) * inverse, weight.Load(c), bias.Load(c)));
     }

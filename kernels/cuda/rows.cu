@@ -12,7 +12,8 @@ struct AddRowsKernel {
 
   QIANYI_DEVICE void operator()() const {
     const int64_t t = BlockIndex(0), c = BlockIndex(1) * kThreads + ThreadIndex();
-    const int32_t id = Global<const int32_t>(args.ids, args.x.rows).Load(t);
+    const int64_t id =
+        args.ids == nullptr ? t : Global<const int32_t>(args.ids, args.x.rows).Load(t);
     if (id < 0 || c >= args.x.cols) return;
     const Global<float> x = RowOf(args.x, t);
     x.Store(c, x.Load(c) + RowOf(args.table, id).Load(c));
@@ -26,7 +27,8 @@ struct CopyRowsKernel {
   QIANYI_DEVICE void operator()() const {
     const int64_t i = BlockIndex(0), c = BlockIndex(1) * kThreads + ThreadIndex();
     if (c >= args.out.cols) return;
-    const int32_t id = Global<const int32_t>(args.ids, args.out.rows).Load(i);
+    const int64_t id =
+        args.ids == nullptr ? i : Global<const int32_t>(args.ids, args.out.rows).Load(i);
     RowOf(args.out, i).Store(c, RowOf(args.x, id).Load(c));
   }
 };

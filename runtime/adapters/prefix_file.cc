@@ -82,6 +82,10 @@ absl::StatusOr<PrefixFile> PrefixFile::Open(const std::string& folder, const KvS
 }
 
 absl::StatusOr<PrefixFile> PrefixFile::Parse(Safetensors tensors, const KvSpec& kv) {
+  if (kv.values_in_keys) {
+    return In(tensors.path(),
+              "cannot run: this model caches latents, which no prefix encoder makes");
+  }
   PrefixFile file;
   file.kv_ = kv;
   file.tensors_ = std::move(tensors);

@@ -23,7 +23,7 @@ struct ExpertWeights {
 class ExpertLayer {
  public:
   struct Gating {
-    Gate gate = Gate::kSigmoid;
+    RouterGate gate = RouterGate::kSigmoid;
     int64_t top_k = 1;
     int64_t groups = 1;
     int64_t kept_groups = 1;

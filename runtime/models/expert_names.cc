@@ -74,7 +74,7 @@ std::unique_ptr<ExpertLayer> FindExperts(const ExpertConfig& config, const Model
                        .ffn = config.ffn});
   }
   const ExpertLayer::Gating gating = {
-      .gate = Gate::kSigmoid,
+      .gate = RouterGate::kSigmoid,
       .top_k = config.per_token,
       .groups = config.groups,
       .kept_groups = config.kept_groups,

@@ -13,7 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
-#include "runtime/model.h"
+#include "runtime/models/causal.h"
 #include "runtime/models/config.h"
 #include "runtime/models/expert_layer.h"
 #include "runtime/models/expert_names.h"
@@ -27,11 +27,11 @@ namespace {
 constexpr int64_t kMostExperts = 1 << 16;  // each is three tensors
 
 struct Config {
-  int64_t layers, hidden, ffn, heads, groups, head_dim, rotary_dims, vocab, positions;
+  int64_t layers, hidden, ffn, heads, groups, head_dim, vocab, positions;
   int64_t dense_layers, draft_layers;
   ExpertConfig experts;
   float epsilon;
-  double rope_base;
+  RopeConfig rope;
   bool qkv_bias, qk_norm, tied;
   std::vector<int32_t> end_tokens;
 
@@ -60,26 +60,14 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   c.tied = reader.Bool("tie_word_embeddings", false);
   c.end_tokens = reader.Ids("eos_token_id", c.vocab, {});
   reader.MustBe("hidden_act", "silu");
-  // Newer files have the fields of rotary positions in an object of their own.
-  const nlohmann::json nested = json.value("rope_parameters", nlohmann::json::object());
-  ConfigReader rope(nested.is_object() ? nested : json);
-  const double base = reader.Number("rope_theta", 1, 1e12, 1e4);
-  c.rope_base = rope.Number("rope_theta", 1, 1e12, base);
-  const double part = reader.Number("partial_rotary_factor", 0, 1, 0.5);
-  c.rotary_dims = static_cast<int64_t>(static_cast<double>(c.head_dim) *
-                                       rope.Number("partial_rotary_factor", 0, 1, part));
-  rope.MustBe("rope_type", "default");
-  reader.MustBe("rope_scaling", nullptr);
+  c.rope = ReadRope(json, c.head_dim, 0.5, reader);
   if (reader.status().ok()) {
     reader.Require((c.layers + c.draft_layers) * c.experts.count <= kMostExperts,
                    "num_hidden_layers times n_routed_experts must not exceed 65536");
     reader.Require(c.heads % c.groups == 0,
                    "num_attention_heads must be a multiple of num_key_value_heads");
-    reader.Require(c.rotary_dims % 2 == 0 && c.rotary_dims > 0,
-                   "partial_rotary_factor of head_dim must be an even number of dimensions");
   }
   if (!reader.status().ok()) return reader.status();
-  if (!rope.status().ok()) return rope.status();
   return c;
 }
 
@@ -179,15 +167,18 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
   spec.hidden_size = c.hidden;
   spec.attention_cols = c.query_cols();
   spec.widest_row = std::max({c.qkv_cols(), 2 * c.ffn, c.experts.widest_row()});
-  spec.rotary_dims = c.rotary_dims;
+  spec.rotary_dims = c.rope.dims;
   spec.vocab_size = c.vocab;
   spec.max_positions = c.positions;
   return spec;
 }
 
-class Glm4Moe : public Model {
+class Glm4Moe : public CausalModel {
  public:
-  Glm4Moe(Config config, const ModelFile& file) : Model(file.spec), config_(std::move(config)) {
+  Glm4Moe(Config config, const ModelFile& file)
+      : CausalModel(file.spec, config.end_tokens),
+        config_(std::move(config)),
+        frequencies_(RopeFrequencies(config_.rope.base, config_.rope.dims)) {
     embedding_ = file.Find("model.embed_tokens.weight");
     const auto with_bias = [&](const std::string& name) {
       return Projection{file.Find(name + ".weight"), file.Find(name + ".bias")};
@@ -214,10 +205,6 @@ class Glm4Moe : public Model {
     }
     final_norm_ = file.Find("model.norm.weight");
     head_ = {config_.tied ? embedding_ : file.Find("lm_head.weight")};
-    for (int64_t i = 0; i < config_.rotary_dims; i += 2) {
-      frequencies_.push_back(
-          static_cast<float>(1.0 / std::pow(config_.rope_base, 1.0 * i / config_.rotary_dims)));
-    }
   }
 
   absl::Status Run(int stage, const Step& step, Pass& pass) const override {
@@ -229,30 +216,6 @@ class Glm4Moe : public Model {
     const int layer = (stage - 1) / 2;
     return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
   }
-
-  absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const override {
-    if (absl::Status status = CheckIds(ids); !status.ok()) return status;
-    Prompt prompt;
-    const int32_t count = static_cast<int32_t>(ids.size());
-    for (int32_t i = 0; i < count; ++i) prompt.positions[0].push_back(i);
-    prompt.positions[1].assign(count, 0);
-    prompt.tokens = std::move(ids);
-    prompt.blanks.push_back({.position = {count, 0}, .stride = {1, 0}});
-    return prompt;
-  }
-
-  // Behind [gMASK] and sop, unless the text says so itself.
-  absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
-                                              std::span<const PromptPart> text) const override {
-    absl::StatusOr<std::vector<int32_t>> ids = EncodeParts(tokenizer, text);
-    if (!ids.ok()) return ids.status();
-    const int32_t gmask = tokenizer.CommandId("gMASK"), sop = tokenizer.CommandId("sop");
-    const bool begun = !ids->empty() && ids->front() == gmask;
-    if (gmask >= 0 && sop >= 0 && !begun) ids->insert(ids->begin(), {gmask, sop});
-    return ids;
-  }
-
-  const std::vector<int32_t>& end_tokens() const override { return config_.end_tokens; }
 
  private:
   struct LayerWeights {
@@ -328,11 +291,11 @@ class Glm4Moe : public Model {
   }
 
   const Config config_;
+  const std::vector<float> frequencies_;
   int embedding_ = -1;
   std::vector<LayerWeights> layers_;
   int final_norm_ = -1;
   Projection head_;
-  std::vector<float> frequencies_;
 };
 
 TensorSources Sources(const nlohmann::json& json, const TensorSpec& tensor) {

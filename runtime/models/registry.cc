@@ -9,6 +9,7 @@
 #include "runtime/model.h"
 #include "runtime/models/chatglm2.h"
 #include "runtime/models/chatglm_6b.h"
+#include "runtime/models/cogview.h"
 #include "runtime/models/glm4.h"
 #include "runtime/models/glm4_moe.h"
 #include "runtime/models/glm_130b.h"
@@ -101,6 +102,8 @@ constexpr Builtin kBuiltins[] = {
      R"("n_shared_experts":1,"moe_intermediate_size":768,"n_group":1,"topk_group":1,)"
      R"("norm_topk_prob":true,"routed_scaling_factor":2.5,)"
      R"("eos_token_id":[151329,151336,151338]})"},
+    {"cogview-base",
+     R"({"model_type":"cogview","num_layers":48,"hidden_size":2560,"num_attention_heads":40})"},
 };
 
 }  // namespace
@@ -108,7 +111,7 @@ constexpr Builtin kBuiltins[] = {
 const std::vector<ModelFamily>& ModelFamilies() {
   static const auto* families = new std::vector<ModelFamily>{
       kGlmBlockLmFamily, kGlm130bFamily, kChatGlm6bFamily, kChatGlm2Family,
-      kGlmFamily,        kGlm4Family,    kGlm4MoeFamily,
+      kGlmFamily,        kGlm4Family,    kGlm4MoeFamily,   kCogViewFamily,
   };
   return *families;
 }

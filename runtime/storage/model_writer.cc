@@ -22,6 +22,7 @@ namespace {
 
 constexpr uint64_t kMaxSideFileBytes = 1ull << 30;
 constexpr std::string_view kJournalName = "progress";
+constexpr std::string_view kVqvaeFolder = "vqvae";
 
 bool IsSideFile(std::string_view name) {
   for (const std::string_view exact : {"vocab.json", "merges.txt", "special_tokens_map.json",
@@ -39,6 +40,17 @@ absl::StatusOr<std::vector<std::string>> SideFileNames(const std::string& folder
   if (!all.ok()) return all.status();
   for (std::string& name : *all) {
     if (IsSideFile(name)) names.push_back(std::move(name));
+  }
+  // The VQ-VAE of a picture model stays as it is: it is small, and computed in f32.
+  std::error_code error;
+  if (!std::filesystem::is_directory(JoinPath(folder, kVqvaeFolder), error)) return names;
+  absl::StatusOr<std::vector<std::string>> inner = ListFolder(JoinPath(folder, kVqvaeFolder));
+  if (!inner.ok()) return inner.status();
+  for (const std::string& name : *inner) {
+    if (name == "config.json" || name.ends_with(".safetensors") ||
+        name.ends_with(".safetensors.index.json")) {
+      names.push_back(JoinPath(kVqvaeFolder, name));
+    }
   }
   return names;
 }
@@ -176,9 +188,10 @@ absl::Status ModelWriter::OpenJournal(std::string_view work) {
   if (!names.ok()) return names.status();
   for (const std::string& name : *names) {
     const bool kept = name == kJournalName || (name == kModelFileName && earlier_blocks() > 0);
-    if (!kept && unlink(JoinPath(folder, name).c_str()) != 0) {
-      return FileError(JoinPath(folder, name), "remove", errno);
-    }
+    if (kept) continue;
+    std::error_code error;
+    std::filesystem::remove_all(JoinPath(folder, name), error);
+    if (error) return FileError(JoinPath(folder, name), "remove", error.value());
   }
   return absl::OkStatus();
 }
@@ -245,6 +258,10 @@ absl::Status ModelWriter::WriteSideFiles(const SideFiles& side_files) {
   if (!names.ok()) return names.status();
   for (const std::string& name : *names) {
     if (texts.contains(name)) continue;
+    if (const std::string path = JoinPath(partial_, kVqvaeFolder);
+        name.starts_with(kVqvaeFolder) && mkdir(path.c_str(), 0777) != 0 && errno != EEXIST) {
+      return FileError(path, "create the folder", errno);
+    }
     absl::StatusOr<std::string> text =
         ReadTextFile(JoinPath(side_files.folder, name), kMaxSideFileBytes);
     if (!text.ok()) return text.status();

@@ -20,10 +20,16 @@ absl::StatusOr<SourceRows> SourceRows::Find(const Checkpoint& checkpoint, const 
                                             const TensorSources& sources) {
   SourceRows rows(spec, spec.shape.size() < 2 ? 1 : spec.cols());
   TensorSpec stored = spec;
+  const HeadSlice& slice = spec.slice;
+  if (!slice.tensor.empty()) {
+    stored.name = slice.tensor;
+    stored.shape = {slice.heads * slice.head_rows,
+                    slice.transposed ? spec.rows() / slice.heads : spec.cols()};
+  }
   const bool matrix = spec.use == TensorUse::kMatrix || spec.use == TensorUse::kExpert;
-  const std::vector<TensorPlace> places = checkpoint.Find(spec.name);
+  const std::vector<TensorPlace> places = checkpoint.Find(stored.name);
   const int64_t ranks = sources.split == RankSplit::kColumns ? checkpoint.ranks() : 1;
-  if (matrix && !places.empty() && places[0].tensor->dtype == "I8") {
+  if (matrix && slice.tensor.empty() && !places.empty() && places[0].tensor->dtype == "I8") {
     const std::vector<int64_t>& shape = places[0].tensor->shape;
     rows.bits_ = shape.size() == 2 && shape[1] * 2 * ranks == spec.cols() ? 4 : 8;
     if (rows.bits_ == 4) stored.shape[1] /= 2;
@@ -92,7 +98,29 @@ absl::Status SourceRows::ForEachRun(int64_t first, int64_t count, Read read) con
   return absl::OkStatus();
 }
 
+absl::Status SourceRows::ReadSlice(int64_t first, int64_t count, float* out) const {
+  const HeadSlice& slice = spec_.slice;
+  const int64_t head_rows = spec_.rows() / slice.heads;  // of ours
+  const int64_t cols = slice.transposed ? head_rows : cols_;
+  std::vector<float> part(slice.transposed ? slice.rows * cols : 0);
+  for (int64_t done = 0; done < count;) {
+    const int64_t head = (first + done) / head_rows, row = (first + done) % head_rows;
+    const int64_t rows = std::min(head_rows - row, count - done);
+    const int64_t from = head * slice.head_rows + slice.first + (slice.transposed ? 0 : row);
+    float* to = slice.transposed ? part.data() : out + done * cols_;
+    const int64_t taken = slice.transposed ? slice.rows : rows;
+    auto status = weight_->ReadFloats(from, taken, to);
+    if (!status.ok()) return status;
+    for (int64_t i = 0; slice.transposed && i < rows; ++i) {
+      for (int64_t j = 0; j < cols_; ++j) out[(done + i) * cols_ + j] = part[j * cols + row + i];
+    }
+    done += rows;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SourceRows::ReadFloats(int64_t first, int64_t count, float* out) const {
+  if (!spec_.slice.tensor.empty()) return ReadSlice(first, count, out);
   if (bits_ == 0) {
     return ForEachRun(first, count, [&](int64_t row, int64_t rows, int64_t done) {
       return weight_->ReadFloats(row, rows, out + done * cols_);

@@ -42,6 +42,7 @@ class SourceRows {
  private:
   SourceRows(const TensorSpec& spec, int64_t cols) : spec_(spec), cols_(cols) {}
   absl::Status FindScale(const Checkpoint& checkpoint, RankSplit split);
+  absl::Status ReadSlice(int64_t first, int64_t count, float* out) const;
   // Calls read(row there, rows, row here) for each run of rows that stand together in both orders.
   template <typename Read>
   absl::Status ForEachRun(int64_t first, int64_t count, Read read) const;

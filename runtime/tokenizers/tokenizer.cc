@@ -10,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
+#include "runtime/tokenizers/cogview_tokenizer.h"
 #include "runtime/tokenizers/commands.h"
 #include "runtime/tokenizers/glm_sentencepiece.h"
 #include "runtime/tokenizers/gpt2_bpe.h"
@@ -194,6 +195,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& fold
     config = ParseJson(*text);
     if (!config.is_object()) {
       return absl::InvalidArgumentError(absl::StrCat(config_path.string(), ": not a JSON object"));
+    }
+    if (const auto type = config.find("model_type"); type != config.end() && *type == "cogview") {
+      return OpenCogViewTokenizer(folder, config);
     }
     if (const auto tokenizer = config.find("tokenizer"); tokenizer != config.end()) {
       TokenizerOr opened = OpenConfigured(folder, *tokenizer);

@@ -319,9 +319,11 @@ class Replay {
     if (top_k < 1 || top_k > experts_) {
       return absl::InvalidArgumentError(absl::StrCat("cases.json: ", name, " has no such top_k"));
     }
-    absl::StatusOr<FastMoeLayer::Output> output = layer_->Run(
-        {.gate = is_switch ? Gate::kSwitch : Gate::kNaive, .top_k = top_k, .capacity_rate = rate},
-        input_, uniform.empty() ? nullptr : uniform.data());
+    absl::StatusOr<FastMoeLayer::Output> output =
+        layer_->Run({.gate = is_switch ? RouterGate::kSwitch : RouterGate::kNaive,
+                     .top_k = top_k,
+                     .capacity_rate = rate},
+                    input_, uniform.empty() ? nullptr : uniform.data());
     if (!output.ok()) return output.status();
     CompareIntegers(name + ".idx", output->chosen);
     Compare(name + ".score", output->weights);

@@ -23,7 +23,7 @@ struct GateCase {
   int64_t top_k = 2;
   double rate = 0;  // of capacity; 0 = none
 
-  Gate gate() const { return kind == "switch" ? Gate::kSwitch : Gate::kNaive; }
+  RouterGate gate() const { return kind == "switch" ? RouterGate::kSwitch : RouterGate::kNaive; }
 };
 std::optional<GateCase> ParseGateName(const std::string& name);
 

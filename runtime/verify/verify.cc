@@ -24,6 +24,8 @@ constexpr std::pair<std::string_view, Verifier> kKinds[] = {
     {"glm4", VerifyModel},
     {"glm4-moe", VerifyModel},
     {"fastmoe-gates", VerifyFastMoe},
+    {"cogview", VerifyCogView},
+    {"vqvae", VerifyVqvae},
     {"lora", VerifyLora},
     {"ptuning-v2", VerifyPtuning},
     {"tokenizer-gpt2", VerifyTokenizerGpt2},

@@ -24,6 +24,11 @@ absl::Status VerifyQuantized(const std::string& folder, const nlohmann::json& qu
 // "fastmoe-gates": choices, weights and losses of FastMoE's gates, and layers of experts.
 absl::Status VerifyFastMoe(const std::string& folder, VerifyReport& report);
 
+// The kind "cogview": every field and tensor by name, since its cases are of many shapes.
+absl::Status VerifyCogView(const std::string& folder, VerifyReport& report);
+// The kind "vqvae": each variant of its config.json by the prefix of its tensors.
+absl::Status VerifyVqvae(const std::string& folder, VerifyReport& report);
+
 // The adapter kinds, "lora" and "ptuning-v2": the same over the folder of the model that
 // config.json names as base_model, with the folder's adapters.
 absl::Status VerifyLora(const std::string& folder, VerifyReport& report);

@@ -125,8 +125,8 @@ TEST(GgufCheckpoints, ConvertToTheSameModel) {
 
 // The names, and the stacked experts, of transformers' models in GGUF.
 TEST(GgufCheckpoints, OfTransformersModelsConvertToTheSameModel) {
-  for (const auto& [fixture, form] : {std::pair{"glm4", "gguf/glm4"},
-                                      std::pair{"glm4-moe-groups", "gguf/glm4moe"}}) {
+  for (const auto& [fixture, form] :
+       {std::pair{"glm4", "gguf/glm4"}, std::pair{"glm4-moe-groups", "gguf/glm4moe"}}) {
     TempFolder temp;
     Output({"convert", Fixture(fixture), temp / "expected", "--dtype", "f32"});
     Output({"convert", Fixture(form), temp / "model", "--dtype", "f32"});

@@ -12,13 +12,16 @@ double Exact(Activation kind, double x) {
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Activation::kGeluErf:
       return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::kRelu:
+      return std::max(x, 0.0);
     case Activation::kSilu:
       return x / (1 + std::exp(-x));
   }
   return 0.0;
 }
 
-constexpr Activation kKinds[] = {Activation::kGeluTanh, Activation::kGeluErf, Activation::kSilu};
+constexpr Activation kKinds[] = {Activation::kGeluTanh, Activation::kGeluErf, Activation::kSilu,
+                                 Activation::kRelu};
 
 TEST(VecMathTest, ExpIsWithinItsError) {
   double worst = 0.0;

@@ -43,10 +43,11 @@ std::vector<double> Oracle(const AttentionProblem& problem) {
       for (int64_t d = 0; d < c.value_dim; ++d) {
         double y = 0.0;
         for (int32_t j = 0; j < problem.visible[t]; ++j) {
-          y += scores[j] / sum *
-               CacheValue(problem.layer, problem.pages[t][j / kPageTokens],
-                          kPageTokens * key_cols + j % kPageTokens * value_cols +
-                              kv_head * c.value_dim + d);
+          const int64_t at = c.values_in_keys
+                                 ? j % kPageTokens * key_cols + d
+                                 : kPageTokens * key_cols + j % kPageTokens * value_cols +
+                                       kv_head * c.value_dim + d;
+          y += scores[j] / sum * CacheValue(problem.layer, problem.pages[t][j / kPageTokens], at);
         }
         out.push_back(y);
       }
@@ -111,6 +112,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, AttentionTest, ::testing::ValuesIn(AttentionCase
                            return std::to_string(c.heads) + "_" + std::to_string(c.kv_heads) + "_" +
                                   std::to_string(c.key_dim) + "_" + std::to_string(c.value_dim) +
                                   "_" + std::to_string(c.lengths[0]) +
+                                  (c.values_in_keys ? "_latent" : "") +
                                   (c.dtype == DType::kF32 ? "_f32" : "_f16");
                          });
 

@@ -26,8 +26,8 @@ TEST(VariantsTest, TheReferenceIsFirstAndAllAreComplete) {
     EXPECT_TRUE(names.emplace(b.variant).second);
     EXPECT_TRUE(b.quantize && b.linear && b.gather && b.add_rows && b.copy_rows && b.layer_norm &&
                 b.rms_norm && b.rope && b.activate && b.gated_activate && b.kv_write &&
-                b.attention && b.supports && b.alloc && b.free && b.create_stream &&
-                b.destroy_stream && b.synchronize);
+                b.attention && b.sparse_attention && b.unfold && b.lora && b.supports && b.alloc &&
+                b.free && b.create_stream && b.destroy_stream && b.synchronize);
     for (PackedFormat format : kFormats) EXPECT_TRUE(b.supports(format));
     EXPECT_FALSE(b.supports({DType::kI4, 48}));
   }

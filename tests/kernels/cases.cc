@@ -150,6 +150,11 @@ std::vector<AttentionCase> AttentionCases() {
       {8, 8, 40, 24, DType::kF16, {530, 31, 257}, {1, 1, 1}},
       {7, 7, 20, 20, DType::kF32, {300, 260}, {1, 2}},
       {40, 40, 16, 16, DType::kF32, {262}, {2}},
+      // Latent attention: GLM-4.7-Flash's shape, and odd ones.
+      {20, 1, 576, 512, DType::kF16, {300, 17}, {1, 3}, true},
+      {20, 1, 576, 512, DType::kF32, {40}, {2}, true},
+      {5, 1, 40, 32, DType::kF32, {270, 3}, {9, 1}, true},
+      {3, 1, 23, 17, DType::kF16, {33}, {4}, true},
   };
 }
 
@@ -162,9 +167,10 @@ AttentionProblem::AttentionProblem(const AttentionCase& c)
   layer.kv_heads = c.kv_heads;
   layer.key_dim = c.key_dim;
   layer.value_dim = c.value_dim;
+  layer.values_in_keys = c.values_in_keys;
   // A gap between pages, as where several layers share one.
   layer.page_bytes =
-      kPageTokens * c.kv_heads * (c.key_dim + c.value_dim) * layer.element_bytes() + 64;
+      kPageTokens * (layer.key_cols() + layer.value_cols()) * layer.element_bytes() + 64;
   int64_t page_count = 0;
   for (int length : c.lengths) page_count += PageCount(length);
   cache = AlignedBytes(page_count * layer.page_bytes);

@@ -120,6 +120,7 @@ struct AttentionCase {
   DType dtype;
   std::vector<int> lengths;  // slots of each sequence
   std::vector<int> tokens;   // query tokens of each: the last ones of the sequence
+  bool values_in_keys = false;
 };
 std::vector<AttentionCase> AttentionCases();
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <functional>
 
 #include "tests/kernels/cases.h"
@@ -66,6 +67,53 @@ TEST(NormsTest, LayerNorm) {
         }
         return y;
       });
+}
+
+// Of x / (max|x| / 8), each row by its own maximum; a row of tiny numbers shows the difference.
+TEST(NormsTest, LayerNormScaledByTheMaximumOfTheRow) {
+  const std::vector<float> weight = RandomValues(4096, 3), bias = RandomValues(4096, 4);
+  Check(
+      [&](const Backend& backend, Stream stream, Tensor x, Tensor out) {
+        std::vector<float> tiny(x.cols);
+        for (int64_t t = 0; t < x.rows; ++t) {
+          for (int64_t c = 0; c < x.cols; ++c) tiny[c] = 1e-3f * x.f32(t)[c];
+          backend.layer_norm({.x = F32(tiny.data(), 1, x.cols),
+                              .weight = weight.data(),
+                              .bias = bias.data(),
+                              .epsilon = kEpsilon,
+                              .out = out.Rows(t, 1),
+                              .max_scale = 8.0f},
+                             stream);
+        }
+      },
+      [&](const float* x, int64_t cols) {
+        double most = 0.0, mean = 0.0, variance = 0.0;
+        for (int64_t c = 0; c < cols; ++c) most = std::max(most, std::fabs(1e-3 * x[c]));
+        const double scale = 8.0 / most * 1e-3;
+        for (int64_t c = 0; c < cols; ++c) mean += scale * x[c] / static_cast<double>(cols);
+        for (int64_t c = 0; c < cols; ++c) {
+          variance += (scale * x[c] - mean) * (scale * x[c] - mean) / static_cast<double>(cols);
+        }
+        std::vector<double> y;
+        for (int64_t c = 0; c < cols; ++c) {
+          y.push_back((scale * x[c] - mean) / std::sqrt(variance + kEpsilon) * weight[c] + bias[c]);
+        }
+        return y;
+      });
+}
+
+TEST(NormsTest, ARowOfZerosIsTheBias) {
+  std::vector<float> x(20, 0.0f), out(20);
+  const std::vector<float> weight = RandomValues(20, 3), bias = RandomValues(20, 4);
+  ScopedStream stream(Cpu(), 1);
+  Cpu().layer_norm({.x = F32(x.data(), 1, 20),
+                    .weight = weight.data(),
+                    .bias = bias.data(),
+                    .epsilon = kEpsilon,
+                    .out = F32(out.data(), 1, 20),
+                    .max_scale = 8.0f},
+                   stream);
+  EXPECT_TRUE(SameBits(out, bias));
 }
 
 TEST(NormsTest, RmsNorm) {

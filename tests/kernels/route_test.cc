@@ -10,7 +10,7 @@ namespace qianyi::testing {
 namespace {
 
 struct RouteCase {
-  Gate gate;
+  RouterGate gate;
   int64_t tokens, cols, experts, top_k;
   bool bias = false, correction = false, normalize = false;
   int64_t groups = 1, kept_groups = 1;
@@ -19,18 +19,18 @@ struct RouteCase {
 };
 
 constexpr RouteCase kCases[] = {
-    {Gate::kSigmoid, 1, 1, 1, 1},
-    {Gate::kSigmoid, 1, 4096, 128, 8, false, true, true},
-    {Gate::kSigmoid, 9, 95, 33, 7, true, true, true},
-    {Gate::kSigmoid, 5, 64, 16, 4, false, true, false, 4, 2},
-    {Gate::kSigmoid, 40, 130, 64, 6, false, true, true, 8, 3},
-    {Gate::kNaive, 7, 16, 4, 1, true},
-    {Gate::kNaive, 24, 33, 17, 2, true},
-    {Gate::kNaive, 3, 20, 5, 5},
-    {Gate::kSwitch, 11, 70, 40, 1, true},
-    {Gate::kNaive, 24, 16, 4, 2, true, false, false, 1, 1, 7},
-    {Gate::kNaive, 24, 16, 4, 2, true, false, false, 1, 1, 7, true},
-    {Gate::kSwitch, 24, 16, 4, 1, true, false, false, 1, 1, 3},
+    {RouterGate::kSigmoid, 1, 1, 1, 1},
+    {RouterGate::kSigmoid, 1, 4096, 128, 8, false, true, true},
+    {RouterGate::kSigmoid, 9, 95, 33, 7, true, true, true},
+    {RouterGate::kSigmoid, 5, 64, 16, 4, false, true, false, 4, 2},
+    {RouterGate::kSigmoid, 40, 130, 64, 6, false, true, true, 8, 3},
+    {RouterGate::kNaive, 7, 16, 4, 1, true},
+    {RouterGate::kNaive, 24, 33, 17, 2, true},
+    {RouterGate::kNaive, 3, 20, 5, 5},
+    {RouterGate::kSwitch, 11, 70, 40, 1, true},
+    {RouterGate::kNaive, 24, 16, 4, 2, true, false, false, 1, 1, 7},
+    {RouterGate::kNaive, 24, 16, 4, 2, true, false, false, 1, 1, 7, true},
+    {RouterGate::kSwitch, 24, 16, 4, 1, true, false, false, 1, 1, 3},
 };
 
 struct Routed {
@@ -82,7 +82,7 @@ class Problem {
                    .groups = shape_.groups,
                    .kept_groups = shape_.kept_groups,
                    .normalize = shape_.normalize,
-                   .scale = shape_.gate == Gate::kSigmoid ? 2.5f : 1.0f,
+                   .scale = shape_.gate == RouterGate::kSigmoid ? 2.5f : 1.0f,
                    .capacity = shape_.capacity,
                    .uniform = shape_.uniform ? uniform_.data() : nullptr,
                    .scores = scores.data(),
@@ -109,7 +109,7 @@ class Problem {
       if (shape_.bias) logits[e] += bias_[e];
     }
     std::vector<double> choosing = logits;
-    if (shape_.gate == Gate::kSigmoid) {
+    if (shape_.gate == RouterGate::kSigmoid) {
       for (double& l : logits) l = 1 / (1 + std::exp(-l));
       choosing = logits;
       for (int64_t e = 0; e < shape_.experts; ++e) {
@@ -118,20 +118,20 @@ class Problem {
       ClearGroups(&choosing);
     }
     const std::vector<int32_t> order = Order(choosing);
-    double sum = shape_.gate == Gate::kSigmoid ? 1e-20 : 0;
+    double sum = shape_.gate == RouterGate::kSigmoid ? 1e-20 : 0;
     for (int64_t j = 0; j < shape_.top_k; ++j) {
-      sum += shape_.gate == Gate::kNaive ? std::exp(logits[order[j]]) : logits[order[j]];
+      sum += shape_.gate == RouterGate::kNaive ? std::exp(logits[order[j]]) : logits[order[j]];
     }
-    if (shape_.gate == Gate::kSwitch) {
+    if (shape_.gate == RouterGate::kSwitch) {
       sum = 0;
       for (const double l : logits) sum += std::exp(l);
     }
     double second = 0;
     for (int64_t j = 0; j < shape_.top_k; ++j) {
       const double value = logits[order[j]];
-      const double weight = shape_.gate != Gate::kSigmoid ? std::exp(value) / sum
-                            : shape_.normalize            ? 2.5 * value / sum
-                                                          : 2.5 * value;
+      const double weight = shape_.gate != RouterGate::kSigmoid ? std::exp(value) / sum
+                            : shape_.normalize                  ? 2.5 * value / sum
+                                                                : 2.5 * value;
       const bool full = shape_.capacity > 0 && ++(*load)[order[j]] > shape_.capacity;
       routed->chosen.push_back(full ? -1 : order[j]);
       routed->weights.push_back(static_cast<float>(weight));

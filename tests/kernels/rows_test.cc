@@ -68,11 +68,14 @@ TEST(CopyRowsTest, Copies) {
   const Matrix x(9, 33, 1);
   const std::vector<int32_t> ids = {8, 0, 0, 5};
   ForEachVariant([&](const Backend& backend, Stream stream) {
-    Matrix out(4, 33, 2);
-    backend.copy_rows({x.view(), ids.data(), out.view()}, stream);
-    EXPECT_TRUE(out.Intact());
-    for (int64_t i = 0; i < 4; ++i) {
-      EXPECT_TRUE(std::equal(out.view().f32(i), out.view().f32(i) + 33, x.view().f32(ids[i])));
+    for (const bool listed : {true, false}) {  // without a list, row by row
+      Matrix out(4, 33, 2);
+      backend.copy_rows({x.view(), listed ? ids.data() : nullptr, out.view()}, stream);
+      EXPECT_TRUE(out.Intact());
+      for (int64_t i = 0; i < 4; ++i) {
+        const float* from = x.view().f32(listed ? ids[i] : i);
+        EXPECT_TRUE(std::equal(out.view().f32(i), out.view().f32(i) + 33, from));
+      }
     }
   });
 }

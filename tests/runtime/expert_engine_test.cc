@@ -150,6 +150,32 @@ TEST(ExpertEngineFaultTest, ADamagedExpertIsNamed) {
       << outcome.status;
 }
 
+// An error names the field, and what it may be.
+TEST(Glm4MoeConfigTest, NamesWhatIsWrong) {
+  const nlohmann::json good = nlohmann::json::parse(kExperts);
+  const auto refused = [](nlohmann::json config, const char* field, const nlohmann::json& value,
+                          const char* word) {
+    config[field] = value;
+    const auto spec = DescribeModel(config.dump());
+    EXPECT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument) << field << value;
+    EXPECT_NE(spec.status().message().find(word), absl::string_view::npos) << spec.status();
+  };
+  refused(good, "n_routed_experts", 0, "n_routed_experts");
+  refused(good, "n_routed_experts", nullptr, "n_routed_experts is missing");
+  refused(good, "num_experts_per_tok", 17, "num_experts_per_tok must not exceed");
+  refused(good, "n_group", 5, "multiple of n_group");
+  refused(good, "n_group", 16, "two experts or more");
+  refused(good, "topk_group", 5, "topk_group must not exceed");
+  nlohmann::json many = good;
+  many["num_hidden_layers"] = 1024;
+  refused(many, "n_routed_experts", 256, "must not exceed 65536");
+  refused(good, "num_key_value_heads", 3, "multiple of num_key_value_heads");
+  refused(good, "hidden_act", "gelu", "hidden_act");
+  refused(good, "rope_parameters", {{"rope_type", "yarn"}}, "rope_type");
+  refused(good, "rope_scaling", {{"type", "linear"}}, "rope_scaling");
+  refused(good, "partial_rotary_factor", 0.01, "partial_rotary_factor");
+}
+
 // What a later version drafts with comes along, and takes no memory until then.
 TEST(DraftLayerTest, IsStoredWhereThereIsOneAndNotLoaded) {
   const testing::TempFolder temp;

@@ -52,5 +52,42 @@ TEST(KvCacheTest, SaysWhenThereIsNoRoom) {
   EXPECT_EQ(cache.status().code(), absl::StatusCode::kResourceExhausted);
 }
 
+// Whole pages are held by both and freed by the last; the one filled in part is copied.
+TEST(KvCacheTest, SequencesShareTheWholePagesOfWhatTheyBeginWith) {
+  auto cache = KvCache::Create(kSpec, DType::kF32, 8, Cpu());
+  ASSERT_TRUE(cache.ok());
+  std::vector<int32_t> first, second, third;
+  ASSERT_TRUE((*cache)->Reserve(60, &first));  // 4 pages
+  ASSERT_TRUE((*cache)->ReserveShared(first, 40, 60, &second));
+  EXPECT_EQ((*cache)->free_pages(), 2);
+  EXPECT_EQ(std::vector<int32_t>(second.begin(), second.begin() + 2),
+            std::vector<int32_t>(first.begin(), first.begin() + 2));
+  EXPECT_NE(second[2], first[2]);
+  EXPECT_FALSE((*cache)->ReserveShared(first, 40, 100, &third));
+  EXPECT_TRUE(third.empty());
+  EXPECT_EQ((*cache)->free_pages(), 2);
+
+  const KvLayer layer = (*cache)->layer(1);
+  layer.pages[first[2] * layer.page_bytes + 5] = std::byte{42};
+  (*cache)->CopyShared(first, 40, second);
+  EXPECT_EQ(layer.pages[second[2] * layer.page_bytes + 5], std::byte{42});
+
+  (*cache)->Release(&first);
+  EXPECT_EQ((*cache)->free_pages(), 4) << "two pages are still the second's";
+  (*cache)->Release(&second);
+  EXPECT_EQ((*cache)->free_pages(), 8);
+}
+
+// Latent attention stores what is key and value once.
+TEST(KvCacheTest, ValuesInKeysTakeNoRoom) {
+  KvSpec latent = {.layers = 3, .heads = 1, .key_dim = 40, .value_dim = 32, .values_in_keys = true};
+  EXPECT_EQ(latent.elements_per_token(), 3 * 40);
+  EXPECT_EQ(KvCache::PageBytes(latent, DType::kF16), size_t{3} * kPageTokens * 40 * 2);
+  auto cache = KvCache::Create(latent, DType::kF16, 4, Cpu());
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  EXPECT_TRUE((*cache)->layer(1).values_in_keys);
+  EXPECT_EQ((*cache)->layer(1).page_bytes, size_t{kPageTokens} * 40 * 2);
+}
+
 }  // namespace
 }  // namespace qianyi

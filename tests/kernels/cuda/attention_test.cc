@@ -87,6 +87,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, CudaAttentionTest, ::testing::ValuesIn(Attention
                            return std::to_string(c.heads) + "_" + std::to_string(c.kv_heads) + "_" +
                                   std::to_string(c.key_dim) + "_" + std::to_string(c.value_dim) +
                                   "_" + std::to_string(c.lengths[0]) +
+                                  (c.values_in_keys ? "_latent" : "") +
                                   (c.dtype == DType::kF32 ? "_f32" : "_f16");
                          });
 

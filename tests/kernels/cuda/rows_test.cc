@@ -166,6 +166,15 @@ TEST(CudaRowsTest, LayerNorm) {
   });
 }
 
+TEST(CudaRowsTest, LayerNormOverTheLargest) {
+  CheckNorm([](const Backend& backend, Stream stream, const float* weight, const float* bias,
+               Tensor x, Tensor out) {
+    backend.layer_norm(
+        {.x = x, .weight = weight, .bias = bias, .epsilon = 1e-1f, .out = out, .max_scale = 8.0f},
+        stream);
+  });
+}
+
 TEST(CudaRowsTest, RmsNorm) {
   CheckNorm([](const Backend& backend, Stream stream, const float* weight, const float*, Tensor x,
                Tensor out) {
@@ -175,7 +184,8 @@ TEST(CudaRowsTest, RmsNorm) {
 
 TEST(CudaRowsTest, Activations) {
   for (const Backend* device : Devices()) {
-    for (Activation kind : {Activation::kGeluTanh, Activation::kGeluErf, Activation::kSilu}) {
+    for (Activation kind :
+         {Activation::kGeluTanh, Activation::kGeluErf, Activation::kSilu, Activation::kRelu}) {
       for (const auto& [tokens, cols] : {std::pair<int64_t, int64_t>{1, 1}, {3, 511}, {2, 900}}) {
         Matrix x(tokens, cols, 1), out(tokens, cols, 3);
         const Matrix value(tokens, cols, 2);

@@ -1,0 +1,30 @@
+// The layout of the key-value cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace qianyi {
+
+// One layer of the paged key-value cache. A page holds kPageTokens tokens:
+// K [kPageTokens][key_cols] then V [kPageTokens][value_cols], dtype f32 or f16.
+inline constexpr int kPageTokens = 16;
+struct KvLayer {
+  std::byte* pages = nullptr;  // page p starts at pages + p * page_bytes
+  size_t page_bytes = 0;
+  DType dtype = DType::kF32;
+  int64_t kv_heads = 0;
+  int64_t key_dim = 0;    // per head
+  int64_t value_dim = 0;  // per head
+  // Nothing is stored twice: the value is the first value_dim elements of the key, and a page has
+  // no V (latent attention). With one kv head only.
+  bool values_in_keys = false;
+
+  int64_t key_cols() const { return kv_heads * key_dim; }
+  int64_t value_cols() const { return values_in_keys ? 0 : kv_heads * value_dim; }  // of V
+  size_t element_bytes() const { return dtype == DType::kF32 ? 4 : 2; }
+};
+
+}  // namespace qianyi

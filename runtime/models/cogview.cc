@@ -1,0 +1,275 @@
+// CogView: one causal Transformer over image codes and text, with Sandwich-LN, learned positions
+// and a tied head. Ding et al. 2021, arXiv:2105.13290.
+#include "runtime/models/cogview.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+#include "runtime/model.h"
+#include "runtime/models/aliases.h"
+#include "runtime/models/config.h"
+#include "runtime/pictures/picture_config.h"
+#include "runtime/pictures/picture_query.h"
+#include "runtime/storage/model_file.h"
+
+namespace qianyi {
+namespace {
+
+// Every norm is of x / (max|x| / 8).
+constexpr float kMaxScale = 8.0f;
+
+struct Config {
+  int64_t layers, hidden, heads;
+  float epsilon;
+  // For `verify`: the maximum is over the whole tensor, as in the original program, so that a
+  // token's result depends on all others. Never in serving.
+  bool original_layernorm;
+  PictureConfig picture;
+};
+
+absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
+  ConfigReader reader(json);
+  Config c;
+  c.layers = reader.Int("num_layers", 1, 1024);
+  c.hidden = reader.Int("hidden_size", 1, 1 << 17);
+  c.heads = reader.Int("num_attention_heads", 1, 1024);
+  c.epsilon = static_cast<float>(reader.Number("layernorm_epsilon", 0, 1, 1e-5));
+  c.original_layernorm = reader.Bool("original_layernorm", false);
+  if (!reader.status().ok()) return reader.status();
+  reader.Require(c.hidden % c.heads == 0, "hidden_size must be a multiple of num_attention_heads");
+  if (!reader.status().ok()) return reader.status();
+  absl::StatusOr<PictureConfig> picture = PictureConfig::Read(json);
+  if (!picture.ok()) return picture.status();
+  c.picture = *std::move(picture);
+  return c;
+}
+
+std::string Layer(int64_t layer, const char* name) {
+  return absl::StrCat("transformer.layers.", layer, ".", name);
+}
+
+absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
+  absl::StatusOr<Config> config = ReadConfig(json);
+  if (!config.ok()) return config.status();
+  const Config& c = *config;
+  ModelSpec spec;
+  spec.family = "cogview";
+  auto add = [&](std::string name, std::vector<int64_t> shape, TensorUse use) {
+    spec.tensors.push_back(
+        {std::move(name), std::move(shape), use, static_cast<int>(spec.units.size()) - 1});
+  };
+  auto add_norm = [&](const std::string& name) {
+    add(name + ".weight", {c.hidden}, TensorUse::kConstant);
+    add(name + ".bias", {c.hidden}, TensorUse::kConstant);
+  };
+  auto add_linear = [&](const std::string& name, int64_t rows, int64_t cols) {
+    add(name + ".bias", {rows}, TensorUse::kConstant);
+    add(name + ".weight", {rows, cols}, TensorUse::kMatrix);
+  };
+  spec.units.push_back("embedding");
+  add("transformer.position_embeddings.weight", {c.picture.positions, c.hidden},
+      TensorUse::kConstant);
+  for (int64_t i = 0; i < c.layers; ++i) {
+    spec.units.push_back(absl::StrCat("attention ", i));
+    add_norm(Layer(i, "input_layernorm"));
+    add_linear(Layer(i, "attention.query_key_value"), 3 * c.hidden, c.hidden);
+    add_linear(Layer(i, "attention.dense"), c.hidden, c.hidden);
+    add_norm(Layer(i, "third_layernorm"));
+    NameAttentionParts({.layer = Layer(i, "attention."),
+                        .sat = Layer(i, "attention."),
+                        .q = {0, c.hidden},
+                        .k = {c.hidden, c.hidden},
+                        .v = {2 * c.hidden, c.hidden},
+                        .out_rows = c.hidden},
+                       &spec.aliases);
+    spec.units.push_back(absl::StrCat("mlp ", i));
+    add_norm(Layer(i, "post_attention_layernorm"));
+    add_linear(Layer(i, "mlp.dense_h_to_4h"), 4 * c.hidden, c.hidden);
+    add_linear(Layer(i, "mlp.dense_4h_to_h"), c.hidden, 4 * c.hidden);
+    add_norm(Layer(i, "fourth_layernorm"));
+  }
+  spec.units.push_back("head");
+  add_norm("transformer.final_layernorm");
+  add("word_embeddings.weight", {c.picture.vocab_size, c.hidden}, TensorUse::kEmbedding);
+  spec.tensors.back().tied = true;
+  const int64_t head_dim = c.hidden / c.heads;
+  spec.kv = {static_cast<int>(c.layers), c.heads, head_dim, head_dim};
+  spec.hidden_size = c.hidden;
+  spec.attention_cols = c.hidden;
+  spec.widest_row = 4 * c.hidden;
+  spec.vocab_size = c.picture.vocab_size;
+  // One past it are the tokens of a sequence at most: positions may restart.
+  spec.max_positions = c.picture.positions - 1;
+  return spec;
+}
+
+struct NormWeights {
+  int weight, bias;
+};
+struct LayerWeights {
+  NormWeights input_norm;
+  Projection qkv, dense;
+  NormWeights third_norm, mlp_norm;
+  Projection up, down;
+  NormWeights fourth_norm;
+};
+
+class CogView : public Model {
+ public:
+  CogView(Config config, const ModelFile& file) : Model(file.spec), config_(std::move(config)) {
+    auto norm = [&](const std::string& name) {
+      return NormWeights{file.Find(name + ".weight"), file.Find(name + ".bias")};
+    };
+    auto linear = [&](const std::string& name) {
+      return Projection{file.Find(name + ".weight"), file.Find(name + ".bias")};
+    };
+    embedding_ = file.Find("word_embeddings.weight");
+    positions_ = file.Find("transformer.position_embeddings.weight");
+    for (int64_t i = 0; i < config_.layers; ++i) {
+      layers_.push_back({.input_norm = norm(Layer(i, "input_layernorm")),
+                         .qkv = linear(Layer(i, "attention.query_key_value")),
+                         .dense = linear(Layer(i, "attention.dense")),
+                         .third_norm = norm(Layer(i, "third_layernorm")),
+                         .mlp_norm = norm(Layer(i, "post_attention_layernorm")),
+                         .up = linear(Layer(i, "mlp.dense_h_to_4h")),
+                         .down = linear(Layer(i, "mlp.dense_4h_to_h")),
+                         .fourth_norm = norm(Layer(i, "fourth_layernorm"))});
+    }
+    final_norm_ = norm("transformer.final_layernorm");
+  }
+
+  absl::Status Run(int stage, const Step& step, Pass& pass) const override {
+    if (stage == 0) return Embed(step, pass);
+    if (stage == stages() - 1) return Head(step, pass);
+    const int layer = (stage - 1) / 2;
+    return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
+  }
+
+  absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const override {
+    if (absl::Status status = CheckIds(ids); !status.ok()) return status;
+    Prompt prompt;
+    const int32_t count = static_cast<int32_t>(ids.size());
+    ids.push_back(kGeneratedPlace);
+    prompt.positions[0] = QueryPositions(ids, config_.picture.Command("[ROI2]"));
+    prompt.blanks.push_back({.position = {prompt.positions[0].back(), 0}, .stride = {1, 0}});
+    ids.pop_back();
+    prompt.positions[0].pop_back();
+    prompt.positions[1].assign(count, 0);
+    prompt.tokens = std::move(ids);
+    return prompt;
+  }
+
+  // The beginning of a picture of the text.
+  absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer,
+                                              std::span<const PromptPart> text) const override {
+    absl::StatusOr<std::vector<int32_t>> ids = EncodeParts(tokenizer, text);
+    if (!ids.ok()) return ids.status();
+    ids->insert(ids->begin(), config_.picture.Command("[ROI1]"));
+    ids->push_back(config_.picture.Command(config_.picture.size_word));
+    ids->push_back(config_.picture.Command("[BOI1]"));
+    return ids;
+  }
+
+  const std::vector<int32_t>& end_tokens() const override { return end_tokens_; }
+
+ private:
+  void Norm(Tensor x, NormWeights w, Tensor out, Pass& pass) const {
+    LayerNorm norm = {.x = x,
+                      .weight = pass.constant(w.weight),
+                      .bias = pass.constant(w.bias),
+                      .epsilon = config_.epsilon,
+                      .out = out,
+                      .max_scale = kMaxScale};
+    if (config_.original_layernorm) {
+      pass.backend().synchronize(pass.stream());
+      float most = 0.0f;
+      for (int64_t t = 0; t < x.rows; ++t) {
+        for (int64_t i = 0; i < x.cols; ++i) most = std::max(most, std::abs(x.f32(t)[i]));
+      }
+      norm.epsilon *= most / kMaxScale * (most / kMaxScale);
+      norm.max_scale = 0.0f;
+    }
+    pass.backend().layer_norm(norm, pass.stream());
+  }
+
+  absl::Status Embed(const Step& step, Pass& pass) const {
+    if (auto status = pass.Embed(embedding_, step); !status.ok()) return status;
+    float* rows = const_cast<float*>(pass.constant(positions_));  // a Tensor has no const form
+    pass.backend().add_rows({.table = F32(rows, config_.picture.positions, config_.hidden),
+                             .ids = step.positions[0].data(),
+                             .x = pass.hidden()},
+                            pass.stream());
+    return absl::OkStatus();
+  }
+
+  // x += norm(branch).
+  void AddNormed(Tensor branch, NormWeights w, std::string_view name, Pass& pass) const {
+    Norm(branch, w, branch, pass);
+    pass.Show(name, branch);
+    pass.backend().add_rows({.table = branch, .ids = nullptr, .x = pass.hidden()}, pass.stream());
+  }
+
+  absl::Status Attention(int layer, const Step& step, Pass& pass) const {
+    const LayerWeights& w = layers_[layer];
+    const int64_t d = config_.hidden;
+    const Tensor normed = pass.narrow(d);
+    const Tensor qkv = pass.wide(3 * d);
+    Norm(pass.hidden(), w.input_norm, normed, pass);
+    pass.Show("input_layernorm", normed);
+    if (auto status = pass.Linear(w.qkv, normed, qkv); !status.ok()) return status;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(d / config_.heads));
+    pass.Attend(step, layer, qkv.Columns(0, d), qkv.Columns(d, d), qkv.Columns(2 * d, d),
+                config_.heads, scale, normed);
+    const Tensor branch = pass.wide(d);
+    if (auto status = pass.Linear(w.dense, normed, branch); !status.ok()) return status;
+    pass.Show("attention", branch);
+    AddNormed(branch, w.third_norm, "third_layernorm", pass);
+    return absl::OkStatus();
+  }
+
+  absl::Status Mlp(int layer, Pass& pass) const {
+    const LayerWeights& w = layers_[layer];
+    const Tensor normed = pass.narrow(config_.hidden);
+    const Tensor up = pass.wide(4 * config_.hidden);
+    Norm(pass.hidden(), w.mlp_norm, normed, pass);
+    pass.Show("post_attention_layernorm", normed);
+    if (auto status = pass.Linear(w.up, normed, up); !status.ok()) return status;
+    pass.backend().activate({.kind = Activation::kGeluTanh, .x = up, .out = up}, pass.stream());
+    if (auto status = pass.Linear(w.down, up, normed); !status.ok()) return status;
+    pass.Show("mlp", normed);
+    AddNormed(normed, w.fourth_norm, "fourth_layernorm", pass);
+    return absl::OkStatus();
+  }
+
+  absl::Status Head(const Step& step, Pass& pass) const {
+    pass.TakeLogitRows(step);
+    Norm(pass.head_input(), final_norm_, pass.head_input(), pass);
+    return pass.Linear({embedding_}, pass.head_input(), pass.logits());
+  }
+
+  const Config config_;
+  const std::vector<int32_t> end_tokens_;
+  int embedding_ = -1, positions_ = -1;
+  std::vector<LayerWeights> layers_;
+  NormWeights final_norm_{};
+};
+
+bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "cogview"; }
+
+absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
+  absl::StatusOr<Config> config = ReadConfig(json);
+  if (!config.ok()) return config.status();
+  return std::make_unique<CogView>(*std::move(config), file);
+}
+
+}  // namespace
+
+const ModelFamily kCogViewFamily = {"cogview", Matches, Describe, Create};
+
+}  // namespace qianyi
