@@ -163,12 +163,16 @@ void RunFlags::Add(CLI::App& command) {
       ->capture_default_str();
 }
 
-absl::Status RunFlags::Check() const {
+absl::Status RunFlags::Check() {
   if (device == "cuda") {
-    return absl::FailedPreconditionError(
-        "--device cuda: this build has no CUDA backend; use --device cpu");
-  }
-  if (device_bytes > 0) {
+    if (Cuda() == nullptr) {
+      return absl::FailedPreconditionError(
+          "--device cuda: there is no CUDA device, no driver, or this program was built without "
+          "CUDA (scripts/build cuda); use --device cpu");
+    }
+    options.backend = Cuda();
+    options.device_bytes = device_bytes;
+  } else if (device_bytes > 0) {
     return absl::InvalidArgumentError("--device-memory needs --device cuda; leave it out");
   }
   return absl::OkStatus();

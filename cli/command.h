@@ -54,7 +54,8 @@ struct RunFlags {
   std::string numerics = "exact";
 
   void Add(CLI::App& command);
-  absl::Status Check() const;
+  // Sets what the flags mean in `options`.
+  absl::Status Check();
 };
 
 // "NAME=DIR" of --adapter.

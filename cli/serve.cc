@@ -136,7 +136,7 @@ void WaitForSignal(const sigset_t& signals) {
   }).detach();
 }
 
-absl::Status RunServe(const Flags& flags) {
+absl::Status RunServe(Flags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
   sigset_t signals;
   sigemptyset(&signals);

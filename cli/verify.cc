@@ -17,6 +17,7 @@ namespace {
 struct Flags {
   std::vector<std::string> folders;
   std::string only;
+  std::string device = "cpu";
 };
 
 void PrintLine(const VerifyLine& line) {
@@ -40,6 +41,13 @@ absl::Status ReplayFolder(const std::string& folder, VerifyReport& report) {
 }
 
 absl::Status RunVerify(const Flags& flags) {
+  VerifyReport::Device device;
+  if (flags.device == "cuda") {
+    RunFlags cuda;
+    cuda.device = flags.device;
+    if (absl::Status status = cuda.Check(); !status.ok()) return status;
+    device.backend = cuda.options.backend;
+  }
   int64_t lines = 0;
   int64_t failed = 0;
   absl::Status broken;
@@ -49,6 +57,7 @@ absl::Status RunVerify(const Flags& flags) {
       first = false;
       PrintLine(line);
     });
+    report.RunOn(device);
     const absl::Status status = ReplayFolder(folder, report);
     if (!broken.ok()) std::fprintf(stderr, "qianyi: %s\n", std::string(broken.message()).c_str());
     if (!status.ok()) broken = status;
@@ -73,6 +82,9 @@ void AddVerify(CLI::App& app, Run* run) {
   command->add_option("FOLDER", flags->folders, "fixture folders")->required();
   command->add_option("--only", flags->only, "names to replay: a piece of them, or a glob")
       ->type_name("PATTERN");
+  command->add_option("--device", flags->device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   command->footer(
       "Exit status 1 when anything fails or was not replayed.\n"
       "Example:\n  qianyi verify tests/fixtures/glm-blocklm --only '*.greedy_tokens'");

@@ -173,12 +173,14 @@ struct Backend {
   void (*unfold)(const Unfold&, Stream) = nullptr;
 
   bool (*supports)(PackedFormat) = nullptr;
+  int64_t max_head_dim = 0;  // of keys and values in attention; 0 = any
 
   // Memory of the device, 2 MiB aligned and zeroed; null when there is no room.
   void* (*alloc)(size_t bytes) = nullptr;
   void (*free)(void* data, size_t bytes) = nullptr;
 
-  // A stream of work. On the CPU `threads` workers (the caller is one of them).
+  // A stream of work. On the CPU `threads` workers (the caller is one of them); on a device any
+  // number but 0, which is for copies alone.
   Stream (*create_stream)(int threads) = nullptr;
   void (*destroy_stream)(Stream) = nullptr;
   void (*synchronize)(Stream) = nullptr;

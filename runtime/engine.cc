@@ -319,7 +319,7 @@ void Engine::RunStep() {
     return;
   }
   StartFollowers();
-  const Tensor logits = loaded_->pass().logits();
+  const Tensor logits = loaded_->pass().host_logits();
   for (int64_t row = 0; row < logits.rows; ++row) {
     Call* call = running_[step_.sequences[step_.logit_tokens[row]]].get();
     TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)});

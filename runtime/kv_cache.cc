@@ -1,6 +1,5 @@
 #include "runtime/kv_cache.h"
 
-#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -86,8 +85,8 @@ bool KvCache::ReserveAfter(const KvPrefix& prefix, int64_t tokens, std::vector<i
 void KvCache::CopyPage(int32_t from, int32_t to) {
   for (int i = 0; i < spec_.layers; ++i) {
     std::byte* pages = layer(i).pages;
-    std::memcpy(pages + to * layer_page_bytes_, pages + from * layer_page_bytes_,
-                layer_page_bytes_);
+    backend_.copy(pages + to * layer_page_bytes_, pages + from * layer_page_bytes_,
+                  layer_page_bytes_, stream_);
   }
 }
 

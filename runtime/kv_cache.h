@@ -30,6 +30,8 @@ class KvCache {
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(const KvSpec& spec, DType dtype,
                                                          int64_t pages, const Backend& backend,
                                                          int64_t shared_pages = 0);
+  // Where pages are copied on a device with memory of its own: the stream of the steps.
+  void UseStream(Stream stream) { stream_ = stream; }
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
@@ -68,6 +70,7 @@ class KvCache {
   const int64_t shared_pages_;
   const Backend& backend_;
   const size_t layer_page_bytes_;
+  Stream stream_;
   std::byte* memory_ = nullptr;  // [layers][pages, then shared][layer_page_bytes_]
   std::vector<int32_t> free_;
   std::vector<int32_t> sharers_;  // by page: sequences that hold it, besides the first

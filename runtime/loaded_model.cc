@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "runtime/memory_size.h"
 #include "runtime/models/registry.h"
 
@@ -16,6 +17,18 @@ constexpr uint64_t kProcessSlackBytes = 24ull << 20;
 bool StoredAsF32(const ModelFile& file) {
   return std::all_of(file.tensors.begin(), file.tensors.end(),
                      [](const StoredTensor& tensor) { return tensor.format.dtype == DType::kF32; });
+}
+
+absl::Status CheckDevice(const ModelSpec& spec, const Backend& backend) {
+  if (!backend.host_memory && spec.experts.total > 0) {
+    return absl::UnimplementedError(absl::StrFormat(
+        "models with experts do not run on %s yet; use --device cpu", backend.name));
+  }
+  const int64_t dim = std::max<int64_t>(spec.kv.key_dim, spec.kv.value_dim);
+  if (backend.max_head_dim == 0 || dim <= backend.max_head_dim) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrFormat("attention heads have %d dimensions; on %s there may be %d; use --device cpu",
+                      dim, backend.name, backend.max_head_dim));
 }
 
 }  // namespace
@@ -34,7 +47,14 @@ ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {
+  uint64_t device_bytes = 0;
+  if (options.backend != nullptr) {
+    size_t total = 0, free = 0;
+    options.backend->memory_info(&total, &free);
+    device_bytes = options.device_bytes > 0 ? options.device_bytes : free / 20 * 19;
+  }
   return {.host_bytes = options.host_bytes > 0 ? options.host_bytes : DefaultHostBytes(),
+          .device_bytes = device_bytes,
           .process_bytes = options.process_bytes > 0 ? options.process_bytes
                                                      : ResidentBytes() + kProcessSlackBytes};
 }
@@ -51,7 +71,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file,
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, Plan plan,
                                                                const LoadOptions& options,
                                                                ReaderFactory readers) {
-  const Backend& backend = Cpu();
+  const Backend& backend = options.backend != nullptr ? *options.backend : Cpu();
+  if (absl::Status status = CheckDevice(file.spec, backend); !status.ok()) return status;
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(backend));
   absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(file);
   if (!model.ok()) return model.status();
@@ -63,6 +84,14 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
       WeightStore::Open(std::move(file), loaded->plan_.models[0], backend, readers);
   if (!store.ok()) return store.status();
   loaded->store_ = *std::move(store);
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  loaded->stream_ = backend.create_stream(options.threads > 0 ? options.threads : cores);
+  if (!backend.host_memory) {
+    absl::StatusOr<std::unique_ptr<DeviceWeights>> device = DeviceWeights::Create(
+        *loaded->store_, loaded->plan_.models[0], readers, backend, loaded->stream_);
+    if (!device.ok()) return device.status();
+    loaded->device_ = *std::move(device);
+  }
   const ModelFile& opened = loaded->store_->file();
   loaded->plan_.models[0].use.file = use.file = &opened;
 
@@ -73,12 +102,12 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
       KvCache::Create(opened.spec.kv, use.kv_dtype, KvPages(use), backend, shared_pages);
   if (!kv.ok()) return kv.status();
   loaded->kv_ = *std::move(kv);
+  loaded->kv_->UseStream(loaded->stream_);
   loaded->adapters_ =
       std::make_unique<AdapterSet>(use.adapter_bytes, opened, *loaded->kv_, backend);
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  loaded->stream_ = backend.create_stream(options.threads > 0 ? options.threads : cores);
-  absl::StatusOr<std::unique_ptr<Pass>> pass = Pass::Create(
-      opened.spec, Pass::LimitsOf(use), *loaded->store_, *loaded->kv_, backend, loaded->stream_);
+  absl::StatusOr<std::unique_ptr<Pass>> pass =
+      Pass::Create(opened.spec, Pass::LimitsOf(use, !backend.host_memory), *loaded->store_,
+                   loaded->device_.get(), *loaded->kv_, backend, loaded->stream_);
   if (!pass.ok()) return pass.status();
   loaded->pass_ = *std::move(pass);
   return loaded;
@@ -86,6 +115,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
 
 LoadedModel::~LoadedModel() {
   pass_.reset();
+  device_.reset();
   if (stream_.handle != nullptr) backend_.destroy_stream(stream_);
 }
 
@@ -100,14 +130,22 @@ bool LoadedModel::Reserve(int64_t tokens, Sequence* sequence) {
 }
 
 absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
-  pass_->Begin(step);
-  for (int stage = 0; stage < model_->stages(); ++stage) {
-    absl::Status status = model_->Run(stage, step, *pass_);
-    if (!status.ok()) return status;
-    if (observe) observe(stage, *pass_);
+  if (step.sparse != nullptr && backend_.sparse_attention == nullptr) {
+    return absl::UnimplementedError(
+        absl::StrFormat("pictures are not made on %s yet; use --device cpu", backend_.name));
   }
-  backend_.synchronize(stream_);
-  return absl::OkStatus();
+  pass_->Begin(step);
+  absl::Status status;
+  for (int stage = 0; stage < model_->stages() && status.ok(); ++stage) {
+    status = model_->Run(stage, step, *pass_);
+    if (status.ok() && observe) observe(stage, *pass_);
+  }
+  pass_->End();
+  if (backend_.failed()) {
+    return absl::InternalError(absl::StrFormat(
+        "the device (%s) failed; the program must be started again", backend_.variant));
+  }
+  return status;
 }
 
 }  // namespace qianyi

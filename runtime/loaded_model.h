@@ -29,8 +29,10 @@ struct LoadOptions {
   int threads = 0;                // 0 = one per core
   std::optional<DType> kv_dtype = std::nullopt;  // then f32 for f32 weights, else f16
   ReaderOptions reader = {};
-  uint64_t adapter_bytes = 0;  // for all adapters loaded at one time; 0 = none can be
-  uint64_t picture_bytes = 0;  // of the VQ-VAE that belongs to a picture model
+  uint64_t adapter_bytes = 0;        // for all adapters loaded at one time; 0 = none can be
+  const Backend* backend = nullptr;  // a device with memory of its own; null = the CPU
+  uint64_t device_bytes = 0;         // that the process may take of it; 0 = 95% of what is free
+  uint64_t picture_bytes = 0;        // of the VQ-VAE that belongs to a picture model
 };
 
 // 80% of what the machine or its cgroup has.
@@ -66,7 +68,8 @@ class LoadedModel {
 
   // Called after each stage, when `observe` is set: stage and the pass.
   using Observer = std::function<void(int stage, Pass& pass)>;
-  // Runs all stages over the step; logits are in pass().logits() afterwards.
+  // Runs all stages over the step; logits are in pass().host_logits() afterwards. DataLoss as of
+  // Model::Run; Internal when the device failed, which it does for good.
   absl::Status Run(const Step& step, const Observer& observe = {});
 
  private:
@@ -76,6 +79,7 @@ class LoadedModel {
   Stream stream_;
   Plan plan_;
   std::unique_ptr<WeightStore> store_;
+  std::unique_ptr<DeviceWeights> device_;  // null on the CPU
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<AdapterSet> adapters_;

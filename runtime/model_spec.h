@@ -35,6 +35,13 @@ struct TensorSpec {
   TensorUse use = TensorUse::kMatrix;
   int unit = 0;       // execution order: attention 0, mlp 0, attention 1, …
   bool tied = false;  // kEmbedding only: also read by the head
+  int expert = -1;    // kExpert only: number of its expert, counted over all layers
+  // Stored where the checkpoint has it, and never loaded: what later drafts are made with.
+  bool kept = false;
+  // Of the vector that corrects a router's scores: how many experts a token gets, and how uneven
+  // invented values are to make them (runtime/storage/synth_router.h).
+  int64_t routed = 0;
+  double router_skew = 0;
   // Checkpoints have the rows by head, q | k | v of this many rows each, and we keep all q, all k,
   // all v; 0: they have them as we do.
   int64_t by_head = 0;
@@ -42,13 +49,6 @@ struct TensorSpec {
   HeadSlice slice = {};
   // Set while converting: integers of so many bits that the checkpoint has, with one scale per row.
   int integer_bits = 0;
-  int expert = -1;  // kExpert only: number of its expert, counted over all layers
-  // Stored where the checkpoint has it, and never loaded: what later drafts are made with.
-  bool kept = false;
-  // Of the vector that corrects a router's scores: how many experts a token gets, and how uneven
-  // invented values are to make them (runtime/storage/synth_router.h).
-  int64_t routed = 0;
-  double router_skew = 0;
 
   int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }

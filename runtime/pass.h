@@ -13,9 +13,11 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "runtime/adapters/adapter_rows.h"
+#include "runtime/expert_buffers.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model_spec.h"
 #include "runtime/step.h"
+#include "runtime/storage/device_weights.h"
 #include "runtime/storage/weight_store.h"
 
 namespace qianyi {
@@ -26,23 +28,6 @@ struct Projection {
   int bias = -1;
 };
 
-// Working memory of layers of experts; empty when the model has none.
-struct ExpertBuffers {
-  // Steps of more tokens are not looked ahead of: what one token will need is worth guessing.
-  static constexpr int64_t kForeseenTokens = 8;
-  float* scores = nullptr;      // [tokens, 2 * per_layer]
-  int32_t* chosen = nullptr;    // [tokens, per_token]
-  float* weights = nullptr;     // [tokens, per_token]
-  int32_t* foreseen = nullptr;  // [kForeseenTokens, per_token]
-  float* foreseen_weights = nullptr;
-  float* input = nullptr;         // [tokens, hidden_size]: rows of one expert
-  float* output = nullptr;        // [tokens * per_token, hidden_size]: of every choice
-  int32_t* rows = nullptr;        // [tokens * per_token]: choices by expert; then row of each
-  int32_t* row_tokens = nullptr;  // [tokens * per_token]: their tokens
-  int32_t* begin = nullptr;       // [per_layer + 1]: where an expert's begin
-  int32_t* active = nullptr;      // [per_layer]
-};
-
 // Owned by the engine's thread; allocates in Create only. The buffers have a row for every
 // token of the step that was begun last.
 class Pass {
@@ -50,21 +35,27 @@ class Pass {
   struct Limits {
     int64_t tokens = 0;
     int64_t logit_rows = 0;
-    int64_t lora_rank = 0;  // of what adapters add to one matrix; 0 = there are none
+    int64_t lora_rank = 0;     // of what adapters add to one matrix; 0 = there are none
+    int64_t upload_bytes = 0;  // of what a step brings to a device; 0 = it reads the host's memory
   };
-  static Limits LimitsOf(const ModelUse& use);
-  // What Create takes from the backend.
+  static Limits LimitsOf(const ModelUse& use, bool device);
+  // What Create takes from the backend: of its memory, and of the host's for a device.
   static uint64_t MemoryBytes(const ModelSpec& spec, Limits limits);
+  static uint64_t StagingBytes(const ModelSpec& spec, Limits limits);
+  // `device`: where weights are when the backend has memory of its own, else null.
   // ResourceExhausted when the backend has no room.
   static absl::StatusOr<std::unique_ptr<Pass>> Create(const ModelSpec& spec, Limits limits,
-                                                      WeightStore& store, KvCache& kv,
-                                                      const Backend& backend, Stream stream);
+                                                      WeightStore& store, DeviceWeights* device,
+                                                      KvCache& kv, const Backend& backend,
+                                                      Stream stream);
   ~Pass();
   Pass(const Pass&) = delete;
   Pass& operator=(const Pass&) = delete;
 
   const Limits& limits() const { return limits_; }
   void Begin(const Step& step);
+  // Brings the logits to the host, behind all work of the step, and waits for it.
+  void End();
 
   Tensor hidden() const { return Rows(buffers_.hidden, spec_.hidden_size, tokens_); }
   int64_t tokens() const { return tokens_; }
@@ -72,6 +63,10 @@ class Pass {
   Tensor narrow(int64_t cols) const { return Rows(buffers_.narrow, cols, tokens_); }
   Tensor wide(int64_t cols) const { return Rows(buffers_.wide, cols, tokens_); }
   Tensor logits() const { return Rows(buffers_.logits, spec_.vocab_size, logit_rows_); }
+  // The same in the host's memory, from End() to the next Begin().
+  Tensor host_logits() const {
+    return device_ == nullptr ? logits() : Rows(staging_.logits, spec_.vocab_size, logit_rows_);
+  }
   // Final-norm output of step.logit_tokens.
   Tensor head_input() const { return Rows(buffers_.head_input, spec_.hidden_size, logit_rows_); }
 
@@ -83,7 +78,18 @@ class Pass {
   const Backend& backend() const { return backend_; }
   Stream stream() const { return stream_; }
   WeightStore& store() { return store_; }
-  const float* constant(int tensor) const { return store_.Constant(tensor); }
+  const float* constant(int tensor) const {
+    return device_ == nullptr ? store_.Constant(tensor) : device_->Constant(tensor);
+  }
+  // `count` elements of the host where kernels of this step find them. Allocates nothing; what all
+  // calls of a step bring is bounded by what a step has (Limits::upload_bytes).
+  template <typename T>
+  const T* Upload(const T* data, int64_t count) {
+    if (device_ == nullptr) return data;
+    return static_cast<const T*>(UploadBytes(data, count * sizeof(T)));
+  }
+  // Rows of a buffer, once the work so far is done: for checks, not for steps.
+  std::vector<float> Fetch(Tensor rows);
 
   // hidden = rows of an embedding.
   absl::Status Embed(int embedding, const Step& step);
@@ -95,10 +101,8 @@ class Pass {
   // the weight's rows [h * R, (h + 1) * R), a multiple of 16, and leaves R columns of out from h *
   // out_stride on.
   struct ByHead {
-    Tensor x;
-    int64_t x_stride = 0, x_cols = 0;
-    Tensor out;
-    int64_t out_stride = 0;
+    Tensor x, out;
+    int64_t x_stride = 0, x_cols = 0, out_stride = 0;
   };
   absl::Status LinearByHead(int weight, int64_t heads, const ByHead& task);
   // Computes the step's rotation table from one row of positions, once for all layers. There may
@@ -120,11 +124,12 @@ class Pass {
   void TakeLogitRows(const Step& step);
 
  private:
-  Pass(const ModelSpec& spec, Limits limits, WeightStore& store, KvCache& kv,
+  Pass(const ModelSpec& spec, Limits limits, WeightStore& store, DeviceWeights* device, KvCache& kv,
        const Backend& backend, Stream stream)
       : spec_(spec),
         limits_(limits),
         store_(store),
+        device_(device),
         kv_(kv),
         backend_(backend),
         stream_(stream),
@@ -132,7 +137,10 @@ class Pass {
         head_adapters_(limits.logit_rows) {}
   static Tensor Rows(float* data, int64_t cols, int64_t rows) { return F32(data, rows, cols); }
 
+  absl::Status Allocate();
   void AddLora(int tensor, Tensor x, Tensor out);
+  const void* UploadBytes(const void* data, int64_t bytes);
+  void UploadStep(const Step& step);
 
   struct Buffers {
     float* hidden = nullptr;
@@ -144,19 +152,43 @@ class Pass {
     float* lora = nullptr;
     QuantizedRows quantized;
     ExpertBuffers experts;
+    std::byte* uploads = nullptr;
+  };
+  // Pinned memory of the host, from and to which a device's buffers are copied.
+  struct Staging {
+    float* hidden = nullptr;
+    float* rope = nullptr;
+    float* logits = nullptr;
+    std::byte* uploads = nullptr;
   };
   // Places the buffers from `base` on and returns the bytes they take.
   static uint64_t LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buffers* buffers);
+  static uint64_t LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Staging* staging);
 
   const ModelSpec& spec_;
   const Limits limits_;
   WeightStore& store_;
+  DeviceWeights* const device_;  // null: kernels read the host's memory
   KvCache& kv_;
   const Backend& backend_;
   const Stream stream_;
   std::byte* memory_ = nullptr;
   uint64_t memory_bytes_ = 0;
   Buffers buffers_;
+  std::byte* staging_memory_ = nullptr;
+  uint64_t staging_bytes_ = 0;
+  Staging staging_;
+  int64_t uploaded_ = 0;  // bytes of this step
+  Stream host_stream_;    // of the CPU, for rows of embeddings
+  // Of the step, where kernels find it.
+  const int64_t* slots_ = nullptr;
+  const int32_t* visible_ = nullptr;
+  const int32_t* const* pages_ = nullptr;
+  int64_t longest_ = 0;
+  std::vector<const int32_t*> page_tables_;  // on the device, by token
+  std::vector<LoraItem> lora_items_;
+  const int32_t* token_rows_ = nullptr;  // of token_adapters_ and head_adapters_
+  const int32_t* head_rows_ = nullptr;
   AdapterRows token_adapters_;
   AdapterRows head_adapters_;
   int64_t tokens_ = 0;

@@ -82,7 +82,7 @@ uint64_t MostExpertCache(const Needs& needs) {
   return needs.plan.use.file->spec.experts.total * needs.largest_expert;
 }
 
-Needs NeedsOf(const ModelUse& use) {
+Needs NeedsOf(const ModelUse& use, bool device) {
   Needs needs;
   ModelPlan& plan = needs.plan;
   const ModelFile& file = *use.file;
@@ -111,7 +111,9 @@ Needs NeedsOf(const ModelUse& use) {
   plan.kv_read_bytes =
       Product(use.context_tokens * use.batch,
               file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
-  plan.workspace_bytes = Pass::MemoryBytes(file.spec, Pass::LimitsOf(use)) + use.picture_bytes;
+  plan.workspace_bytes =
+      Pass::MemoryBytes(file.spec, Pass::LimitsOf(use, device)) + use.picture_bytes;
+  if (device) plan.staging_bytes = Pass::StagingBytes(file.spec, Pass::LimitsOf(use, device));
   return needs;
 }
 
@@ -205,7 +207,7 @@ uint64_t Plan::host_used_bytes() const {
   uint64_t bytes = budget.process_bytes;
   for (const ModelPlan& model : models) {
     bytes += model.constant_bytes + model.ring_bytes + model.gather_bytes + model.host_bytes +
-             model.expert_cache_bytes + model.embedding_resident_bytes;
+             model.expert_cache_bytes + model.embedding_resident_bytes + model.staging_bytes;
     if (budget.device_bytes == 0) {
       bytes += model.kv_bytes + model.workspace_bytes + model.adapter_bytes;
     }
@@ -219,7 +221,7 @@ uint64_t Plan::device_used_bytes() const {
   for (const ModelPlan& model : models) {
     bytes += model.device_bytes + model.kv_bytes + model.workspace_bytes + model.adapter_bytes +
              model.constant_bytes +
-             (model.device_bytes < model.weight_bytes ? kWantedRingBytes : 0);
+             (model.device_bytes < model.weight_bytes ? kDeviceRingBytes : 0);
   }
   return bytes;
 }
@@ -228,9 +230,8 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
   Plan plan;
   plan.budget = budget;
   std::vector<Needs> needs;
-  for (const ModelUse& use : models) needs.push_back(NeedsOf(use));
-
   const bool device = budget.device_bytes > 0;
+  for (const ModelUse& use : models) needs.push_back(NeedsOf(use, device));
   uint64_t fixed_host = budget.process_bytes;
   uint64_t least_host = 0;
   uint64_t fixed_device = device ? kDeviceOverheadBytes : 0;
@@ -239,10 +240,10 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
     ModelPlan& it = model.plan;
     it.gather_bytes = std::min(model.embeddings.bytes,
                                std::max(kWantedGatherBytes, 2 * model.embeddings.largest));
-    fixed_host += it.constant_bytes + it.gather_bytes;
+    fixed_host += it.constant_bytes + it.gather_bytes + it.staging_bytes;
     least_host += LeastRing(model) + LeastExpertCache(model);
     (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes + it.adapter_bytes;
-    if (device) fixed_device += it.constant_bytes + kWantedRingBytes;
+    if (device) fixed_device += it.constant_bytes + kDeviceRingBytes;
     total_weights += it.weight_bytes + it.expert_bytes;
   }
   if (fixed_host + least_host > budget.host_bytes) {

@@ -31,6 +31,9 @@ struct ModelUse {
   uint64_t picture_bytes = 0;  // of the VQ-VAE that belongs to a picture model
 };
 
+// Through which weights pass that are not resident on a device: at least two of their blocks.
+inline constexpr uint64_t kDeviceRingBytes = 64 << 20;
+
 enum class Tier : uint8_t { kDevice, kHost, kDisk };
 
 struct ModelPlan {
@@ -40,6 +43,7 @@ struct ModelPlan {
   uint64_t kv_bytes = 0;
   uint64_t adapter_bytes = 0;    // those of the use, and what their layout may waste
   uint64_t workspace_bytes = 0;  // activations, scratch and logits of one step
+  uint64_t staging_bytes = 0;    // with a device: of RAM, from and to which steps are copied
   uint64_t ring_bytes = 0;       // of the cyclic prefetch; 0 when nothing streams
   uint64_t gather_bytes = 0;     // cache of embedding blocks that are not resident
   uint64_t weight_bytes = 0;     // read by every step: all matrices but experts, tied tables once

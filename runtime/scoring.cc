@@ -47,7 +47,7 @@ absl::StatusOr<double> LogProbability(LoadedModel& model, const Prompt& prompt,
   const absl::Status status = model.Run(step);
   model.kv().Release(&sequence.pages);
   if (!status.ok()) return status;
-  const Tensor logits = model.pass().logits();
+  const Tensor logits = model.pass().host_logits();
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) {
     sum += LogProbabilityAt({logits.f32(i), static_cast<size_t>(logits.cols)}, tokens[i]);

@@ -10,8 +10,9 @@ namespace {
 
 constexpr int kRows = 8;      // of a block: a warp for the softmax of each
 constexpr int kMaxDim = 256;  // of a head when a block has all its rows; wider ones have fewer
-constexpr int kDims = 64;     // of values that are summed at once
-constexpr int kParts = 4;     // that the slots of a split are cut into for values
+static_assert(kRows * kMaxDim == kMaxHeadDim);
+constexpr int kDims = 64;  // of values that are summed at once
+constexpr int kParts = 4;  // that the slots of a split are cut into for values
 constexpr int64_t kEnoughBlocks = 512;
 
 // Where the state of a row stands among partial results: maximum, sum, then [value_dim].

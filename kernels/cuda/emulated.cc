@@ -10,9 +10,9 @@ namespace {
 DeviceStream& Of(Stream stream) { return *static_cast<DeviceStream*>(stream.handle); }
 DeviceEvent& Of(Event event) { return *static_cast<DeviceEvent*>(event.handle); }
 
-Stream CreateStream(int) {
+Stream CreateStream(int threads) {
   DeviceStream* stream = new DeviceStream;
-  stream->workspace = emulation::Allocate(kWorkspaceBytes);
+  if (threads > 0) stream->workspace = emulation::Allocate(kWorkspaceBytes);
   return {stream};
 }
 void DestroyStream(Stream stream) {

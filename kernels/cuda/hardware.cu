@@ -36,10 +36,10 @@ DeviceStream& Of(Stream stream) { return *static_cast<DeviceStream*>(stream.hand
 DeviceEvent& Of(Event event) { return *static_cast<DeviceEvent*>(event.handle); }
 
 // A stream without workspace or handle fails with its first work, and failed() says so.
-Stream CreateStream(int) {
+Stream CreateStream(int threads) {
   DeviceStream* stream = new DeviceStream;
   cudaStreamCreateWithFlags(&stream->stream, cudaStreamNonBlocking);
-  stream->workspace = AllocDevice(kWorkspaceBytes);
+  if (threads > 0) stream->workspace = AllocDevice(kWorkspaceBytes);
   return {stream};
 }
 void DestroyStream(Stream stream) {

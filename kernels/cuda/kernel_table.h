@@ -22,6 +22,7 @@ inline Backend KernelTable() {
   b.attention = RunAttention;
   b.lora = RunLora;
   b.supports = IsValid;
+  b.max_head_dim = kMaxHeadDim;
   b.host_memory = false;
   return b;
 }

@@ -6,6 +6,8 @@
 
 namespace qianyi::cuda::QIANYI_FLAVOUR {
 
+inline constexpr int kMaxHeadDim = 2048;  // of attention
+
 void RunQuantize(const Quantize& args, Stream stream);
 void RunLinear(const Linear& args, Stream stream);
 void RunGather(const Gather& args, Stream stream);

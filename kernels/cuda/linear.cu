@@ -1,6 +1,6 @@
 // Linear layers on tensor cores. The panels of kernels/packed.h are the fragments of mma as they
 // lie: a lane's four words are rows g and g + 8 of quads (or pairs of 16-bit columns) t and t + 4,
-// and a warp reads whole sectors.
+// and a warp reads whole sectors. Many tokens with integer weights: linear_large.cu.
 //
 // int8, int4: the sums of a slice are exact integers and the slices are added in order, so the
 // bits are those of the CPU (docs/numerics.md). f16, bf16: weights are exact in tf32; activations
@@ -10,47 +10,10 @@
 
 #include "kernels/cuda/device_rows.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/linear_task.h"
 
 namespace qianyi::cuda::QIANYI_FLAVOUR {
 namespace {
-
-constexpr int kTileTokens = 8;  // of one fragment
-
-// What all kernels of a linear layer are given.
-struct LinearTask {
-  Linear args;
-  int64_t tokens, panel_bytes, tile_offset;
-  int64_t padded_cols, slices;
-
-  QIANYI_DEVICE Global<const uint32_t> Panel(int64_t panel) const {
-    return Global<const uint32_t>(
-        reinterpret_cast<const uint32_t*>(args.weight.data + panel * panel_bytes), panel_bytes / 4);
-  }
-  // Writes row `row` of token t, whose product is y.
-  QIANYI_DEVICE void Finish(int64_t t, int64_t row, float y) const {
-    if (args.bias != nullptr) y += Global<const float>(args.bias, args.weight.rows).Load(row);
-    if (args.residual.data != nullptr) {
-      y = Fma(args.residual_scale, RowOf(args.residual, t).Load(row), y);
-    }
-    RowOf(args.out, t).Store(row, y);
-  }
-};
-
-// The four words of this lane, of 512 bytes from word `base` on.
-QIANYI_DEVICE inline void LoadFragment(const Global<const uint32_t>& panel, int64_t base,
-                                       uint32_t (&a)[4]) {
-  const int64_t at = base + Lane() % 4 * 16 + Lane() / 4;
-  a[0] = panel.LoadOnce<uint32_t>(at);
-  a[1] = panel.LoadOnce<uint32_t>(at + 8);
-  a[2] = panel.LoadOnce<uint32_t>(at + 64);
-  a[3] = panel.LoadOnce<uint32_t>(at + 72);
-}
-
-// u - 8 of each low nibble, as bytes with sign: 7 bits stay, and where bit 3 is missing the five
-// above are set (8 · 31 = 0xf8).
-QIANYI_DEVICE inline uint32_t SignedNibbles(uint32_t word) {
-  return (word & 0x07070707u) | (~word & 0x08080808u) * 31u;
-}
 
 // Sums of one slice for kTokenTiles · 8 tokens from `first_token` on, as this lane has them.
 template <int kTokenTiles>
@@ -106,14 +69,8 @@ struct IntegerSlice {
   QIANYI_DEVICE static void AddScaled(const Global<const uint32_t>& panel, int64_t group,
                                       const int32_t (&part)[kTokenTiles][4],
                                       int32_t (&sum)[kTokenTiles][4]) {
-    // Behind 64 bytes of row scales: 16 rows of each group, a byte each.
-    const int64_t at = 16 + group * 4 + Lane() / 16;
-    const int shift = Lane() / 4 % 4 * 8;
-    const int32_t low = static_cast<int8_t>(panel.Load(at) >> shift);
-    const int32_t high = static_cast<int8_t>(panel.Load(at + 2) >> shift);
-    for (int n = 0; n < kTokenTiles; ++n) {
-      for (int i = 0; i < 4; ++i) sum[n][i] += (i < 2 ? low : high) * part[n][i];
-    }
+    const GroupScales scales = LoadGroupScales(panel, group);
+    for (int n = 0; n < kTokenTiles; ++n) scales.AddTo(part[n], sum[n]);
   }
 
   // 32 columns from `col` on.
@@ -318,7 +275,9 @@ void RunLinear(const Linear& args, Stream stream) {
   task.slices = CeilDiv(args.weight.cols, kSliceCols);
   const int64_t panels = CeilDiv(args.weight.rows, kPanelRows);
   if (task.tokens == 0 || panels == 0) return;
-  if (format.integer()) {
+  if (format.integer() && task.tokens >= kLargeTokens) {
+    RunLargeIntegerLinear(task, panels, stream);
+  } else if (format.integer()) {
     LaunchByTokens<IntegerSlice>(task, panels, stream);
   } else if (format.dtype == DType::kF32) {
     Launch(stream, {CeilDiv(task.tokens, FloatLinearKernel::kTokens), panels},

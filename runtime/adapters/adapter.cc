@@ -37,6 +37,36 @@ int64_t NowSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(now).count();
 }
 
+// Pinned memory and a stream for what is brought to a device once.
+class DeviceCopy {
+ public:
+  explicit DeviceCopy(const Backend& backend)
+      : backend_(backend), stream_(backend.create_stream(1)) {}
+  ~DeviceCopy() {
+    backend_.destroy_stream(stream_);
+    if (staging_ != nullptr) backend_.free_host(staging_, bytes_);
+  }
+  DeviceCopy(const DeviceCopy&) = delete;
+  DeviceCopy& operator=(const DeviceCopy&) = delete;
+
+  Stream stream() const { return stream_; }
+  float* Staging(size_t bytes) {  // once; null when there is no room
+    bytes_ = bytes;
+    return staging_ = static_cast<float*>(backend_.alloc_host(bytes));
+  }
+  // All of the staging memory, and waits for it.
+  void Upload(void* to) const {
+    backend_.upload(to, staging_, bytes_, stream_);
+    backend_.synchronize(stream_);
+  }
+
+ private:
+  const Backend& backend_;
+  const Stream stream_;
+  float* staging_ = nullptr;
+  size_t bytes_ = 0;
+};
+
 }  // namespace
 
 AdapterPool::AdapterPool(uint64_t limit_bytes, const KvCache& kv, uint64_t page_bytes)
@@ -127,7 +157,19 @@ absl::Status Adapter::LoadLora(const std::string& folder, const ModelFile& model
         absl::StrFormat("no memory for the adapter (%s)", FormatSize(bytes_)));
   }
   lora_.resize(model.tensors.size());
-  return file->Read(static_cast<float*>(memory_), &lora_);
+  if (backend_.host_memory) return file->Read(static_cast<float*>(memory_), &lora_);
+  DeviceCopy copy(backend_);
+  float* const staging = copy.Staging(bytes_);
+  if (staging == nullptr) return absl::ResourceExhaustedError("no memory to bring the adapter in");
+  if (absl::Status status = file->Read(staging, &lora_); !status.ok()) return status;
+  for (std::vector<LoraWeights>& parts : lora_) {
+    for (LoraWeights& part : parts) {
+      part.a = static_cast<float*>(memory_) + (part.a - staging);
+      part.b = static_cast<float*>(memory_) + (part.b - staging);
+    }
+  }
+  copy.Upload(memory_);
+  return absl::OkStatus();
 }
 
 absl::Status Adapter::LoadPrefix(const std::string& folder, const ModelFile& model, KvCache& kv,
@@ -147,6 +189,7 @@ absl::Status Adapter::LoadPrefix(const std::string& folder, const ModelFile& mod
   }
   const float largest =
       kv.dtype() == DType::kF32 ? std::numeric_limits<float>::max() : kLargestHalf;
+  if (!backend_.host_memory) return WriteToDevice(*file, largest, slots, kv);
   const Stream stream = backend_.create_stream(1);
   if (stream.handle == nullptr) {
     return absl::ResourceExhaustedError("no memory to decode the prefix");
@@ -159,6 +202,40 @@ absl::Status Adapter::LoadPrefix(const std::string& folder, const ModelFile& mod
       });
   backend_.synchronize(stream);
   backend_.destroy_stream(stream);
+  return status;
+}
+
+// Decodes on the CPU; a layer at a time goes over.
+absl::Status Adapter::WriteToDevice(const PrefixFile& file, float largest,
+                                    const std::vector<int64_t>& slots, KvCache& kv) const {
+  const KvLayer shape = kv.layer(0);
+  const int64_t cols = shape.kv_heads * (shape.key_dim + shape.value_dim);
+  const int64_t count = static_cast<int64_t>(slots.size());
+  const size_t row_bytes = count * cols * sizeof(float);
+  const size_t bytes = row_bytes + count * sizeof(int64_t);
+  DeviceCopy copy(backend_);
+  float* const staging = copy.Staging(bytes);
+  std::byte* const memory = static_cast<std::byte*>(backend_.alloc(bytes));
+  const Stream host = Cpu().create_stream(1);
+  absl::Status status = absl::ResourceExhaustedError("no memory to decode the prefix");
+  if (staging != nullptr && memory != nullptr && host.handle != nullptr) {
+    std::memcpy(reinterpret_cast<std::byte*>(staging) + row_bytes, slots.data(),
+                count * sizeof(int64_t));
+    const Tensor both = F32(reinterpret_cast<float*>(memory), count, cols);
+    const int64_t key_cols = shape.kv_heads * shape.key_dim;
+    status = file.Decode(largest, Cpu(), host, [&](int layer, Tensor k, Tensor) {
+      std::memcpy(staging, k.data, row_bytes);  // the values stand beside the keys
+      copy.Upload(memory);
+      backend_.kv_write({.k = both.Columns(0, key_cols),
+                         .v = both.Columns(key_cols, cols - key_cols),
+                         .slots = reinterpret_cast<const int64_t*>(memory + row_bytes),
+                         .layer = kv.layer(layer)},
+                        copy.stream());
+      backend_.synchronize(copy.stream());
+    });
+  }
+  if (memory != nullptr) backend_.free(memory, bytes);
+  if (host.handle != nullptr) Cpu().destroy_stream(host);
   return status;
 }
 

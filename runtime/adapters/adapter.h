@@ -17,6 +17,8 @@
 
 namespace qianyi {
 
+class PrefixFile;
+
 // Adapters of one model that are in memory, those included that are unloaded and still in use.
 inline constexpr int64_t kMaxAdapters = 64;
 
@@ -77,6 +79,8 @@ class Adapter {
   Adapter(std::string name, std::shared_ptr<AdapterPool> pool, const Backend& backend);
   absl::Status LoadLora(const std::string& folder, const ModelFile& model,
                         const AdapterFiles& files);
+  absl::Status WriteToDevice(const PrefixFile& file, float largest,
+                             const std::vector<int64_t>& slots, KvCache& kv) const;
   absl::Status LoadPrefix(const std::string& folder, const ModelFile& model, KvCache& kv,
                           const AdapterFiles& files);
 

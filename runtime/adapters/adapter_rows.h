@@ -19,6 +19,8 @@ class AdapterRows {
   void Group(std::span<const Adapter* const> adapters);
   void Group(std::span<const Adapter* const> adapters, std::span<const int32_t> picked);
   bool empty() const { return groups_.empty(); }
+  // Rows by group: what the tokens of Items() point into.
+  std::span<const int32_t> rows() const { return rows_; }
   // The additions to one matrix, `down` laid out in `scratch` ([rows, kMaxLoraRank]).
   std::span<const LoraItem> Items(int tensor, float* scratch);
 

@@ -235,7 +235,7 @@ class GlmBlockLm : public Model {
   void AddTable(int table, const std::vector<int32_t>& ids, Pass& pass) const {
     float* rows = const_cast<float*>(pass.constant(table));  // a Tensor has no const form
     pass.backend().add_rows({.table = F32(rows, config_.positions + 1, config_.hidden),
-                             .ids = ids.data(),
+                             .ids = pass.Upload(ids.data(), static_cast<int64_t>(ids.size())),
                              .x = pass.hidden()},
                             pass.stream());
   }

@@ -12,6 +12,7 @@
 #include "runtime/models/cogview.h"
 #include "runtime/models/glm4.h"
 #include "runtime/models/glm4_moe.h"
+#include "runtime/models/glm4_moe_lite.h"
 #include "runtime/models/glm_130b.h"
 #include "runtime/models/glm_blocklm.h"
 #include "runtime/parse_json.h"
@@ -92,6 +93,15 @@ constexpr Builtin kBuiltins[] = {
      R"("n_shared_experts":1,"moe_intermediate_size":1536,"n_group":1,"topk_group":1,)"
      R"("norm_topk_prob":true,"routed_scaling_factor":2.5,)"
      R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4.7-flash",
+     R"({"model_type":"glm4_moe_lite","num_hidden_layers":47,"hidden_size":2048,)"
+     R"("intermediate_size":10240,"num_attention_heads":20,"q_lora_rank":768,"kv_lora_rank":512,)"
+     R"("qk_nope_head_dim":192,"qk_rope_head_dim":64,"v_head_dim":256,"vocab_size":154880,)"
+     R"("max_position_embeddings":202752,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("first_k_dense_replace":1,"n_routed_experts":64,"num_experts_per_tok":4,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":1536,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":1.8,)"
+     R"("eos_token_id":[154820,154827,154829]})"},
     // No published model: GLM-4.5's layout at 30 billion parameters, 3 billion of them per token.
     {"glm-moe-30b-a3b",
      R"({"model_type":"glm4_moe","num_hidden_layers":48,"hidden_size":2048,"intermediate_size":6144,)"
@@ -110,8 +120,8 @@ constexpr Builtin kBuiltins[] = {
 
 const std::vector<ModelFamily>& ModelFamilies() {
   static const auto* families = new std::vector<ModelFamily>{
-      kGlmBlockLmFamily, kGlm130bFamily, kChatGlm6bFamily, kChatGlm2Family,
-      kGlmFamily,        kGlm4Family,    kGlm4MoeFamily,   kCogViewFamily,
+      kGlmBlockLmFamily, kGlm130bFamily, kChatGlm6bFamily,   kChatGlm2Family, kGlmFamily,
+      kGlm4Family,       kGlm4MoeFamily, kGlm4MoeLiteFamily, kCogViewFamily,
   };
   return *families;
 }

@@ -46,7 +46,7 @@ absl::StatusOr<SourceRows> SourceRows::Find(const Checkpoint& checkpoint, const 
   if (type != nullptr && type->to_floats != nullptr) return rows;
   return absl::InvalidArgumentError(
       absl::StrFormat("%s: tensor '%s' is %s; convert reads %s, and I8 of matrices", rows.path(),
-                      spec.name, rows.dtype(), FloatDtypes()));
+                      stored.name, rows.dtype(), FloatDtypes()));
 }
 
 absl::Status SourceRows::FindScale(const Checkpoint& checkpoint, RankSplit split) {

@@ -34,10 +34,35 @@ std::string BlockName(const ModelFile& file, const StoredTensor& tensor, const B
 
 }  // namespace
 
+absl::StatusOr<BlockReads> OpenBlockReads(const ModelFile& file, const ReaderFactory& readers) {
+  absl::StatusOr<std::vector<std::unique_ptr<Reader>>> opened = OpenAll(file, readers);
+  if (!opened.ok()) return opened.status();
+  return BlockReads(*std::move(opened));
+}
+
+absl::Status ReadBlock(const ModelFile& file, const StoredTensor& tensor, const Block& block,
+                       BlockReads& reads, std::byte* to) {
+  reads.Add({0, block.file, block.offset, Padded(block.bytes), to});
+  absl::Status status;
+  while (!reads.idle()) {
+    if (auto done = reads.Wait()) status.Update(done->status);
+  }
+  if (!status.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("cannot read ", BlockName(file, tensor, block), ": ", status.message()));
+  }
+  if (block.checksum != 0 && XXH3_64bits(to, block.bytes) != block.checksum) {
+    return absl::DataLossError(absl::StrCat(
+        BlockName(file, tensor, block),
+        " does not match its checksum: the file is damaged; convert or download it again"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status WeightStore::Memory::Allocate(const Backend& from, uint64_t size,
                                            std::string_view purpose) {
   if (size == 0) return absl::OkStatus();
-  data = static_cast<std::byte*>(from.alloc(size));
+  data = static_cast<std::byte*>(from.alloc_host(size));
   if (data == nullptr) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "the system has no %s for %s; lower --host-memory", FormatSize(size), purpose));
@@ -48,7 +73,7 @@ absl::Status WeightStore::Memory::Allocate(const Backend& from, uint64_t size,
 }
 
 WeightStore::Memory::~Memory() {
-  if (data != nullptr) backend->free(data, bytes);
+  if (data != nullptr) backend->free_host(data, bytes);
 }
 
 ReaderFactory WeightStore::FileReaders(const ModelFile& file, ReaderOptions options) {
@@ -70,9 +95,8 @@ absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::Open(ModelFile file,
 WeightStore::~WeightStore() = default;
 
 absl::Status WeightStore::ReadConstants(const ReaderFactory& readers) {
-  absl::StatusOr<std::vector<std::unique_ptr<Reader>>> opened = OpenAll(file_, readers);
-  if (!opened.ok()) return opened.status();
-  BlockReads reads(*std::move(opened));
+  absl::StatusOr<BlockReads> reads = OpenBlockReads(file_, readers);
+  if (!reads.ok()) return reads.status();
   constants_.resize(file_.tensors.size());
   uint64_t largest = 0;
   for (const StoredTensor& tensor : file_.tensors) {
@@ -88,20 +112,8 @@ absl::Status WeightStore::ReadConstants(const ReaderFactory& readers) {
     const StoredTensor& tensor = file_.tensors[t];
     if (tensor.spec.use != TensorUse::kConstant || tensor.spec.kept) continue;
     const Block& block = tensor.blocks[0];
-    reads.Add({t, block.file, block.offset, Padded(block.bytes), buffer.data});
-    absl::Status status;
-    while (!reads.idle()) {
-      if (auto done = reads.Wait()) status.Update(done->status);
-    }
-    if (!status.ok()) {
-      return absl::DataLossError(
-          absl::StrCat("cannot read ", BlockName(file_, tensor, block), ": ", status.message()));
-    }
-    if (block.checksum != 0 && XXH3_64bits(buffer.data, block.bytes) != block.checksum) {
-      return absl::DataLossError(absl::StrCat(
-          BlockName(file_, tensor, block),
-          " does not match its checksum: the file is damaged; convert or download it again"));
-    }
+    absl::Status status = ReadBlock(file_, tensor, block, *reads, buffer.data);
+    if (!status.ok()) return status;
     constants_[t].resize(block.bytes / sizeof(float));
     std::memcpy(constants_[t].data(), buffer.data, block.bytes);
   }
@@ -125,9 +137,10 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
     const bool swept = tensor.spec.use == TensorUse::kMatrix || tensor.spec.tied;
     for (size_t b = 0; b < tensor.blocks.size(); ++b) {
       const Block& block = tensor.blocks[b];
-      const bool resident = plan.tiers[t][b] != Tier::kDisk;
-      sweep_index_.push_back(swept || resident ? static_cast<int>(sweep.size()) : -1);
-      if (swept || resident) sweep.push_back({block, resident, BlockName(file_, tensor, block)});
+      const bool resident = plan.tiers[t][b] == Tier::kHost;
+      const bool passes = swept && plan.tiers[t][b] == Tier::kDisk;
+      sweep_index_.push_back(passes || resident ? static_cast<int>(sweep.size()) : -1);
+      if (passes || resident) sweep.push_back({block, resident, BlockName(file_, tensor, block)});
       if (resident) resident_bytes += Padded(block.bytes);
       if (tensor.spec.use == TensorUse::kEmbedding && !resident) {
         largest_gather = std::max(largest_gather, Padded(block.bytes));
@@ -192,6 +205,8 @@ WeightStore::Lease::Lease(Lease&& other) noexcept
       ticket_(other.ticket_),
       rows_(other.rows_),
       row_begin_(other.row_begin_) {}
+
+bool WeightStore::Lease::passing() const { return ticket_ != BlockLoader::kNoTicket; }
 
 WeightStore::Lease::~Lease() {
   if (store_ != nullptr && ticket_ != BlockLoader::kNoTicket) store_->loader_->Release(ticket_);
@@ -278,12 +293,14 @@ absl::Status WeightStore::GatherSome(int tensor, std::span<GatherCache::Wish> bl
       source_rows_.push_back(row.row);
       targets_.push_back(row.target);
     }
-    backend_.gather({.table = RowsAt(tensor, block, wish.data),
-                     .source_rows = source_rows_.data(),
-                     .targets = targets_.data(),
-                     .count = static_cast<int64_t>(targets_.size()),
-                     .out = out},
-                    stream);
+    // With a device of its own memory, `out` is the host's as well.
+    const Backend& backend = backend_.host_memory ? backend_ : Cpu();
+    backend.gather({.table = RowsAt(tensor, block, wish.data),
+                    .source_rows = source_rows_.data(),
+                    .targets = targets_.data(),
+                    .count = static_cast<int64_t>(targets_.size()),
+                    .out = out},
+                   stream);
   }
   return absl::OkStatus();
 }

@@ -40,11 +40,18 @@ struct WeightStoreStats {
   ExpertStats experts;          // their bytes and waiting are part of the above
 };
 
+// Blocks read one at a time, with all of a model's files open.
+absl::StatusOr<BlockReads> OpenBlockReads(const ModelFile& file, const ReaderFactory& readers);
+// Reads a block to `to`, which has room for its whole pages, and checks it. DataLoss names it.
+absl::Status ReadBlock(const ModelFile& file, const StoredTensor& tensor, const Block& block,
+                       BlockReads& reads, std::byte* to);
+
 // One consumer thread (the engine's); stats() from any.
 class WeightStore {
  public:
-  // Reads the constants and starts the loader. `plan` says which blocks are resident and how
-  // large ring and gather cache are; nothing more is ever allocated.
+  // Reads the constants and starts the loader. All is in host memory, of which a device of
+  // `backend` may copy; blocks that the plan has on a device are left out. `plan` says which blocks
+  // are resident and how large ring and gather cache are; nothing more is ever allocated.
   static absl::StatusOr<std::unique_ptr<WeightStore>> Open(ModelFile file, const ModelPlan& plan,
                                                            const Backend& backend,
                                                            const ReaderFactory& readers);
@@ -64,6 +71,8 @@ class WeightStore {
     ~Lease();
     const PackedRows& rows() const { return rows_; }
     int64_t row_begin() const { return row_begin_; }
+    // Whether its place is needed for others once it is given back.
+    bool passing() const;
 
    private:
     friend class WeightStore;

@@ -96,6 +96,8 @@ absl::Status AdapterFixture::Open(const char* list, bool nested) {
   absl::StatusOr<LoadOptions> options = RoomFor(all);
   if (!options.ok()) return options.status();
   options->adapter_bytes = kAdapterBytes;
+  options->backend = report_.device().backend;
+  options->device_bytes = report_.device().bytes;
 
   absl::StatusOr<std::string> base = FindBase(folder_, config_);
   if (!base.ok()) return base.status();
@@ -221,8 +223,10 @@ void AdapterFixture::ReplayKeysAndValues(const std::string& variant, const KvPre
       for (int32_t slot = 0; slot < prefix.slots; ++slot) {
         const auto* page = reinterpret_cast<const float*>(
             layer.pages + prefix.pages[slot / kPageTokens] * layer.page_bytes);
-        const float* row = page + part * kPageTokens * cols[0] + slot % kPageTokens * cols[part];
-        stored.insert(stored.end(), row, row + cols[part]);
+        const float* at = page + part * kPageTokens * cols[0] + slot % kPageTokens * cols[part];
+        const std::vector<float> row =
+            loaded_->pass().Fetch(F32(const_cast<float*>(at), 1, cols[part]));
+        stored.insert(stored.end(), row.begin(), row.end());
       }
     }
   }

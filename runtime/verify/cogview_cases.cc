@@ -187,7 +187,7 @@ absl::StatusOr<std::vector<CogViewPass>> CogViewCases::RunInChunks(
       if (stage % 2 == 0) Append(running.hidden(), &pass.hidden.emplace_back());
     });
     loaded_->pass().SetWatcher({});
-    Append(loaded_->pass().logits(), &pass.logits);
+    Append(loaded_->pass().host_logits(), &pass.logits);
   }
   for (Sequence& sequence : sequences) loaded_->kv().Release(&sequence.pages);
   if (!status.ok()) return status;
@@ -214,7 +214,7 @@ absl::StatusOr<CogViewFilled> CogViewCases::Fill(const std::vector<int32_t>& que
   for (bool full = false; !full && status.ok();) {
     ScheduleStep(list, order, {.prompt_tokens = generation.max_cached()}, &step);
     status = loaded_->Run(step);
-    const Tensor row = loaded_->pass().logits();
+    const Tensor row = loaded_->pass().host_logits();
     const std::span<float> logits(row.f32(), static_cast<size_t>(row.cols));
     constraint->Mask(logits);
     const auto best = std::max_element(logits.begin(), logits.end());

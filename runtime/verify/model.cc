@@ -39,7 +39,8 @@ struct Fixture {
   LoadOptions options;
 };
 
-absl::Status Open(const std::string& folder, const std::string& converted, Fixture* fixture) {
+absl::Status Open(const std::string& folder, const std::string& converted,
+                  const VerifyReport::Device& device, Fixture* fixture) {
   absl::StatusOr<Json> cases = ReadJson(JoinPath(folder, "cases.json"));
   if (!cases.ok()) return cases.status();
   fixture->cases = *std::move(cases);
@@ -59,6 +60,8 @@ absl::Status Open(const std::string& folder, const std::string& converted, Fixtu
   absl::StatusOr<LoadOptions> options = RoomFor(fixture->cases["cases"]);
   if (!options.ok()) return options.status();
   fixture->options = *std::move(options);
+  fixture->options.backend = device.backend;
+  fixture->options.device_bytes = device.bytes;
   return absl::OkStatus();
 }
 
@@ -161,7 +164,7 @@ absl::Status VerifyModel(const std::string& folder, VerifyReport& report) {
   const TemporaryFolder temporary;
   if (absl::Status made = temporary.status(); !made.ok()) return made;
   Fixture fixture;
-  absl::Status status = Open(folder, temporary.path() + "/model", &fixture);
+  absl::Status status = Open(folder, temporary.path() + "/model", report.device(), &fixture);
   if (!status.ok()) return status;
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
       LoadedModel::Open(fixture.file, fixture.options);

@@ -129,13 +129,16 @@ absl::StatusOr<ModelCase::Pass> ModelCase::RunForced(const Adapter* adapter) {
   Pass pass;
   const int stages = loaded_.model().stages();
   const absl::Status status = loaded_.Run(step, [&](int stage, qianyi::Pass& running) {
-    if (stage == 0) Append(running.hidden(), &pass.embedding);
-    if (stage > 0 && stage < stages - 1 && stage % 2 == 0) Append(running.hidden(), &pass.hidden);
-    if (stage == stages - 1) Append(running.head_input(), &pass.final_norm);
+    if (stage == 0) pass.embedding = running.Fetch(running.hidden());
+    if (stage > 0 && stage < stages - 1 && stage % 2 == 0) {
+      const std::vector<float> rows = running.Fetch(running.hidden());
+      pass.hidden.insert(pass.hidden.end(), rows.begin(), rows.end());
+    }
+    if (stage == stages - 1) pass.final_norm = running.Fetch(running.head_input());
   });
   loaded_.kv().Release(&sequence.pages);
   if (!status.ok()) return status;
-  Append(loaded_.pass().logits(), &pass.logits);
+  Append(loaded_.pass().host_logits(), &pass.logits);
   return pass;
 }
 

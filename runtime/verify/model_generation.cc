@@ -42,7 +42,7 @@ absl::StatusOr<ModelCase::Greedy> ModelCase::RunGreedy(int32_t max_tokens,
     }
     ScheduleStep(list, order, {.prompt_tokens = generation.max_cached()}, &step);
     status = loaded_.Run(step);
-    const Tensor row = loaded_.pass().logits();
+    const Tensor row = loaded_.pass().host_logits();
     Append(row, &out.logits);
     const int32_t token =
         static_cast<int32_t>(std::max_element(row.f32(), row.f32() + row.cols) - row.f32());

@@ -100,6 +100,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> QuantizedFixture::Load(DType dtype)
   absl::StatusOr<LoadOptions> options = RoomFor(base_cases_);
   if (!options.ok()) return options.status();
   options->kv_dtype = DType::kF32;
+  options->backend = report_.device().backend;
+  options->device_bytes = report_.device().bytes;
   return LoadedModel::Open(*std::move(file), *options);
 }
 

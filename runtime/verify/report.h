@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/backend.h"
+
 namespace qianyi {
 
 struct VerifyLine {
@@ -28,6 +30,14 @@ class VerifyReport {
   explicit VerifyReport(std::string only, std::function<void(const VerifyLine&)> show = {})
       : only_(std::move(only)), show_(std::move(show)) {}
 
+  // What models are run on: null is the CPU. `bytes` as of LoadOptions::device_bytes.
+  struct Device {
+    const Backend* backend = nullptr;
+    uint64_t bytes = 0;
+  };
+  void RunOn(Device device) { device_ = device; }
+  const Device& device() const { return device_; }
+
   // Stands before every name from here on.
   void set_prefix(std::string prefix) { prefix_ = std::move(prefix); }
   bool Wants(std::string_view name) const;
@@ -41,6 +51,7 @@ class VerifyReport {
  private:
   std::string only_;
   std::string prefix_;
+  Device device_;
   std::function<void(const VerifyLine&)> show_;
   std::vector<VerifyLine> lines_;
   int64_t failed_ = 0;

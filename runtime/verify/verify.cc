@@ -23,6 +23,7 @@ constexpr std::pair<std::string_view, Verifier> kKinds[] = {
     {"glm", VerifyModel},
     {"glm4", VerifyModel},
     {"glm4-moe", VerifyModel},
+    {"glm4-moe-lite", VerifyModel},
     {"fastmoe-gates", VerifyFastMoe},
     {"cogview", VerifyCogView},
     {"vqvae", VerifyVqvae},

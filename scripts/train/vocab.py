@@ -110,16 +110,23 @@ def _piece(text, score, kind):
     return _bytes(1, body + _number(3, kind))
 
 
-def sentencepiece_model(characters):
-    """The bytes of a sentencepiece model (a protocol buffer) of these characters."""
+def sentencepiece_model(characters, words=()):
+    """The bytes of a sentencepiece model (a protocol buffer) of these characters; with words, of
+    the unigram kind, in which the fewest pieces win, and of as many the earlier ones."""
     normal, unknown, byte = 1, 2, 6
+    score = word_score if words else lambda i: -float(i)
     pieces = [_piece("<unk>", 0.0, unknown)]
     pieces += [_piece(f"<0x{b:02X}>", 0.0, byte) for b in range(256)]
-    pieces += [_piece(c, -float(i), normal) for i, c in enumerate(characters)]
-    bpe = 2
-    trainer = _number(3, bpe) + _number(4, len(pieces)) + _number(35, 1)
+    pieces += [_piece(c, score(i), normal) for i, c in enumerate([*characters, *words])]
+    unigram, bpe = 1, 2
+    trainer = _number(3, unigram if words else bpe) + _number(4, len(pieces)) + _number(35, 1)
     for field, value in ((40, UNKNOWN), (41, -1), (42, -1), (43, -1)):
         trainer += _number(field, value)
     no_prefix_no_collapsing_no_escaping = _number(3, 0) + _number(4, 0) + _number(5, 0)
     normalizer = _bytes(1, b"identity") + no_prefix_no_collapsing_no_escaping
     return b"".join(pieces) + _bytes(2, trainer) + _bytes(3, normalizer)
+
+
+def word_score(i):
+    """Of the i-th piece of a vocabulary with words."""
+    return -1 - i / 2**16

@@ -97,7 +97,7 @@ TEST_F(BadFlags, WithoutAValue) {
 }
 
 TEST_F(BadFlags, NoCudaInThisBuild) {
-  ExpectRefused("--device", {"cuda"}, 1, {"--device cuda", "no CUDA", "--device cpu"});
+  ExpectRefused("--device", {"cuda"}, 1, {"--device cuda", "no CUDA device", "--device cpu"});
 }
 
 TEST_F(BadFlags, Prompts) {

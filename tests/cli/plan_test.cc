@@ -117,6 +117,49 @@ TEST(Plan, WithADeviceSplitsOverTheTiers) {
       Fails(Qianyi(Glm4({{"--device-memory", "8GiB"}})), 1, {"--device-bandwidth", "--link"}));
 }
 
+// GLM-130B's shape in int4 on a card of 24 GiB: what streams over PCIe 4 sets the pace, and rows
+// that the CPU computes where they lie relieve it.
+TEST(Plan, OfAHundredBillionParametersOnOneCard) {
+  const TempFolder folder;
+  const std::string config = folder / "config.json";
+  WriteText(config,
+            R"({"model_type":"glm","num_layers":70,"hidden_size":12288,"num_attention_heads":96,)"
+            R"("max_sequence_length":2048,"vocab_size":150528,"special_token_ids":{"sop":150004,)"
+            R"("eop":150005,"MASK":150000,"gMASK":150001,"sMASK":150002,"eos":150003}})");
+  const Arguments arguments = {"plan",
+                               "--json",
+                               "--config",
+                               config,
+                               "--dtype",
+                               "int4",
+                               "--context",
+                               "2048",
+                               "--batch",
+                               "1",
+                               "--disk",
+                               "7GB/s",
+                               "--link",
+                               "25GB/s",
+                               "--host-bandwidth",
+                               "80GB/s",
+                               "--device-bandwidth",
+                               "1000GB/s",
+                               "--device-memory",
+                               "24GiB",
+                               "--host-memory",
+                               "96GiB"};
+  const json off = OutputJson(arguments + Arguments{"--cpu-rows", "off"});
+  EXPECT_GT(off["streamed_bytes"].get<double>(), 40e9);
+  EXPECT_LT(off["streamed_bytes"].get<double>(), 52e9);
+  EXPECT_GT(off["bound"]["step_seconds"].get<double>(), 1.6);
+  EXPECT_LT(off["bound"]["step_seconds"].get<double>(), 2.2);
+  EXPECT_EQ(off["bound"]["link"], "host_to_device");
+  EXPECT_EQ(off["kv_bytes"].get<double>(), 70.0 * 2 * 12288 * 2 * 2048);
+  const json automatic = OutputJson(arguments + Arguments{"--cpu-rows", "auto"});
+  EXPECT_LT(automatic["bound"]["step_seconds"].get<double>(),
+            off["bound"]["step_seconds"].get<double>());
+}
+
 TEST(Plan, RefusesWhatCannotFitAndSaysWhatWould) {
   EXPECT_TRUE(
       Fails(Qianyi(Glm4({{"--batch", "64"}})), 1,

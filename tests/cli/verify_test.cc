@@ -157,7 +157,8 @@ std::string FolderName(const ::testing::TestParamInfo<const char*>& test) {
 INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand,
                          ::testing::Values("glm-blocklm", "glm-130b", "chatglm-6b", "chatglm2",
                                            "glm", "glm-tied", "glm4", "glm4-tied", "glm4-moe",
-                                           "glm4-moe-air", "glm4-moe-groups"),
+                                           "glm4-moe-air", "glm4-moe-groups", "glm4-moe-lite",
+                                           "glm4-moe-lite-groups"),
                          FolderName);
 
 // GLM-130B's INT8 and INT4 weights, which stand in files of their own.

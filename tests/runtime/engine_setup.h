@@ -25,6 +25,14 @@ inline constexpr char kExperts[] =
     R"("num_experts_per_tok":3,"moe_intermediate_size":80,"n_group":4,"topk_group":3,)"
     R"("use_qk_norm":true,"attention_bias":true})";
 
+// Without experts: only its attention matters.
+inline constexpr char kLatent[] =
+    R"({"model_type":"glm4_moe_lite","num_hidden_layers":2,"hidden_size":128,)"
+    R"("intermediate_size":272,"num_attention_heads":5,"q_lora_rank":48,"kv_lora_rank":64,)"
+    R"("qk_nope_head_dim":24,"qk_rope_head_dim":8,"v_head_dim":32,"vocab_size":517,)"
+    R"("max_position_embeddings":512,"first_k_dense_replace":2,"n_routed_experts":4,)"
+    R"("num_experts_per_tok":2,"moe_intermediate_size":16})";
+
 ModelFile Lay(const char* config, PackedFormat format);
 
 struct EngineSetup {

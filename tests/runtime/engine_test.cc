@@ -71,13 +71,18 @@ TEST_P(EngineFamilyTest, SameTokensAloneTogetherSplitStreamedAndOnAnyThreads) {
 std::string FamilyName(const testing::TestParamInfo<EngineFamilyTest::ParamType>& test) {
   static const char* const kNames[] = {"f32", "f16", "bf16", "int8", "int4"};
   const PackedFormat format = std::get<1>(test.param);
-  return std::string(std::get<0>(test.param) == kCausal ? "chatglm2_" : "glm_") +
-         kNames[static_cast<int>(format.dtype)] + "_" + std::to_string(format.group);
+  const std::pair<const char*, const char*> families[] = {
+      {kCausal, "chatglm2_"}, {kBlanks, "glm_"}, {kLatent, "latent_"}};
+  std::string name;
+  for (const auto& [config, family] : families) {
+    if (std::get<0>(test.param) == config) name = family;
+  }
+  return name + kNames[static_cast<int>(format.dtype)] + "_" + std::to_string(format.group);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     All, EngineFamilyTest,
-    testing::Combine(testing::Values(kCausal, kBlanks),
+    testing::Combine(testing::Values(kCausal, kBlanks, kLatent),
                      testing::Values(PackedFormat{DType::kF32}, PackedFormat{DType::kF16},
                                      PackedFormat{DType::kBF16}, PackedFormat{DType::kI8},
                                      PackedFormat{DType::kI4, 32}, PackedFormat{DType::kI4, 0})),

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
+from model import SIZE
 from paint import TEMPERATURE, TOP_K
-from parent import Vocabulary, place_files, write_safetensors
+from parent import place_files, write_safetensors
 from styles import STYLES
+from vocabulary import CaptionVocabulary
 from vqvae import MEAN, STD
 
 TRAINING_ONLY = ("quantize_t.cluster_size", "quantize_t.embed_avg")
@@ -29,6 +31,7 @@ def config(model):
         "num_image_tokens": model["image_codes"],
         "num_text_tokens": model["text_pieces"],
         "grid": model["grid"],
+        "size_token": SIZE,
         "styles": STYLES,
         "sampling": {"top_k": TOP_K, "temperature": TEMPERATURE},
         "caption_tokens": 24,
@@ -47,9 +50,9 @@ def write_source(args, folder):
     state = torch.load(args.checkpoint, map_location="cpu")
     write_safetensors(folder / "model.safetensors", state[args.weights])
     write_json(folder / "config.json", config(state["shape"]))
-    vocabulary = Vocabulary.load(args.prepared)
+    vocabulary = CaptionVocabulary.load(args.prepared)
     vocabulary.save(folder)
-    (folder / "vocab.txt").unlink()
+    (folder / "pieces.json").unlink()
     pictures = torch.load(args.vqvae, map_location="cpu")
     tensors = {name: tensor for name, tensor in pictures["model"].items()
                if name not in TRAINING_ONLY}

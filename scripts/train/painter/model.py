@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from parent import UNKNOWN, Vocabulary
+from parent import UNKNOWN
 
 COMMANDS = ("[PAD] [BOI1] [BOI2] [BOI3] [EOI1] [EOI2] [EOI3] [ROI1] [ROI2] [ROI3] [SEP] [MASK] "
             "[CLS] [ENC] [TINY] [SMALL] [BASE] [BIG] [POS0] [POS1] [POS2] [POS3] [POS4] [POS5] "
@@ -46,36 +46,43 @@ class Shape:
         return self.image_codes + UNKNOWN
 
 
+SIZE = "[ROI2]"  # the word before [BOI1]: positions restart at it, see Sequences
+
+
 class Sequences:
-    """Token ids of pictures and captions."""
+    """Token ids of pictures and captions.
+
+    In CogView's vocabulary a position is counted from the latest [ROI2], which keeps its own. With
+    that word before [BOI1] every code of a picture has a position of its own, however long the
+    caption before it.
+    """
 
     def __init__(self, shape, vocabulary):
         self.shape, self.vocabulary = shape, vocabulary
         self.c = shape.commands
-        self.size = {8: "[TINY]", 16: "[SMALL]"}[shape.grid]
         self.longest = shape.positions - shape.grid**2 - 5
 
-    def text(self, caption):
-        ids = self.vocabulary.encode(caption)[:self.longest]
+    def text(self, caption, words=True):
+        ids = self.vocabulary.encode(caption, words)[:self.longest]
         return [self.shape.image_codes + i for i in ids]
 
-    def prompt(self, caption):
+    def prompt(self, caption, words=True):
         """What a picture's codes follow."""
-        return [self.c["[ROI1]"], *self.text(caption), self.c[self.size], self.c["[BOI1]"]]
+        return [self.c["[ROI1]"], *self.text(caption, words), self.c[SIZE], self.c["[BOI1]"]]
 
     def picture(self, codes):
         """What a caption's pieces follow."""
-        return [self.c[self.size], self.c["[BOI1]"], *codes, self.c["[EOI1]"], self.c["[ROI1]"]]
+        return [self.c[SIZE], self.c["[BOI1]"], *codes, self.c["[EOI1]"], self.c["[ROI1]"]]
 
-    def painting(self, caption, codes):
+    def painting(self, caption, codes, words=True):
         """(tokens, index of the first code)"""
-        prompt = self.prompt(caption)
+        prompt = self.prompt(caption, words)
         return prompt + list(codes), len(prompt)
 
-    def captioning(self, caption, codes):
+    def captioning(self, caption, codes, words=True):
         """(tokens, index of the first piece)"""
         head = self.picture(codes)
-        return head + self.text(caption) + [self.shape.end], len(head)
+        return head + self.text(caption, words) + [self.shape.end], len(head)
 
 
 class RowLayerNorm(nn.LayerNorm):
@@ -160,17 +167,25 @@ class CogView(nn.Module):
 
     @torch.no_grad()
     def _initialise_positions(self):
-        """Sines and cosines, of which a shift is a rotation: the place of a code in its picture
-        is its position less the length of the text."""
+        """Sines and cosines, of which a shift is a rotation: the code above is `grid` before."""
         table = self.transformer["position_embeddings"].weight
         half = table.shape[1] // 2
         rates = 2.0 ** -torch.linspace(0, 7, half) * torch.pi
         angles = torch.arange(len(table))[:, None] * rates
         table.copy_(WORD_STD * torch.cat([angles.sin(), angles.cos()], 1))
 
-    def states(self, tokens, start=0, memory=None):
-        """After the last norm; `memory` is a list with a list for each layer."""
-        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+    def positions(self, tokens):
+        """Of [rows, length]: from the row's first token, or from the [ROI2] before it."""
+        at = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        restarts = torch.where(tokens == self.shape.commands[SIZE], at, 0)
+        before = F.pad(restarts[:, :-1], (1, 0)).cummax(1).values
+        return at - before
+
+    def states(self, tokens, positions=None, memory=None):
+        """After the last norm; `memory` is a list with a list for each layer, and `positions`
+        are given where the tokens continue it."""
+        if positions is None:
+            positions = self.positions(tokens)
         parts = self.transformer
         x = self.drop(self.word_embeddings(tokens) + parts["position_embeddings"](positions))
         for i, layer in enumerate(parts["layers"]):
@@ -186,12 +201,8 @@ class CogView(nn.Module):
 
 
 def load(path, device="cpu", weights="average"):
-    """The model of a checkpoint, for use, and its Sequences' vocabulary folder's shape."""
+    """The model of a checkpoint, for use."""
     state = torch.load(path, map_location=device)
     model = CogView(Shape(**state["shape"])).to(device)
     model.load_state_dict(state[weights])
     return model.eval()
-
-
-def vocabulary_of(folder):
-    return Vocabulary.load(folder)

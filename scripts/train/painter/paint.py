@@ -29,10 +29,10 @@ def paint(model, sequences, captions, seed=1, temperature=TEMPERATURE, top_k=TOP
             part = members[begin:begin + 256]
             tokens = torch.tensor([prompts[i] for i in part])
             memory = [[] for _ in model.transformer["layers"]]
-            start = 0
+            positions = model.positions(tokens)
             for column in range(count):
-                states = model.states(tokens, start, memory)[:, -1]
-                start += tokens.shape[1]
+                states = model.states(tokens, positions, memory)[:, -1]
+                positions = positions[:, -1:] + 1
                 chosen = draw(model.code_logits(states), temperature, top_k, generator)
                 out[part, column] = chosen
                 tokens = chosen[:, None]

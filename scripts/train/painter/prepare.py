@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bank import Row, held_out_rows, paint, rows_of
 from layouts import LAYOUTS
-from parent import Vocabulary
 from styles import SCENES, STYLES
 from things import read_pictures, read_things
+from vocabulary import CaptionVocabulary
 
 
 def characters(things):
@@ -23,6 +23,15 @@ def characters(things):
             counts.update("".join([thing.label, thing.counted or "", *thing.others]))
     counts.update("和，。" + "".join([*STYLES.values(), *SCENES, *LAYOUTS.values()]))
     return [c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def words(things):
+    """The pieces of several characters: labels, "one" with a measure word, and suffixes."""
+    found = dict.fromkeys([*STYLES.values(), *SCENES, *LAYOUTS.values()])
+    for thing in things:
+        if not thing.held_out:
+            found |= dict.fromkeys([thing.label, (thing.counted or "")[:2]])
+    return [word for word in found if len(word) > 1]
 
 
 def write_rows(path, rows):
@@ -50,7 +59,7 @@ def main():
         "valid": [row for i, thing in enumerate(things) if thing.held_out
                   for row in held_out_rows(i)],
     }
-    Vocabulary(characters(things)).save(args.out)
+    CaptionVocabulary(characters(things), words(things)).save(args.out)
     for name, rows in splits.items():
         write_rows(args.out / f"{name}.jsonl", rows)
         paint(rows, pictures, args.out / f"{name}.npy")

@@ -15,8 +15,8 @@ from PIL import Image
 import encode
 from model import Sequences, load
 from paint import paint_best
-from parent import Vocabulary
 from styles import STYLES
+from vocabulary import CaptionVocabulary
 from vqvae import to_pixels
 
 THINGS = ("一只猫", "一个红苹果", "一座房子", "一只企鹅")
@@ -32,7 +32,7 @@ def prompts():
 def by_torch(args, captions):
     torch.set_num_threads(1)
     model, vqvae = load(args.checkpoint), encode.load(args.vqvae)
-    sequences = Sequences(model.shape, Vocabulary.load(args.prepared))
+    sequences = Sequences(model.shape, CaptionVocabulary.load(args.prepared))
     codes, scores = paint_best(model, sequences, captions, args.candidates, args.seed)
     best = codes[torch.arange(len(captions)), scores.argmax(1)]
     with torch.no_grad():
@@ -44,9 +44,9 @@ def by_qianyi(args, captions):
     with tempfile.TemporaryDirectory() as folder:
         for caption in captions:
             path = Path(folder) / "picture.png"
-            subprocess.run([args.qianyi, "paint", "--model", args.model, "--prompt", caption,
+            subprocess.run([args.qianyi, "paint", "--model", args.model, "--text", caption,
                             "--candidates", str(args.candidates), "--seed", str(args.seed),
-                            "--out", path], check=True)
+                            "--quiet", "--output", path], check=True)
             with Image.open(path) as picture:
                 pictures.append(np.asarray(picture.convert("RGB")))
     return pictures

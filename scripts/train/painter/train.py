@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from clock import Clock, Workers, add_arguments
 from encode import load_codebook, load_codes
 from model import CogView, Sequences, Shape
-from parent import FIRST_CHARACTER, Vocabulary, make_optimizers, set_rate
+from parent import make_optimizers, set_rate
 from prepare import read_rows
 from things import read_things
+from vocabulary import CaptionVocabulary
 
 
 def parse_args():
@@ -29,6 +30,7 @@ def parse_args():
     add("--image-codes", type=int, default=1024, help="size of the code book")
     add("--batch", type=int, default=48, help="pictures in a step")
     add("--captioning", type=float, default=0.15, help="share of sequences from picture to text")
+    add("--spelling", type=float, default=0.25, help="share of captions spelled in characters")
     add("--matrix-lr", type=float, default=0.02, help="learning rate of Muon")
     add("--table-lr", type=float, default=0.003, help="learning rate of the embeddings")
     add("--vector-lr", type=float, default=0.003, help="learning rate of norms and biases")
@@ -76,18 +78,19 @@ class Examples:
         self.rows = read_rows(args.prepared, split)
         self.codes = load_codes(args.codes, split)
         self.sequences = sequences
-        self.captioning = args.captioning
+        self.captioning, self.spelling = args.captioning, args.spelling
         self.rng = random.Random(seed)
         self.bounds = np.cumsum([row.weight for row in self.rows]).tolist()
 
-    def make(self, i, caption, painting):
+    def make(self, i, caption, painting, words=True):
         make = self.sequences.painting if painting else self.sequences.captioning
-        return *make(caption, self.codes[i].tolist()), painting
+        return *make(caption, self.codes[i].tolist(), words), painting
 
     def draw(self, count):
         chosen = self.rng.choices(range(len(self.rows)), cum_weights=self.bounds, k=count)
         return [self.make(i, self.rows[i].caption(self.things, self.rng),
-                          self.rng.random() >= self.captioning) for i in chosen]
+                          self.rng.random() >= self.captioning,
+                          self.rng.random() >= self.spelling) for i in chosen]
 
     def fixed(self, count):
         """Both directions of evenly spaced rows with the labels as they are."""
@@ -101,9 +104,8 @@ class Trainer:
         self.args = args
         torch.manual_seed(args.seed)
         self.clock = Clock(args)
-        vocabulary = Vocabulary.load(args.prepared)
-        pieces = FIRST_CHARACTER + len(vocabulary.characters)
-        shape = Shape(args.image_codes, pieces, hidden=args.hidden, layers=args.layers,
+        vocabulary = CaptionVocabulary.load(args.prepared)
+        shape = Shape(args.image_codes, vocabulary.size, hidden=args.hidden, layers=args.layers,
                       heads=args.hidden // 64)
         self.model = CogView(shape, args.dropout).to(args.device)
         codebook = load_codebook(args.codes)

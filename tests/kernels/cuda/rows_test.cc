@@ -48,12 +48,14 @@ TEST(CudaRowsTest, AddAndCopyRows) {
       ScopedStream stream(Reference(), 1);
       Reference().add_rows({table.view(), ids.data(), expected_x.view()}, stream);
       Reference().copy_rows({table.view(), copied.data(), expected_y.view()}, stream);
+      Reference().add_rows({expected_y.view(), nullptr, expected_y.view()}, stream);
       Mirror mirror(*device);
       device->add_rows({mirror.In(table.view()), mirror.In(ids.data(), 5), mirror.InOut(x.view())},
                        mirror.stream());
       device->copy_rows(
           {mirror.In(table.view()), mirror.In(copied.data(), 3), mirror.InOut(y.view())},
           mirror.stream());
+      device->add_rows({mirror.In(y.view()), nullptr, mirror.In(y.view())}, mirror.stream());
       mirror.Finish();
       EXPECT_TRUE(x.Intact() && y.Intact());
       EXPECT_TRUE(SameBits(x.Dense(), expected_x.Dense()));

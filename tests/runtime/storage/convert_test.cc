@@ -508,5 +508,53 @@ TEST(ConvertingIntegersTest, RefusesWhatMakesNoSense) {
   });
 }
 
+// Parts of the heads of one matrix: GLM-4.7-Flash's kv_b_proj, keys transposed, values as they are.
+TEST(ConvertingHeadsTest, TakesItsPartOfEveryHead) {
+  constexpr int64_t kHeads = 3, kPlain = 5, kRank = 32, kValue = 16, kHeadRows = kPlain + kValue;
+  const std::string config =
+      R"({"model_type":"glm4_moe_lite","num_hidden_layers":1,"hidden_size":20,)"
+      R"("intermediate_size":24,"num_attention_heads":3,"kv_lora_rank":32,"qk_nope_head_dim":5,)"
+      R"("qk_rope_head_dim":4,"v_head_dim":16,"vocab_size":40,"max_position_embeddings":64,)"
+      R"("first_k_dense_replace":1,"n_routed_experts":4,"num_experts_per_tok":2,)"
+      R"("moe_intermediate_size":8})";
+  const std::string whole = "model.layers.0.self_attn.kv_b_proj.weight";
+  TempFolder folder;
+  std::filesystem::create_directory(folder / "source");
+  testing::WriteText(folder / "source/config.json", config);
+  std::vector<TestTensor> tensors = testing::TinyWeights(testing::Describe(config));
+  std::erase_if(tensors, [&](const TestTensor& tensor) { return tensor.name.starts_with(whole); });
+  std::vector<float> values(kHeads * kHeadRows * kRank);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = testing::WeightAt(whole, i);
+  tensors.push_back(testing::F32Tensor(whole, {kHeads * kHeadRows, kRank}, values));
+  testing::WriteText(folder / "source/model.safetensors", testing::SafetensorsText(tensors));
+  const auto convert = [&] {
+    std::filesystem::remove_all(folder / "model");
+    return Convert(
+        {.source = folder / "source", .destination = folder / "model", .format = {DType::kF32}},
+        nullptr);
+  };
+  ASSERT_OK(convert());
+  const absl::StatusOr<ModelFile> model = ModelFile::Open(folder / "model");
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto read = [&](const std::string& name) {
+    return testing::ReadTensor(*model, model->tensors[model->Find(name)]);
+  };
+  const std::vector<float> keys = read(whole + ".keys"), parts = read(whole + ".values");
+  for (int64_t h = 0; h < kHeads; ++h) {
+    for (int64_t r = 0; r < kRank; ++r) {
+      for (int64_t c = 0; c < kPlain; ++c) {
+        ASSERT_EQ(keys[(h * kRank + r) * kPlain + c], values[(h * kHeadRows + c) * kRank + r]);
+      }
+      for (int64_t v = 0; v < kValue; ++v) {
+        ASSERT_EQ(parts[(h * kValue + v) * kRank + r],
+                  values[(h * kHeadRows + kPlain + v) * kRank + r]);
+      }
+    }
+  }
+  testing::Named(tensors, whole).shape = {kHeads * kRank, kHeadRows};
+  testing::WriteText(folder / "source/model.safetensors", testing::SafetensorsText(tensors));
+  EXPECT_TRUE(FailsWith(convert(), StatusCode::kInvalidArgument, "config.json asks for [63, 32]"));
+}
+
 }  // namespace
 }  // namespace qianyi

@@ -1,0 +1,159 @@
+// Models on a device with memory of its own: the emulated one, which no host code can touch and
+// which does its work as late as it may (kernels/cuda/emulation.h).
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/emulated.h"
+#include "kernels/cuda/emulation.h"
+#include "runtime/engine.h"
+#include "runtime/storage/convert.h"
+#include "runtime/verify/fixture.h"
+#include "runtime/verify/verify.h"
+#include "tests/runtime/engine_setup.h"
+
+namespace qianyi {
+namespace {
+
+const Backend& Device() {
+  cuda::emulation::SetStrictMemory(true);
+  return cuda::EmulatedCuda();
+}
+
+std::string Fixture(const std::string& name) { return std::string(QIANYI_FIXTURES) + "/" + name; }
+
+void ExpectVerified(const std::string& name, uint64_t device_bytes) {
+  VerifyReport report("");
+  report.RunOn({&Device(), device_bytes});
+  const absl::Status status = VerifyFolder(Fixture(name), report);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_GT(report.lines().size(), 5u);
+  for (const VerifyLine& line : report.lines()) {
+    EXPECT_EQ(line.result, VerifyLine::Result::kOk)
+        << line.name << " differs by " << line.difference << " " << line.note;
+  }
+  EXPECT_EQ(cuda::emulation::AllocatedBytes(), 0u) << "all memory is given back";
+}
+
+// The least that a fixture's model can do with: all of its weights stream.
+uint64_t LeastDeviceBytes(const std::string& name) {
+  const TemporaryFolder temporary;
+  const std::string converted = temporary.path() + "/model";
+  EXPECT_TRUE(
+      Convert({.source = Fixture(name), .destination = converted, .format = {DType::kF32}}, {})
+          .ok());
+  const auto file = ModelFile::Open(converted);
+  const auto cases = ReadJson(Fixture(name) + "/cases.json");
+  auto options = RoomFor((*cases)["cases"]);
+  options->backend = &Device();
+  const ModelUse use = UseOf(*file, *options);
+  const auto plan = MakePlan({&use, 1}, HostBudget(*options));
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->models[0].device_bytes, plan->models[0].weight_bytes);
+  return plan->device_used_bytes() - plan->models[0].device_bytes + kDeviceRingBytes;
+}
+
+// Folders with models that need kernels that CUDA does not have yet
+// (tests/kernels/cuda/table_test.cc).
+bool NeedsMissingKernels(const std::string& name) {
+  for (const char* prefix : {"glm4-moe", "fastmoe", "cogview", "vqvae"}) {
+    if (name.starts_with(prefix)) return true;
+  }
+  return false;
+}
+
+TEST(DeviceTest, EveryFixtureIsReproduced) {
+  std::set<std::string> replayed;
+  for (const auto& entry : std::filesystem::directory_iterator(QIANYI_FIXTURES)) {
+    const std::string name = entry.path().filename();
+    const auto config = ReadJson(entry.path() / "config.json");
+    if (!config.ok() || !config->contains("fixture") || NeedsMissingKernels(name)) continue;
+    // What the CPU cannot replay either, or has no model, is not asked of a device.
+    if (name.starts_with("tokenizer")) continue;
+    VerifyReport probe("no line has this name");
+    if (absl::IsInvalidArgument(VerifyFolder(entry.path(), probe))) continue;
+    SCOPED_TRACE(name);
+    ExpectVerified(name, 0);
+    replayed.insert(name);
+  }
+  for (const char* name : {"glm-blocklm", "chatglm2", "lora", "ptuning-v2"}) {
+    EXPECT_TRUE(replayed.contains(name)) << name;
+  }
+}
+
+TEST(DeviceTest, FixturesAreReproducedWhenTheirWeightsStream) {
+  for (const char* name : {"glm-blocklm", "chatglm2"}) {
+    SCOPED_TRACE(name);
+    ExpectVerified(name, LeastDeviceBytes(name));
+  }
+}
+
+// Where the weights of a model are; the rest of the device's share is in host memory, or on disk
+// as far as that has no room.
+struct Residency {
+  double on_device;
+  bool from_disk;
+};
+
+// Tokens of two sequences that share their steps.
+std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency residency) {
+  ModelFile file = Lay(kCausal, format);
+  LoadOptions options;
+  options.backend = &Device();
+  options.context_tokens = 60;
+  options.batch = 2;
+  options.prompt_tokens = 40;
+  options.host_bytes = 4ull << 30;
+  options.process_bytes = 1 << 20;
+  const ModelUse use = UseOf(file, options);
+  const auto roomy = MakePlan({&use, 1}, HostBudget(options));
+  EXPECT_TRUE(roomy.ok()) << roomy.status();
+  const ModelPlan& model = roomy->models[0];
+  options.device_bytes = roomy->device_used_bytes() - model.device_bytes + kDeviceRingBytes +
+                         static_cast<uint64_t>(residency.on_device * model.weight_bytes);
+  if (residency.from_disk) {
+    options.host_bytes =
+        roomy->host_used_bytes() - model.embedding_resident_bytes + model.weight_bytes * 2 / 3;
+  }
+  auto loaded = LoadedModel::Open(std::move(file), options);
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  const ModelPlan& made = (*loaded)->plan().models[0];
+  EXPECT_EQ(made.disk_bytes > 0, residency.from_disk);
+  EXPECT_EQ(made.device_bytes < made.weight_bytes, residency.on_device < 1);
+  Engine engine(*std::move(loaded), 8);
+  std::vector<std::vector<int32_t>> tokens;
+  for (Outcome& outcome : Generate(engine, {Request(engine, PromptIds(0, 9), 7, 3),
+                                            Request(engine, PromptIds(1, 5), 8, 3)})) {
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+    tokens.push_back(outcome.blanks.at(0));
+  }
+  return tokens;
+}
+
+TEST(DeviceTest, WhereWeightsAreChangesNoToken) {
+  for (PackedFormat format : {PackedFormat{DType::kI8}, PackedFormat{DType::kI4, 32}}) {
+    const auto resident = TokensWith(format, {1, false});
+    EXPECT_FALSE(resident.at(0).empty());
+    EXPECT_EQ(TokensWith(format, {0.5, false}), resident);
+    EXPECT_EQ(TokensWith(format, {0, false}), resident);
+    EXPECT_EQ(TokensWith(format, {0, true}), resident);
+  }
+}
+
+TEST(DeviceTest, TooLittleMemoryIsAnErrorThatSaysWhatWouldDo) {
+  ModelFile file = Lay(kCausal, {DType::kI8});
+  LoadOptions options;
+  options.backend = &Device();
+  options.device_bytes = 100 << 20;
+  const auto loaded = LoadedModel::Open(std::move(file), options);
+  EXPECT_EQ(loaded.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(loaded.status().message().find("--device-memory"), std::string::npos)
+      << loaded.status();
+}
+
+}  // namespace
+}  // namespace qianyi
