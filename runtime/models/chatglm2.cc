@@ -14,6 +14,8 @@
 #include "runtime/models/aliases.h"
 #include "runtime/models/causal.h"
 #include "runtime/models/config.h"
+#include "runtime/models/gguf_config.h"
+#include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 
 namespace qianyi {
@@ -207,6 +209,81 @@ class ChatGlm2 : public CausalModel {
   Projection head_;
 };
 
+// SwissArmyTransformer's names and GGUF's (architecture "chatglm"), whose converter keeps fused
+// matrices fused when the checkpoint has them so.
+std::vector<SourceParts> OtherLayouts(const nlohmann::json& json, const TensorSpec& tensor) {
+  const absl::StatusOr<Config> config = ReadConfig(json);
+  if (!config.ok()) return {};
+  if (tensor.name == "transformer.embedding.word_embeddings.weight") {
+    return {Renamed(tensor, "transformer.word_embeddings.weight"),
+            Renamed(tensor, "token_embd.weight")};
+  }
+  if (tensor.name == "transformer.encoder.final_layernorm.weight") {
+    return {Renamed(tensor, "transformer.final_layernorm.weight"),
+            Renamed(tensor, "output_norm.weight")};
+  }
+  if (tensor.name == "transformer.output_layer.weight") {
+    return {Renamed(tensor, "mixins.chatglm-final.lm_head.weight"),
+            Renamed(tensor, "output.weight"), Renamed(tensor, "token_embd.weight")};
+  }
+  const auto [layer, rest] = SplitLayer(tensor.name, "transformer.encoder.layers.");
+  const std::string sat = absl::StrCat("transformer.layers.", layer, ".");
+  const std::string gguf = absl::StrCat("blk.", layer, ".");
+  if (rest == "mlp.dense_h_to_4h.weight") {
+    return {Stacked({{sat + rest, config->ffn},
+                     {absl::StrCat("mixins.mlp.w2.", layer, ".weight"), config->ffn}}),
+            Renamed(tensor, gguf + "ffn_up.weight")};
+  }
+  for (const char* what : {"weight", "bias"}) {
+    if (rest != absl::StrCat("self_attention.query_key_value.", what)) continue;
+    return {Renamed(tensor, absl::StrCat(sat, "attention.query_key_value.", what)),
+            Renamed(tensor, absl::StrCat(gguf, "attn_qkv.", what)),
+            Stacked({{absl::StrCat(gguf, "attn_q.", what), config->query_cols()},
+                     {absl::StrCat(gguf, "attn_k.", what), config->group_cols()},
+                     {absl::StrCat(gguf, "attn_v.", what), config->group_cols()}})};
+  }
+  static constexpr const char* kRenamed[][3] = {
+      {"input_layernorm.weight", "input_layernorm.weight", "attn_norm.weight"},
+      {"self_attention.dense.weight", "attention.dense.weight", "attn_output.weight"},
+      {"post_attention_layernorm.weight", "post_attention_layernorm.weight", "ffn_norm.weight"},
+      {"mlp.dense_4h_to_h.weight", "mlp.dense_4h_to_h.weight", "ffn_down.weight"}};
+  for (const auto& [own, in_sat, in_gguf] : kRenamed) {
+    if (rest == own) return {Renamed(tensor, sat + in_sat), Renamed(tensor, gguf + in_gguf)};
+  }
+  return {};
+}
+
+absl::StatusOr<nlohmann::json> GgufToConfig(const Gguf& gguf) {
+  GgufConfig config(gguf, "chatglm");
+  const int64_t hidden = config.Int("embedding_length"), heads = config.Int("attention.head_count");
+  const int64_t head_dim = config.Int("attention.key_length", heads > 0 ? hidden / heads : 0);
+  config.Require("rope.dimension_count", head_dim / 2);
+  if (!config.status().ok()) return config.status();
+  const bool bias = gguf.Find("blk.0.attn_qkv.bias") || gguf.Find("blk.0.attn_q.bias");
+  nlohmann::json json = {
+      {"model_type", "chatglm"},
+      {"num_layers", config.Int("block_count")},
+      {"hidden_size", hidden},
+      {"ffn_hidden_size", config.Int("feed_forward_length")},
+      {"num_attention_heads", heads},
+      {"multi_query_attention", true},
+      {"multi_query_group_num", config.Int("attention.head_count_kv", heads)},
+      {"kv_channels", head_dim},
+      {"padded_vocab_size", config.VocabSize()},
+      {"seq_length", config.Int("context_length")},
+      {"layernorm_epsilon", config.Number("attention.layer_norm_rms_epsilon", 1e-5)},
+      {"rope_ratio", config.Number("rope.freq_base", 1e4) / 1e4},
+      {"add_qkv_bias", bias},
+      {"eos_token_id", config.EndTokens()},
+      {"_name_or_path", gguf.Text("general.name")}};
+  if (!config.status().ok()) return config.status();
+  return json;
+}
+
+TensorSources Sources(const nlohmann::json& json, const TensorSpec& tensor) {
+  return {RankSplit::kWhole, OtherLayouts(json, tensor)};
+}
+
 bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "chatglm" && json.contains("ffn_hidden_size");
 }
@@ -219,6 +296,7 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kChatGlm2Family = {"chatglm2", Matches, Describe, Create};
+const ModelFamily kChatGlm2Family = {"chatglm2", Matches,   Describe,    Create,
+                                     Sources,    "chatglm", GgufToConfig};
 
 }  // namespace qianyi

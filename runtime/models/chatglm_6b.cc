@@ -134,6 +134,10 @@ bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "chatglm" && !json.contains("ffn_hidden_size");
 }
 
+TensorSources Sources(const nlohmann::json&, const TensorSpec& tensor) {
+  return PostNormSources(tensor, /*gated=*/false);
+}
+
 absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
   absl::StatusOr<Config> config = ReadConfig(json);
   if (!config.ok()) return config.status();
@@ -142,6 +146,6 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kChatGlm6bFamily = {"chatglm-6b", Matches, Describe, Create};
+const ModelFamily kChatGlm6bFamily = {"chatglm-6b", Matches, Describe, Create, Sources};
 
 }  // namespace qianyi

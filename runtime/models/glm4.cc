@@ -14,6 +14,8 @@
 #include "nlohmann/json.hpp"
 #include "runtime/models/causal.h"
 #include "runtime/models/config.h"
+#include "runtime/models/gguf_config.h"
+#include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 
 namespace qianyi {
@@ -220,6 +222,22 @@ class Glm4 : public CausalModel {
   Projection head_;
 };
 
+TensorSources Sources(const nlohmann::json&, const TensorSpec& tensor) {
+  return GgufSources(tensor, /*moe=*/false);
+}
+
+absl::StatusOr<nlohmann::json> GgufToConfig(const Gguf& gguf) {
+  GgufConfig config(gguf, "glm4");
+  nlohmann::json json = config.TransformersFields();
+  json["model_type"] = "glm4";
+  if (gguf.Ints("glm4.rope.dimension_sections") != nullptr) {
+    return absl::InvalidArgumentError(
+        "has glm4.rope.dimension_sections, positions of pictures: only models of text can be run");
+  }
+  if (!config.status().ok()) return config.status();
+  return json;
+}
+
 bool MatchesGlm(const nlohmann::json& json) {
   return json.value("model_type", "") == "glm" && json.contains("num_hidden_layers") &&
          !json.contains("max_sequence_length");
@@ -235,6 +253,7 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 }  // namespace
 
 const ModelFamily kGlmFamily = {"glm", MatchesGlm, Describe, Create};
-const ModelFamily kGlm4Family = {"glm4", MatchesGlm4, Describe, Create};
+const ModelFamily kGlm4Family = {"glm4",  MatchesGlm4, Describe,    Create,
+                                 Sources, "glm4",      GgufToConfig};
 
 }  // namespace qianyi

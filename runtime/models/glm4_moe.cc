@@ -17,6 +17,8 @@
 #include "runtime/models/config.h"
 #include "runtime/models/expert_layer.h"
 #include "runtime/models/expert_names.h"
+#include "runtime/models/gguf_config.h"
+#include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 
 namespace qianyi {
@@ -296,6 +298,28 @@ class Glm4Moe : public CausalModel {
   Projection head_;
 };
 
+TensorSources Sources(const nlohmann::json& json, const TensorSpec& tensor) {
+  return GgufSources(tensor, /*moe=*/true, json.value("n_routed_experts", int64_t{0}));
+}
+
+absl::StatusOr<nlohmann::json> GgufToConfig(const Gguf& gguf) {
+  GgufConfig config(gguf, "glm4moe");
+  nlohmann::json json = config.TransformersFields();
+  json["model_type"] = "glm4_moe";
+  json["moe_intermediate_size"] = config.Int("expert_feed_forward_length");
+  json["n_routed_experts"] = config.Int("expert_count");
+  json["num_experts_per_tok"] = config.Int("expert_used_count");
+  json["n_shared_experts"] = config.Int("expert_shared_count", 1);
+  json["n_group"] = config.Int("expert_group_count", 1);
+  json["topk_group"] = config.Int("expert_group_used_count", 1);
+  json["first_k_dense_replace"] = config.Int("leading_dense_block_count", 1);
+  json["norm_topk_prob"] = config.Int("expert_weights_norm", 1) != 0;
+  json["routed_scaling_factor"] = config.Number("expert_weights_scale", 1);
+  json["use_qk_norm"] = gguf.Find("blk.0.attn_q_norm.weight") != nullptr;
+  if (!config.status().ok()) return config.status();
+  return json;
+}
+
 bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "glm4_moe"; }
 
 absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
@@ -306,6 +330,7 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlm4MoeFamily = {"glm4-moe", Matches, Describe, Create};
+const ModelFamily kGlm4MoeFamily = {"glm4-moe", Matches,   Describe,    Create,
+                                    Sources,    "glm4moe", GgufToConfig};
 
 }  // namespace qianyi

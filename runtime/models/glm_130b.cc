@@ -171,6 +171,10 @@ class Glm130b : public PostNormModel {
 
 bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "glm-130b"; }
 
+TensorSources Sources(const nlohmann::json&, const TensorSpec& tensor) {
+  return PostNormSources(tensor, /*gated=*/true);
+}
+
 absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
   absl::StatusOr<Config> config = ReadConfig(json);
   if (!config.ok()) return config.status();
@@ -179,6 +183,6 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlm130bFamily = {"glm-130b", Matches, Describe, Create};
+const ModelFamily kGlm130bFamily = {"glm-130b", Matches, Describe, Create, Sources};
 
 }  // namespace qianyi

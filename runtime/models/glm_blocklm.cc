@@ -15,6 +15,7 @@
 #include "runtime/model.h"
 #include "runtime/models/aliases.h"
 #include "runtime/models/config.h"
+#include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/tokenizers/utf8.h"
 
@@ -283,6 +284,25 @@ class GlmBlockLm : public Model {
   NormWeights final_norm_{};
 };
 
+// How ranks cut the tensors, and SwissArmyTransformer's names where they differ.
+TensorSources Sources(const nlohmann::json&, const TensorSpec& tensor) {
+  const std::string& name = tensor.name;
+  if (name == "word_embeddings.weight") {
+    return {RankSplit::kRows, {Renamed(tensor, "transformer.word_embeddings.weight")}};
+  }
+  if (name == "transformer.block_position_embeddings.weight") {
+    return {RankSplit::kWhole,
+            {Renamed(tensor, "mixins.block_position_embedding.block_position_embeddings.weight")}};
+  }
+  if (name.find("query_key_value") != name.npos) return {RankSplit::kRowThirds};
+  if (name.find("dense_h_to_4h") != name.npos) return {RankSplit::kRows};
+  // The biases of these two are added once, after the ranks' products: each has a copy.
+  if (name.ends_with("dense.weight") || name.ends_with("dense_4h_to_h.weight")) {
+    return {RankSplit::kColumns};
+  }
+  return {};
+}
+
 bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "glm" && json.contains("max_sequence_length");
 }
@@ -295,6 +315,6 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlmBlockLmFamily = {"glm-blocklm", Matches, Describe, Create};
+const ModelFamily kGlmBlockLmFamily = {"glm-blocklm", Matches, Describe, Create, Sources};
 
 }  // namespace qianyi

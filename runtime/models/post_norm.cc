@@ -75,6 +75,19 @@ ModelSpec DescribePostNorm(const PostNormShape& s) {
   return spec;
 }
 
+TensorSources PostNormSources(const TensorSpec& tensor, bool gated) {
+  const std::string& name = tensor.name;
+  const auto is = [&](const char* part) { return name.find(part) != name.npos; };
+  // Heads lie together, so query, key and value are cut in one.
+  if (name == kEmbedding || is("query_key_value") || is("lm_head")) return {RankSplit::kRows};
+  if (is("dense_h_to_4h")) return {gated ? RankSplit::kRowHalves : RankSplit::kRows};
+  // The biases of these two are added once, after the ranks' products: each has a copy.
+  if (name.ends_with("dense.weight") || name.ends_with("dense_4h_to_h.weight")) {
+    return {RankSplit::kColumns};
+  }
+  return {};
+}
+
 PostNormModel::PostNormModel(PostNormShape shape, const ModelFile& file)
     : Model(file.spec),
       shape_(std::move(shape)),

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "runtime/model.h"
 #include "runtime/model_spec.h"
+#include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 
 namespace qianyi {
@@ -28,6 +29,8 @@ struct PostNormShape {
 
 // All but the family's name.
 ModelSpec DescribePostNorm(const PostNormShape& shape);
+// How ranks cut the tensors; `gated` as in the shape.
+TensorSources PostNormSources(const TensorSpec& tensor, bool gated);
 
 class PostNormModel : public Model {
  public:

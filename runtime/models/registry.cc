@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "runtime/checkpoints/gguf.h"
 #include "runtime/model.h"
 #include "runtime/models/chatglm2.h"
 #include "runtime/models/chatglm_6b.h"
@@ -164,6 +165,21 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelFile& file) {
   absl::StatusOr<const ModelFamily*> family = FindFamily(config);
   if (!family.ok()) return family.status();
   return (*family)->create(config, file);
+}
+
+absl::StatusOr<std::string> ConfigFromGguf(const Gguf& gguf) {
+  const std::string architecture = gguf.Text("general.architecture");
+  std::vector<std::string_view> names;
+  for (const ModelFamily& family : ModelFamilies()) {
+    if (family.gguf_architecture.empty()) continue;
+    names.push_back(family.gguf_architecture);
+    if (family.gguf_architecture != architecture) continue;
+    absl::StatusOr<nlohmann::json> config = family.config_from_gguf(gguf);
+    if (!config.ok()) return config.status();
+    return config->dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "general.architecture is '%.80s'; those that can be read are %s", architecture, Join(names)));
 }
 
 absl::StatusOr<std::string> BuiltinConfig(std::string_view name) {

@@ -13,7 +13,9 @@
 namespace qianyi {
 
 class Model;
+struct Gguf;
 struct ModelFile;
+struct TensorSources;
 
 struct ModelFamily {
   std::string_view name;
@@ -24,6 +26,13 @@ struct ModelFamily {
   // The model of a table of contents; takes no weights.
   absl::StatusOr<std::unique_ptr<Model>> (*create)(const nlohmann::json& config,
                                                    const ModelFile& file);
+  // Where checkpoints may have a tensor besides whole and under its own name
+  // (runtime/models/sources.h). Null: nowhere.
+  TensorSources (*sources)(const nlohmann::json& config, const TensorSpec& tensor) = nullptr;
+  // The general.architecture of GGUF files of the family ("": there are none), and the config.json
+  // that their metadata stands for.
+  std::string_view gguf_architecture = {};
+  absl::StatusOr<nlohmann::json> (*config_from_gguf)(const Gguf& gguf) = nullptr;
 };
 
 const std::vector<ModelFamily>& ModelFamilies();
@@ -35,6 +44,9 @@ absl::StatusOr<ModelSpec> DescribeModel(std::string_view config_json);
 // The model whose tensors `file` lists: enough to lay out prompts; it runs over a WeightStore
 // opened on the same table.
 absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelFile& file);
+
+// config.json of a GGUF file, by its architecture; InvalidArgument lists those there are.
+absl::StatusOr<std::string> ConfigFromGguf(const Gguf& gguf);
 
 // Shapes known by name ("glm-4-9b", …) as config.json text; NotFound lists the names.
 absl::StatusOr<std::string> BuiltinConfig(std::string_view name);

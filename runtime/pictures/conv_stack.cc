@@ -24,24 +24,20 @@ constexpr int64_t kQuarterTaps[2][2] = {{3, 1}, {2, 0}};
 absl::StatusOr<std::vector<float>> ReadTensor(const Checkpoint& checkpoint,
                                               const VqvaeConfig& config, const std::string& name,
                                               const std::vector<int64_t>& shape) {
-  CheckpointTensor found;
-  for (const char* wrapper : {"", "module."}) {
-    found = checkpoint.Find(absl::StrCat(wrapper, config.prefix, name));
-    if (found.entry != nullptr) break;
-  }
-  if (found.entry == nullptr) {
+  const std::vector<TensorPlace> places = checkpoint.Find(absl::StrCat(config.prefix, name));
+  if (places.empty()) {
     return absl::NotFoundError(
         absl::StrCat("the VQ-VAE lacks the tensor '", config.prefix, name, "'"));
   }
-  if (found.entry->shape != shape) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: tensor '%s' has the shape [%s], but vqvae/config.json asks for [%s]",
-                        found.file->path(), found.entry->name,
-                        absl::StrJoin(found.entry->shape, ", "), absl::StrJoin(shape, ", ")));
+  const std::string& path = places[0].file->path;
+  const SourceTensor& tensor = *places[0].tensor;
+  if (tensor.shape != shape) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: tensor '%s' has the shape [%s], but vqvae/config.json asks for [%s]", path,
+        tensor.name, absl::StrJoin(tensor.shape, ", "), absl::StrJoin(shape, ", ")));
   }
-  std::vector<float> values(found.entry->elements());
-  absl::Status status =
-      found.file->ReadFloats(*found.entry, 0, found.entry->elements(), values.data());
+  std::vector<float> values(tensor.elements());
+  absl::Status status = ReadFloatRows(path, tensor, 0, tensor.rows(), values.data());
   if (!status.ok()) return status;
   return values;
 }

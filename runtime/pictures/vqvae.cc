@@ -26,19 +26,17 @@ absl::StatusOr<VqvaeConfig> ReadVqvaeConfig(const std::string& folder) {
 }
 
 absl::StatusOr<ConvMatrix> LoadCodebook(const VqvaeConfig& config, const Checkpoint& checkpoint) {
-  CheckpointTensor found;
-  for (const char* wrapper : {"", "module."}) {
-    found = checkpoint.Find(absl::StrCat(wrapper, config.prefix, "quantize_t.embed"));
-    if (found.entry != nullptr) break;
-  }
+  const std::vector<TensorPlace> found =
+      checkpoint.Find(absl::StrCat(config.prefix, "quantize_t.embed"));
   const int64_t codes = config.n_embed, dim = config.embed_dim;
-  if (found.entry == nullptr || found.entry->shape != std::vector<int64_t>{dim, codes}) {
+  if (found.empty() || found[0].tensor->shape != std::vector<int64_t>{dim, codes}) {
     return absl::InvalidArgumentError(absl::StrCat("the VQ-VAE needs a tensor '", config.prefix,
                                                    "quantize_t.embed' of shape [", dim, ", ", codes,
                                                    "]"));
   }
   std::vector<float> columns(codes * dim), rows(codes * dim), squares(codes);
-  absl::Status status = found.file->ReadFloats(*found.entry, 0, codes * dim, columns.data());
+  absl::Status status =
+      ReadFloatRows(found[0].file->path, *found[0].tensor, 0, dim, columns.data());
   if (!status.ok()) return status;
   for (int64_t code = 0; code < codes; ++code) {
     double square = 0;

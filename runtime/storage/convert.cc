@@ -1,7 +1,10 @@
 #include "runtime/storage/convert.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <set>
 #include <utility>
@@ -9,7 +12,10 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
+#include "runtime/checkpoints/gguf_tokenizer.h"
 #include "runtime/models/registry.h"
+#include "runtime/parse_json.h"
 #include "runtime/storage/checkpoint.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/storage/format.h"
@@ -44,24 +50,103 @@ float LargestFinite(DType dtype) {
   }
 }
 
+bool HasTokenizer(const std::string& folder) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json", "ice_text.model"}) {
+    std::error_code ignored;
+    if (std::filesystem::exists(JoinPath(folder, name), ignored)) return true;
+  }
+  return false;
+}
+
+// What changes when a file of the checkpoint does.
+std::string Fingerprint(const Checkpoint& checkpoint) {
+  std::string text = "convert";
+  for (const CheckpointFile& file : checkpoint.files()) {
+    struct stat info = {};
+    stat(file.path.c_str(), &info);
+    absl::StrAppendFormat(&text, "\n%s %d %d.%09d", file.path, info.st_size, info.st_mtim.tv_sec,
+                          info.st_mtim.tv_nsec);
+  }
+  return text;
+}
+
+struct Source {
+  Checkpoint checkpoint = {};
+  std::string config = {};  // text of config.json
+  SideFiles side_files;
+};
+
+absl::Status In(const std::string& path, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrFormat("%s: %s", path, status.message()));
+}
+
+// The checkpoint, and what stands beside it. What a GGUF file says of itself counts where there is
+// no config.json, or no tokenizer.
+absl::StatusOr<Source> OpenSource(const ConvertOptions& options) {
+  std::error_code ignored;
+  const bool is_file = std::filesystem::is_regular_file(options.source, ignored);
+  const std::filesystem::path parent = std::filesystem::path(options.source).parent_path();
+  const std::string folder =
+      is_file ? (parent.empty() ? std::filesystem::path(".") : parent).string() : options.source;
+  Source source{.side_files = {.folder = folder}};
+  source.config = options.config;
+  const std::string config_path = JoinPath(folder, "config.json");
+  absl::Status no_config = absl::OkStatus();
+  if (source.config.empty()) {
+    absl::StatusOr<std::string> config = ReadTextFile(config_path, kMaxConfigBytes);
+    if (config.ok()) source.config = *std::move(config);
+    no_config = config.status();
+    if (!no_config.ok() && !absl::IsNotFound(no_config)) return no_config;
+  }
+  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(options.source);
+  if (!checkpoint.ok()) return checkpoint.status();
+  source.checkpoint = *std::move(checkpoint);
+  const Gguf* gguf = source.checkpoint.gguf();
+  if (gguf == nullptr)
+    return no_config.ok() ? absl::StatusOr<Source>(std::move(source)) : no_config;
+  const std::string& path = source.checkpoint.files()[0].path;
+  if (source.config.empty()) {
+    absl::StatusOr<std::string> config = ConfigFromGguf(*gguf);
+    if (!config.ok()) return In(path, config.status());
+    source.config = *std::move(config);
+  }
+  if (HasTokenizer(folder)) return source;
+  absl::StatusOr<std::map<std::string, std::string>> files = TokenizerFiles(*gguf);
+  if (!files.ok()) return In(path, files.status());
+  source.side_files.texts = *std::move(files);
+  return source;
+}
+
 class Converter {
  public:
-  Converter(const ModelSpec& spec, const Checkpoint& checkpoint)
-      : spec_(spec), checkpoint_(checkpoint) {}
+  Converter(const Checkpoint& checkpoint, ModelSpec* spec)
+      : checkpoint_(checkpoint), spec_(*spec) {}
 
-  // Every tensor is there, in the shape asked for and a dtype we read.
+  // Every tensor is there, in the shape asked for and a dtype we read. What is only kept where the
+  // checkpoint has it leaves the spec otherwise.
   absl::Status Match(const std::string& source) {
     std::vector<std::string> missing;
+    std::vector<TensorSpec> tensors;
+    const nlohmann::json config = ParseJson(spec_.config_json);
+    absl::StatusOr<const ModelFamily*> family = FindFamily(config);
+    if (!family.ok()) return family.status();
     for (const TensorSpec& tensor : spec_.tensors) {
-      absl::StatusOr<SourceRows> found = SourceRows::Find(checkpoint_, tensor);
+      TensorSources sources;
+      if ((*family)->sources != nullptr) sources = (*family)->sources(config, tensor);
+      absl::StatusOr<SourceRows> found = SourceRows::Find(checkpoint_, tensor, sources);
       if (absl::IsNotFound(found.status())) {
-        missing.push_back(tensor.name);
+        if (!tensor.kept) missing.push_back(tensor.name);
         continue;
       }
       if (!found.ok()) return found.status();
       sources_.push_back(*std::move(found));
+      tensors.push_back(tensor);
+      tensors.back().integer_bits = sources_.back().integer_bits();
     }
-    if (missing.empty()) return absl::OkStatus();
+    if (missing.empty()) {
+      spec_.tensors = std::move(tensors);
+      return absl::OkStatus();
+    }
     return absl::NotFoundError(absl::StrFormat("%s: lacks %d of the %d tensors of a %s model: %s",
                                                source, missing.size(), spec_.tensors.size(),
                                                spec_.family, Shown(missing)));
@@ -73,18 +158,10 @@ class Converter {
     return dtypes;
   }
 
-  std::vector<int> integer_bits() const {
-    std::vector<int> bits;
-    for (const SourceRows& source : sources_) bits.push_back(source.integer_bits());
-    return bits;
-  }
-
   std::vector<std::string> Unused() const {
     std::set<std::string> used;
-    for (size_t i = 0; i < sources_.size(); ++i) {
-      const std::string& name = sources_[i].name();
-      used.insert(name);
-      if (sources_[i].integer_bits() > 0) used.insert(name + "_scale");
+    for (const SourceRows& source : sources_) {
+      for (std::string& name : source.source_names()) used.insert(std::move(name));
     }
     std::vector<std::string> unused;
     for (std::string& name : checkpoint_.names()) {
@@ -161,36 +238,30 @@ class Converter {
     return absl::OkStatus();
   }
 
-  const ModelSpec& spec_;
   const Checkpoint& checkpoint_;
-  std::vector<SourceRows> sources_;
+  ModelSpec& spec_;
+  std::vector<SourceRows> sources_;  // of the spec's tensors
 };
 
 }  // namespace
 
 absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) {
-  const std::string config_path = JoinPath(options.source, "config.json");
-  absl::StatusOr<std::string> config = ReadTextFile(config_path, kMaxConfigBytes);
-  if (!config.ok()) return config.status();
-  absl::StatusOr<ModelSpec> spec = DescribeModel(*config);
+  absl::StatusOr<Source> source = OpenSource(options);
+  if (!source.ok()) return source.status();
+  const Checkpoint* checkpoint = &source->checkpoint;
+  absl::StatusOr<ModelSpec> spec = DescribeModel(source->config);
   if (!spec.ok()) {
     return absl::Status(spec.status().code(),
                         absl::StrFormat("%s: %s", options.source, spec.status().message()));
   }
-  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(options.source);
-  if (!checkpoint.ok()) return checkpoint.status();
-  for (const Safetensors& file : checkpoint->files()) {
-    if (file.metadata().contains(std::string(kFormatKey))) {
+  for (const CheckpointFile& file : checkpoint->files()) {
+    if (file.converted) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: is in streaming layout already; convert the original checkpoint", file.path()));
+          "%s: is in streaming layout already; convert the original checkpoint", file.path));
     }
   }
 
-  std::erase_if(spec->tensors, [&](const TensorSpec& tensor) {
-    const std::string& name = tensor.slice.tensor.empty() ? tensor.name : tensor.slice.tensor;
-    return tensor.kept && checkpoint->Find(name).entry == nullptr;
-  });
-  Converter converter(*spec, *checkpoint);
+  Converter converter(*checkpoint, &*spec);
   absl::Status status = converter.Match(options.source);
   if (!status.ok()) return status;
   const std::vector<std::string> unused = converter.Unused();
@@ -200,13 +271,17 @@ absl::Status Convert(const ConvertOptions& options, const ProgressFn& progress) 
     progress({.tensor = {}, .note = note});
   }
 
-  const std::vector<int> bits = converter.integer_bits();
-  for (size_t i = 0; i < bits.size(); ++i) spec->tensors[i].integer_bits = bits[i];
   absl::StatusOr<ModelFile> model = LayOut(*spec, options.format, converter.original_dtypes());
   if (!model.ok()) return model.status();
-  absl::StatusOr<std::unique_ptr<ModelWriter>> writer =
-      ModelWriter::Create(*std::move(model), options.destination, options.source);
+  absl::StatusOr<std::unique_ptr<ModelWriter>> writer = ModelWriter::Create(
+      *std::move(model), options.destination, source->side_files, Fingerprint(*checkpoint));
   if (!writer.ok()) return writer.status();
+  if (progress && (*writer)->earlier_blocks() > 0) {
+    const std::string note =
+        absl::StrFormat("%d of %d blocks are there from a run that was cut off: going on from them",
+                        (*writer)->earlier_blocks(), FileOrder((*writer)->model()).size());
+    progress({.tensor = {}, .note = note});
+  }
   const ModelFile& layout = (*writer)->model();
   return WriteModel(
       **writer, options.threads,

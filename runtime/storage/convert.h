@@ -10,7 +10,8 @@
 namespace qianyi {
 
 struct ConvertOptions {
-  std::string source;        // folder with config.json and a checkpoint (storage/checkpoint.h)
+  std::string source;        // a checkpoint (storage/checkpoint.h), with config.json beside it
+  std::string config = {};   // text that takes the place of config.json; "" = none does
   std::string destination;   // must not exist, or be an empty folder
   PackedFormat format = {};  // of matrices and embeddings; constants stay f32
   int threads = 1;           // each holds one block and a few MiB of the source

@@ -21,6 +21,7 @@ namespace qianyi {
 namespace {
 
 constexpr uint64_t kMaxSideFileBytes = 1ull << 30;
+constexpr std::string_view kJournalName = "progress";
 constexpr std::string_view kVqvaeFolder = "vqvae";
 
 bool IsSideFile(std::string_view name) {
@@ -32,7 +33,7 @@ bool IsSideFile(std::string_view name) {
          (name.starts_with("tokenizer") && name.ends_with(".json"));
 }
 
-absl::StatusOr<std::vector<std::string>> SideFiles(const std::string& folder) {
+absl::StatusOr<std::vector<std::string>> SideFileNames(const std::string& folder) {
   std::vector<std::string> names;
   if (folder.empty()) return names;
   absl::StatusOr<std::vector<std::string>> all = ListFolder(folder);
@@ -55,7 +56,7 @@ absl::StatusOr<std::vector<std::string>> SideFiles(const std::string& folder) {
 }
 
 absl::StatusOr<uint64_t> SideBytes(const std::string& folder) {
-  absl::StatusOr<std::vector<std::string>> names = SideFiles(folder);
+  absl::StatusOr<std::vector<std::string>> names = SideFileNames(folder);
   if (!names.ok()) return names.status();
   uint64_t bytes = 0;
   for (const std::string& name : *names) {
@@ -136,8 +137,10 @@ ModelWriter::~ModelWriter() {
   if (!partial_.empty()) std::filesystem::remove_all(partial_, ignored);
 }
 
-absl::StatusOr<std::unique_ptr<ModelWriter>> ModelWriter::Create(
-    ModelFile model, const std::string& destination, const std::string& side_files_folder) {
+absl::StatusOr<std::unique_ptr<ModelWriter>> ModelWriter::Create(ModelFile model,
+                                                                 const std::string& destination,
+                                                                 const SideFiles& side_files,
+                                                                 std::string_view work) {
   std::error_code error;
   // Symbolic links are followed now: a rename would not.
   std::filesystem::path path = std::filesystem::weakly_canonical(destination, error);
@@ -149,14 +152,48 @@ absl::StatusOr<std::unique_ptr<ModelWriter>> ModelWriter::Create(
   if (!path.has_filename()) path = path.parent_path();  // "out/"
   const absl::Status free = CheckDestination(path.string());
   if (!free.ok()) return free;
-  absl::StatusOr<uint64_t> side_bytes = SideBytes(side_files_folder);
+  absl::StatusOr<uint64_t> side_bytes = SideBytes(side_files.folder);
   if (!side_bytes.ok()) return side_bytes.status();
+  for (const auto& [name, text] : side_files.texts) *side_bytes += RoundUpToPage(text.size());
 
   std::unique_ptr<ModelWriter> writer(new ModelWriter(std::move(model), path.string()));
-  absl::Status status = writer->Reserve(*side_bytes);
-  if (status.ok()) status = writer->CopySideFiles(side_files_folder);
+  absl::Status status = work.empty() ? writer->CheckRoom(*side_bytes) : writer->OpenJournal(work);
+  if (status.ok() && !work.empty() && writer->earlier_blocks() == 0) {
+    status = writer->CheckRoom(*side_bytes);
+  }
+  if (status.ok() && work.empty()) status = writer->MakeFolder();
+  if (status.ok()) status = writer->Reserve();
+  if (status.ok()) status = writer->WriteSideFiles(side_files);
   if (!status.ok()) return writer->Explain(status);
   return writer;
+}
+
+// The folder of a writer that can be gone on with has one name, and a lock in it.
+absl::Status ModelWriter::OpenJournal(std::string_view work) {
+  const std::string folder = JoinPath(
+      ParentOf(destination_),
+      absl::StrFormat(".%s.partial", std::filesystem::path(destination_).filename().string()));
+  const bool is_new = mkdir(folder.c_str(), 0777) == 0;
+  if (!is_new && errno != EEXIST) return FileError(folder, "create the folder", errno);
+  const std::string all_work = absl::StrFormat("%s\n%s", work, HeaderText(model_));
+  absl::StatusOr<WriteJournal> journal =
+      WriteJournal::Open(JoinPath(folder, kJournalName), all_work);
+  if (!journal.ok()) {
+    if (is_new) rmdir(folder.c_str());
+    return journal.status();
+  }
+  partial_ = folder;
+  journal_.emplace(*std::move(journal));
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder);
+  if (!names.ok()) return names.status();
+  for (const std::string& name : *names) {
+    const bool kept = name == kJournalName || (name == kModelFileName && earlier_blocks() > 0);
+    if (kept) continue;
+    std::error_code error;
+    std::filesystem::remove_all(JoinPath(folder, name), error);
+    if (error) return FileError(JoinPath(folder, name), "remove", error.value());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ModelWriter::MakeFolder() {
@@ -174,7 +211,7 @@ absl::Status ModelWriter::MakeFolder() {
   }
 }
 
-absl::Status ModelWriter::Reserve(uint64_t side_bytes) {
+absl::Status ModelWriter::CheckRoom(uint64_t side_bytes) const {
   const uint64_t file_bytes = model_.file_bytes[0];
   const uint64_t free_bytes = FreeBytes(ParentOf(destination_));
   if (file_bytes + side_bytes > free_bytes) {
@@ -186,10 +223,14 @@ absl::Status ModelWriter::Reserve(uint64_t side_bytes) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "%s: files may have at most %d bytes here (`ulimit -f`)", destination_, limit.rlim_cur));
   }
-  absl::Status status = MakeFolder();
-  if (!status.ok()) return status;
+  return absl::OkStatus();
+}
+
+absl::Status ModelWriter::Reserve() {
+  const uint64_t file_bytes = model_.file_bytes[0];
   file_path_ = JoinPath(partial_, kModelFileName);
-  file_ = UniqueFd(open(file_path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  const int fresh = earlier_blocks() > 0 ? 0 : O_EXCL;
+  file_ = UniqueFd(open(file_path_.c_str(), O_RDWR | O_CREAT | fresh | O_CLOEXEC, 0666));
   if (!file_) return FileError(file_path_, "create", errno);
   int result;
   do {
@@ -206,22 +247,42 @@ absl::Status ModelWriter::Reserve(uint64_t side_bytes) {
   return absl::OkStatus();
 }
 
-absl::Status ModelWriter::CopySideFiles(const std::string& folder) {
-  absl::Status status = WriteFile(JoinPath(partial_, "config.json"), model_.spec.config_json);
-  absl::StatusOr<std::vector<std::string>> names = SideFiles(folder);
-  if (!names.ok()) status.Update(names.status());
-  if (!status.ok()) return status;
+absl::Status ModelWriter::WriteSideFiles(const SideFiles& side_files) {
+  std::map<std::string, std::string> texts = side_files.texts;
+  texts["config.json"] = model_.spec.config_json;
+  for (const auto& [name, text] : texts) {
+    const absl::Status status = WriteFile(JoinPath(partial_, name), text);
+    if (!status.ok()) return status;
+  }
+  absl::StatusOr<std::vector<std::string>> names = SideFileNames(side_files.folder);
+  if (!names.ok()) return names.status();
   for (const std::string& name : *names) {
+    if (texts.contains(name)) continue;
     if (const std::string path = JoinPath(partial_, kVqvaeFolder);
         name.starts_with(kVqvaeFolder) && mkdir(path.c_str(), 0777) != 0 && errno != EEXIST) {
       return FileError(path, "create the folder", errno);
     }
-    absl::StatusOr<std::string> text = ReadTextFile(JoinPath(folder, name), kMaxSideFileBytes);
+    absl::StatusOr<std::string> text =
+        ReadTextFile(JoinPath(side_files.folder, name), kMaxSideFileBytes);
     if (!text.ok()) return text.status();
-    status = WriteFile(JoinPath(partial_, name), *text);
+    const absl::Status status = WriteFile(JoinPath(partial_, name), *text);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
+}
+
+bool ModelWriter::WasWritten(int tensor, int block, std::byte* scratch) {
+  if (!journal_) return false;
+  const auto earlier = journal_->earlier().find({tensor, block});
+  if (earlier == journal_->earlier().end()) return false;
+  Block& place = model_.tensors[tensor].blocks[block];
+  const std::span<std::byte> bytes(scratch, place.bytes);
+  const bool intact = ReadExactly(file_.get(), file_path_, place.offset, bytes).ok() &&
+                      XXH3_64bits(scratch, place.bytes) == earlier->second;
+  if (!intact) return false;
+  place.checksum = earlier->second;
+  ++blocks_written_;
+  return true;
 }
 
 absl::Status ModelWriter::Write(int tensor, int block, const std::byte* data) {
@@ -230,6 +291,10 @@ absl::Status ModelWriter::Write(int tensor, int block, const std::byte* data) {
   const absl::Status status =
       WriteExactly(file_.get(), file_path_, place.offset, std::span(data, place.bytes));
   if (!status.ok()) return Explain(status);
+  if (journal_) {
+    const absl::Status noted = journal_->Append(tensor, block, place.checksum);
+    if (!noted.ok()) return Explain(noted);
+  }
   ++blocks_written_;
   return absl::OkStatus();
 }
@@ -249,6 +314,8 @@ absl::Status ModelWriter::Publish() {
   absl::Status status = WriteExactly(file_.get(), file_path_, 0, std::as_bytes(std::span(header)));
   if (!status.ok()) return status;
   if (fsync(file_.get()) != 0) return FileError(file_path_, "sync", errno);
+  const std::string journal = JoinPath(partial_, kJournalName);
+  if (journal_ && unlink(journal.c_str()) != 0) return FileError(journal, "remove", errno);
   status = SyncFolder(partial_);
   if (!status.ok()) return status;
   if (rename(partial_.c_str(), destination_.c_str()) != 0) {

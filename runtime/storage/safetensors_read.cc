@@ -1,41 +1,24 @@
-// The reading half of Safetensors: ranges of elements, converted as they come.
-#include <algorithm>
+// The reading half of Safetensors: ranges of elements.
 #include <cstring>
-#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernels/packed.h"
-#include "runtime/storage/file_util.h"
+#include "runtime/checkpoints/source_tensor.h"
 #include "runtime/storage/safetensors.h"
 
 namespace qianyi {
 namespace {
 
-constexpr size_t kChunkBytes = 256 << 10;
-
-// Calls convert(bytes, count, done) for pieces of elements [first, first + count).
-template <typename Convert>
-absl::Status ReadElements(const std::string& path, const SafetensorsEntry& entry, int64_t first,
-                          int64_t count, Convert convert) {
+// The tensor as one row of elements.
+absl::StatusOr<SourceTensor> Elements(const std::string& path, const SafetensorsEntry& entry,
+                                      int64_t first, int64_t count) {
   if (first < 0 || count < 0 || first > entry.elements() || count > entry.elements() - first) {
     return absl::OutOfRangeError(absl::StrCat(path, ": tensor '", entry.name, "' has ",
                                               entry.elements(), " elements; asked for ", count,
                                               " from ", first));
   }
-  absl::StatusOr<UniqueFd> fd = OpenForReading(path);
-  if (!fd.ok()) return fd.status();
-  const size_t width = SafetensorsBits(entry.dtype) / 8;
-  std::vector<std::byte> buffer(std::min(kChunkBytes, static_cast<size_t>(count) * width));
-  for (int64_t done = 0; done < count;) {
-    const int64_t part = std::min<int64_t>(count - done, kChunkBytes / width);
-    const absl::Status status = ReadExactly(fd->get(), path, entry.begin + (first + done) * width,
-                                            std::span(buffer).first(part * width));
-    if (!status.ok()) return status;
-    convert(buffer.data(), part, done);
-    done += part;
-  }
-  return absl::OkStatus();
+  return SourceTensor{
+      .name = entry.name, .dtype = entry.dtype, .shape = {entry.elements()}, .begin = entry.begin};
 }
 
 template <typename Element>
@@ -47,15 +30,6 @@ void Widen(const std::byte* from, int64_t count, int64_t* to) {
   }
 }
 
-template <float (*kToFloat)(uint16_t)>
-void WidenHalves(const std::byte* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, from + i * sizeof(bits), sizeof(bits));
-    to[i] = kToFloat(bits);
-  }
-}
-
 absl::Status Missing(const std::string& path, std::string_view name) {
   return absl::NotFoundError(absl::StrFormat("%s: has no tensor '%s'", path, name));
 }
@@ -64,23 +38,14 @@ absl::Status Missing(const std::string& path, std::string_view name) {
 
 absl::Status Safetensors::ReadFloats(const SafetensorsEntry& entry, int64_t first, int64_t count,
                                      float* out) const {
-  void (*convert)(const std::byte*, int64_t, float*) = nullptr;
-  if (entry.dtype == "F32") {
-    convert = [](const std::byte* from, int64_t n, float* to) {
-      std::memcpy(to, from, n * sizeof(float));
-    };
-  } else if (entry.dtype == "F16") {
-    convert = WidenHalves<HalfToFloat>;
-  } else if (entry.dtype == "BF16") {
-    convert = WidenHalves<BFloat16ToFloat>;
-  } else {
+  if (entry.dtype != "F32" && entry.dtype != "F16" && entry.dtype != "BF16") {
     return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor '", entry.name, "' is ",
                                                    entry.dtype,
                                                    "; weights are read from F32, F16 or BF16"));
   }
-  return ReadElements(
-      path_, entry, first, count,
-      [&](const std::byte* from, int64_t n, int64_t done) { convert(from, n, out + done); });
+  absl::StatusOr<SourceTensor> elements = Elements(path_, entry, first, count);
+  if (!elements.ok()) return elements.status();
+  return ReadFloatRows(path_, *elements, first, count, out);
 }
 
 absl::StatusOr<std::vector<float>> Safetensors::ReadFloats(std::string_view name) const {
@@ -98,9 +63,9 @@ absl::Status Safetensors::ReadBytes(const SafetensorsEntry& entry, int64_t first
     return absl::InvalidArgumentError(
         absl::StrCat(path_, ": tensor '", entry.name, "' is ", entry.dtype, ", not of bytes"));
   }
-  return ReadElements(
-      path_, entry, first, count,
-      [&](const std::byte* from, int64_t n, int64_t done) { std::memcpy(out + done, from, n); });
+  absl::StatusOr<SourceTensor> elements = Elements(path_, entry, first, count);
+  if (!elements.ok()) return elements.status();
+  return ReadRawRows(path_, *elements, first, count, out);
 }
 
 absl::StatusOr<std::vector<int64_t>> Safetensors::ReadIntegers(std::string_view name) const {
@@ -116,12 +81,14 @@ absl::StatusOr<std::vector<int64_t>> Safetensors::ReadIntegers(std::string_view 
         absl::StrCat(path_, ": tensor '", entry->name, "' is ", entry->dtype,
                      "; integers are read from I32, I64, U8, I8 or BOOL"));
   }
-  std::vector<int64_t> values(entry->elements());
-  const absl::Status status = ReadElements(path_, *entry, 0, entry->elements(),
-                                           [&](const std::byte* from, int64_t n, int64_t done) {
-                                             widen(from, n, values.data() + done);
-                                           });
+  const int64_t count = entry->elements();
+  std::vector<int64_t> values(count);
+  std::vector<std::byte> raw(count * SafetensorsBits(entry->dtype) / 8);
+  absl::StatusOr<SourceTensor> elements = Elements(path_, *entry, 0, count);
+  if (!elements.ok()) return elements.status();
+  const absl::Status status = ReadRawRows(path_, *elements, 0, count, raw.data());
   if (!status.ok()) return status;
+  widen(raw.data(), count, values.data());
   return values;
 }
 

@@ -99,7 +99,7 @@ absl::Status WriteSynth(const ModelSpec& spec, PackedFormat format, uint64_t see
   absl::StatusOr<ModelFile> model = ModelFile::Lay(spec, format, seed);
   if (!model.ok()) return model.status();
   absl::StatusOr<std::unique_ptr<ModelWriter>> writer =
-      ModelWriter::Create(*std::move(model), destination, /*side_files_folder=*/"");
+      ModelWriter::Create(*std::move(model), destination, {});
   if (!writer.ok()) return writer.status();
   const ModelFile& layout = (*writer)->model();
   const int threads =

@@ -14,6 +14,9 @@ namespace qianyi {
 namespace {
 
 constexpr int kMaxThreads = 64;
+// Whatever the number of processors: a block for each thread, and what filling it takes.
+constexpr uint64_t kMaxBufferBytes = 1ull << 30;
+constexpr uint64_t kFillBytes = 16ull << 20;
 
 class Work {
  public:
@@ -34,11 +37,19 @@ class Work {
     }
     BlockIndex index;
     while (Next(&index)) {
-      absl::Status status = fill_(index.tensor, index.block, buffer.get());
-      if (status.ok()) status = writer_.Write(index.tensor, index.block, buffer.get());
-      if (!status.ok()) return Stop(status);
+      if (!writer_.WasWritten(index.tensor, index.block, buffer.get())) {
+        absl::Status status = fill_(index.tensor, index.block, buffer.get());
+        if (status.ok()) status = writer_.Write(index.tensor, index.block, buffer.get());
+        if (!status.ok()) return Stop(status);
+      }
       Done(index);
     }
+  }
+
+  // How many of `threads` have room for their blocks.
+  int ThreadsWithRoom(int threads) const {
+    const int most = static_cast<int>(kMaxBufferBytes / (largest_ + kFillBytes));
+    return std::clamp(threads, 1, std::clamp(most, 1, kMaxThreads));
   }
 
   absl::Status status() {
@@ -94,7 +105,7 @@ absl::Status WriteModel(ModelWriter& writer, int threads, const FillBlock& fill,
   Work work(writer, fill, progress);
   std::vector<std::thread> helpers;
   try {
-    for (int i = 1; i < std::clamp(threads, 1, kMaxThreads); ++i) {
+    for (int i = 1; i < work.ThreadsWithRoom(threads); ++i) {
       helpers.emplace_back([&work] { work.Run(); });
     }
   } catch (const std::system_error&) {

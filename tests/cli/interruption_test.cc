@@ -23,6 +23,7 @@ namespace qianyi::testing {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
 constexpr size_t kSmallBytes = 1 << 20;
 
@@ -206,6 +207,72 @@ TEST_P(Signals, DuringConvertLeaveNoModel) {
                        ChatGlm2Tensors(nlohmann::json::parse(kLarge)));
   Interrupt({"convert", source, "--dtype", "int8"});
   Output({"convert", Fixture("chatglm2"), temp_ / "model"});
+}
+
+// Killed at several moments, and run again until it is done.
+TEST(Resuming, GivesTheSameBytesAsWithoutAnInterruption) {
+  TempFolder temp;
+  const std::string source = temp / "source";
+  const json config = {{"model_type", "chatglm"},  {"num_layers", 4},
+                       {"hidden_size", 512},       {"ffn_hidden_size", 2048},
+                       {"num_attention_heads", 8}, {"multi_query_group_num", 2},
+                       {"kv_channels", 64},        {"padded_vocab_size", 4096},
+                       {"seq_length", 64},         {"add_qkv_bias", false}};
+  fs::create_directory(source);
+  WriteText(source + "/config.json", config.dump());
+  const auto write_weights = [&](float scale) {
+    std::vector<TestTensor> tensors;
+    float value = 0;
+    for (const TestShape& shape : ChatGlm2Tensors(config)) {
+      size_t count = 1;
+      for (const int64_t size : shape.shape) count *= size;
+      std::vector<float> values(count);
+      for (float& weight : values) weight = scale * (value = value < 1 ? value + 0.0137f : -1);
+      tensors.push_back(BF16Tensor(shape.name, shape.shape, values));
+    }
+    WriteText(source + "/model.safetensors", SafetensorsText(tensors));
+  };
+  write_weights(1);
+  const Arguments convert = {"convert",   source, temp / "model", "--dtype", "int4",
+                             "--threads", "1"};
+  Output({"convert", source, temp / "whole", "--dtype", "int4"});
+  const std::string journal = temp / ".model.partial/progress";
+  // Until so many records are there.
+  const auto kill_at = [&](size_t bytes) {
+    Process process(Arguments{QIANYI_BINARY} + convert, {});
+    std::error_code none;
+    while (process.running() && !(fs::file_size(journal, none) >= bytes && !none)) {
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+    process.Signal(SIGKILL);
+    process.Wait();
+  };
+  kill_at(42 + 16);
+  kill_at(42 + 5 * 16);
+  ASSERT_FALSE(fs::exists(temp / "model"));
+  ASSERT_TRUE(fs::exists(journal));
+  const ProcessResult result = Qianyi(convert);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.err, "cut off")) << result.err;
+  EXPECT_TRUE(ReadText(temp / "model/model.safetensors") ==
+              ReadText(temp / "whole/model.safetensors"));
+  EXPECT_EQ(temp.Names(), (std::vector<std::string>{"model", "source", "whole"}));
+
+  // Other weights of the same shapes, or another format: nothing is taken from before.
+  fs::remove_all(temp / "model");
+  kill_at(42 + 3 * 16);
+  write_weights(0.5);
+  ProcessResult other = Qianyi(convert);
+  EXPECT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_FALSE(absl::StrContains(other.err, "cut off")) << other.err;
+  Output({"convert", source, temp / "halved", "--dtype", "int4"});
+  EXPECT_TRUE(ReadText(temp / "model/model.safetensors") ==
+              ReadText(temp / "halved/model.safetensors"));
+  fs::remove_all(temp / "model");
+  kill_at(42 + 3 * 16);
+  other = Qianyi({"convert", source, temp / "model", "--dtype", "int8"});
+  EXPECT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_FALSE(absl::StrContains(other.err, "cut off")) << other.err;
 }
 
 }  // namespace

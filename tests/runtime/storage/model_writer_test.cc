@@ -45,7 +45,7 @@ absl::Status Fill(ModelWriter& writer) {
 
 TEST(ModelWriter, WritesUnderAHiddenNameUntilItIsDone) {
   TempFolder folder;
-  auto writer = ModelWriter::Create(Layout(), folder / "out", "");
+  auto writer = ModelWriter::Create(Layout(), folder / "out", {});
   ASSERT_TRUE(writer.ok()) << writer.status();
   const std::string partial = ".out.partial-" + std::to_string(getpid());
   EXPECT_EQ(folder.Names(), (std::vector<std::string>{partial}));
@@ -64,7 +64,7 @@ TEST(ModelWriter, WritesUnderAHiddenNameUntilItIsDone) {
 
 TEST(ModelWriter, PaddingIsZero) {
   TempFolder folder;
-  auto writer = ModelWriter::Create(Layout(), folder / "out", "");
+  auto writer = ModelWriter::Create(Layout(), folder / "out", {});
   ASSERT_TRUE(writer.ok()) << writer.status();
   ASSERT_OK(Fill(**writer));
   ASSERT_OK((*writer)->Finish());
@@ -82,7 +82,7 @@ TEST(ModelWriter, PaddingIsZero) {
 TEST(ModelWriter, GivingUpRemovesEverything) {
   TempFolder folder;
   {
-    auto writer = ModelWriter::Create(Layout(), folder / "out", "");
+    auto writer = ModelWriter::Create(Layout(), folder / "out", {});
     ASSERT_TRUE(writer.ok()) << writer.status();
     EXPECT_TRUE(FailsWith((*writer)->Finish(), StatusCode::kFailedPrecondition,
                           "0 blocks were written of 10"));
@@ -93,8 +93,8 @@ TEST(ModelWriter, GivingUpRemovesEverything) {
 
 TEST(ModelWriter, TwoWritersDoNotMeetAndTheSecondToFinishFails) {
   TempFolder folder;
-  auto first = ModelWriter::Create(Layout(), folder / "out", "");
-  auto second = ModelWriter::Create(Layout(), folder / "out", "");
+  auto first = ModelWriter::Create(Layout(), folder / "out", {});
+  auto second = ModelWriter::Create(Layout(), folder / "out", {});
   ASSERT_TRUE(first.ok() && second.ok()) << first.status() << second.status();
   EXPECT_EQ(folder.Names().size(), 2u);
   ASSERT_OK(Fill(**first));
@@ -110,7 +110,7 @@ TEST(ModelWriter, DestinationsThatCannotBe) {
   TempFolder folder;
   testing::WriteText(folder / "file", "x");
   const auto create = [&](const std::string& destination) {
-    return ModelWriter::Create(Layout(), destination, "").status();
+    return ModelWriter::Create(Layout(), destination, {}).status();
   };
   EXPECT_TRUE(FailsWith(create(folder / "file"), StatusCode::kAlreadyExists, folder / "file"));
   EXPECT_TRUE(FailsWith(create(folder / "none/out"), StatusCode::kNotFound,
@@ -124,7 +124,7 @@ TEST(ModelWriter, ALinkToAnEmptyFolderIsFollowed) {
   TempFolder folder;
   std::filesystem::create_directory(folder / "target");
   std::filesystem::create_directory_symlink(folder / "target", folder / "link");
-  auto writer = ModelWriter::Create(Layout(), folder / "link", "");
+  auto writer = ModelWriter::Create(Layout(), folder / "link", {});
   ASSERT_TRUE(writer.ok()) << writer.status();
   ASSERT_OK(Fill(**writer));
   ASSERT_OK((*writer)->Finish());
@@ -187,10 +187,107 @@ TEST(DiskFull, AWriteThatFailsHalfwayLeavesNothing) {
   EXPECT_EQ(folder.Names(), (std::vector<std::string>{"source"}));
 }
 
+// Writes the first `count` blocks of a model in a process that is then killed.
+void WriteAndBeKilled(const std::string& destination, const std::string& work, int count) {
+  EXPECT_FALSE(PassesInChild([&] {
+    auto writer = ModelWriter::Create(Layout(), destination, {}, work);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    for (const BlockIndex& index : FileOrder((*writer)->model())) {
+      if (count-- == 0) break;
+      const Block& block = (*writer)->model().tensors[index.tensor].blocks[index.block];
+      const std::string bytes(block.bytes, static_cast<char>('A' + index.tensor));
+      ASSERT_OK((*writer)->Write(index.tensor, index.block,
+                                 reinterpret_cast<const std::byte*>(bytes.data())));
+    }
+    raise(SIGKILL);
+  }));
+}
+
+// The blocks that need not be written again; the others are written.
+int Resume(ModelWriter& writer) {
+  int kept = 0;
+  for (const BlockIndex& index : FileOrder(writer.model())) {
+    const Block& block = writer.model().tensors[index.tensor].blocks[index.block];
+    std::string bytes(block.bytes, '?');
+    if (writer.WasWritten(index.tensor, index.block, reinterpret_cast<std::byte*>(bytes.data()))) {
+      ++kept;
+      continue;
+    }
+    bytes.assign(block.bytes, static_cast<char>('A' + index.tensor));
+    EXPECT_OK(
+        writer.Write(index.tensor, index.block, reinterpret_cast<const std::byte*>(bytes.data())));
+  }
+  return kept;
+}
+
+std::string WrittenAtOnce() {
+  TempFolder folder;
+  auto writer = ModelWriter::Create(Layout(), folder / "out", {});
+  EXPECT_OK(Fill(**writer));
+  EXPECT_OK((*writer)->Finish());
+  return testing::ReadText(folder / "out/model.safetensors");
+}
+
+TEST(Resuming, GoesOnAfterAKill) {
+  TempFolder folder;
+  WriteAndBeKilled(folder / "out", "work", 4);
+  EXPECT_EQ(folder.Names(), (std::vector<std::string>{".out.partial"}));
+  auto writer = ModelWriter::Create(Layout(), folder / "out", {}, "work");
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  EXPECT_EQ((*writer)->earlier_blocks(), 4u);
+  EXPECT_EQ(Resume(**writer), 4);
+  ASSERT_OK((*writer)->Finish());
+  EXPECT_EQ(folder.Names(), (std::vector<std::string>{"out"}));
+  EXPECT_EQ(testing::NamesIn(folder / "out"),
+            (std::vector<std::string>{"config.json", "model.safetensors"}));
+  EXPECT_TRUE(testing::ReadText(folder / "out/model.safetensors") == WrittenAtOnce());
+}
+
+TEST(Resuming, BlocksThatWereLostAreWrittenAgain) {
+  TempFolder folder;
+  WriteAndBeKilled(folder / "out", "work", 4);
+  // As after a power cut: the journal has what the file lost. And its last record is cut off.
+  const std::string file = folder / ".out.partial/model.safetensors";
+  std::string text = testing::ReadText(file);
+  text[Layout().tensors[FileOrder(Layout())[1].tensor].blocks[0].offset] ^= 1;
+  testing::WriteText(file, text);
+  const std::string journal = folder / ".out.partial/progress";
+  testing::WriteText(journal, testing::ReadText(journal) + "12345");
+  auto writer = ModelWriter::Create(Layout(), folder / "out", {}, "work");
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  EXPECT_EQ(Resume(**writer), 3);
+  ASSERT_OK((*writer)->Finish());
+  EXPECT_TRUE(testing::ReadText(folder / "out/model.safetensors") == WrittenAtOnce());
+}
+
+TEST(Resuming, OtherWorkBeginsAnew) {
+  TempFolder folder;
+  WriteAndBeKilled(folder / "out", "work", 4);
+  testing::WriteText(folder / ".out.partial/tokenizer.json", "of the earlier one");
+  auto writer = ModelWriter::Create(Layout(), folder / "out", {}, "other work");
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  EXPECT_EQ((*writer)->earlier_blocks(), 0u);
+  EXPECT_EQ(Resume(**writer), 0);
+  ASSERT_OK((*writer)->Finish());
+  EXPECT_EQ(testing::NamesIn(folder / "out"),
+            (std::vector<std::string>{"config.json", "model.safetensors"}));
+}
+
+TEST(Resuming, TwoAtOnceDoNotMeet) {
+  TempFolder folder;
+  auto first = ModelWriter::Create(Layout(), folder / "out", {}, "work");
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_TRUE(FailsWith(ModelWriter::Create(Layout(), folder / "out", {}, "work").status(),
+                        StatusCode::kAlreadyExists, "another process is writing"));
+  EXPECT_EQ(Resume(**first), 0);
+  ASSERT_OK((*first)->Finish());
+  EXPECT_TRUE(ModelFile::Open(folder / "out").ok());
+}
+
 TEST(DiskFull, ALeftoverOfAKilledRunIsNamed) {
   TempFolder folder;
   EXPECT_FALSE(PassesInChild([&] {
-    auto writer = ModelWriter::Create(Layout(), folder / "out", "");
+    auto writer = ModelWriter::Create(Layout(), folder / "out", {});
     ASSERT_TRUE(writer.ok());
     raise(SIGKILL);
   }));
@@ -198,12 +295,12 @@ TEST(DiskFull, ALeftoverOfAKilledRunIsNamed) {
   const std::string leftover = folder / folder.Names()[0];
   EXPECT_TRUE(PassesInChild([&] {
     LimitFiles(4096);
-    EXPECT_TRUE(FailsWith(ModelWriter::Create(Layout(), folder / "out", "").status(),
+    EXPECT_TRUE(FailsWith(ModelWriter::Create(Layout(), folder / "out", {}).status(),
                           StatusCode::kResourceExhausted, leftover + " is a leftover to remove"));
   }));
   // It does not get in the way of a new run.
   EXPECT_TRUE(PassesInChild([&] {
-    auto writer = ModelWriter::Create(Layout(), folder / "out", "");
+    auto writer = ModelWriter::Create(Layout(), folder / "out", {});
     ASSERT_TRUE(writer.ok()) << writer.status();
     ASSERT_OK(Fill(**writer));
     EXPECT_OK((*writer)->Finish());
@@ -215,7 +312,7 @@ TEST(DiskFull, AModelLargerThanTheDiskIsRefusedAtOnce) {
   TempFolder folder;
   ModelFile model = Layout();
   model.file_bytes[0] = uint64_t{1} << 60;
-  const absl::Status status = ModelWriter::Create(model, folder / "out", "").status();
+  const absl::Status status = ModelWriter::Create(model, folder / "out", {}).status();
   EXPECT_TRUE(FailsWith(status, StatusCode::kResourceExhausted, "not enough room"));
   EXPECT_TRUE(FailsWith(status, StatusCode::kResourceExhausted,
                         "The model needs 1152921504606846976 bytes; "));
