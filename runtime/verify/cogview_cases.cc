@@ -21,12 +21,6 @@ using Json = nlohmann::json;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr float kMasked = -1e30f;  // as the fixture writes -infinity
 
-void Append(const Tensor& rows, std::vector<float>* out) {
-  for (int64_t r = 0; r < rows.rows; ++r) {
-    out->insert(out->end(), rows.f32(r), rows.f32(r) + rows.cols);
-  }
-}
-
 // Fields about differences between runs of the original: nothing of ours.
 bool OfTheOriginal(const std::string& key) {
   return key == "rounding_noise_max_abs_logits" || key == "logits_abs_max" ||

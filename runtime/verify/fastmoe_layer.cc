@@ -67,7 +67,7 @@ absl::StatusOr<ModelFile> Write(const FastMoeWeights& weights, const std::string
       LayOut(spec, {DType::kF32}, std::vector<std::string>(spec.tensors.size(), "F32"));
   if (!model.ok()) return model.status();
   absl::StatusOr<std::unique_ptr<ModelWriter>> writer =
-      ModelWriter::Create(*std::move(model), folder, /*side_files_folder=*/"");
+      ModelWriter::Create(*std::move(model), folder, SideFiles{});
   if (!writer.ok()) return writer.status();
   const ModelFile& layout = (*writer)->model();
   const auto fill = [&](int tensor, int index, std::byte* out) -> absl::Status {
@@ -171,8 +171,8 @@ absl::StatusOr<std::unique_ptr<FastMoeLayer>> FastMoeLayer::Open(const FastMoeWe
   if (!kv.ok()) return kv.status();
   layer->kv_ = *std::move(kv);
   layer->stream_ = backend.create_stream(1);
-  auto pass = Pass::Create(spec, {.tokens = tokens, .logit_rows = 1}, *layer->store_, *layer->kv_,
-                           backend, layer->stream_);
+  auto pass = Pass::Create(spec, {.tokens = tokens, .logit_rows = 1}, *layer->store_,
+                           /*device=*/nullptr, *layer->kv_, backend, layer->stream_);
   if (!pass.ok()) return pass.status();
   layer->pass_ = *std::move(pass);
   return layer;

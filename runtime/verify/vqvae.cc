@@ -17,6 +17,7 @@
 #include "runtime/pictures/picture.h"
 #include "runtime/storage/checkpoint.h"
 #include "runtime/storage/file_util.h"
+#include "runtime/storage/safetensors.h"
 #include "runtime/verify/fixture.h"
 #include "runtime/verify/verify.h"
 

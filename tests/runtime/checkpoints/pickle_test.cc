@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/checkpoints/pickle_classes.h"
 #include "tests/runtime/storage/storage_testing.h"
 
@@ -49,8 +50,8 @@ TEST(Pickle, StopsAtStop) {
 
 TEST(Pickle, LongNumbersKeepTheirSign) {
   const auto value = [](const std::string& bytes) {
-    const auto pickle =
-        ParsePickle("\x8a" + std::string(1, static_cast<char>(bytes.size())) + bytes + ".");
+    const std::string size(1, static_cast<char>(bytes.size()));
+    const auto pickle = ParsePickle(absl::StrCat("\x8a", size, bytes, "."));
     EXPECT_TRUE(pickle.ok()) << pickle.status();
     return pickle.ok() ? pickle->at(pickle->root).integer : 0;
   };
