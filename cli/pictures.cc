@@ -20,7 +20,8 @@ void PictureModelFlags::Add(CLI::App& command) {
 
 absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenPictureModels(
     const PictureModelFlags& flags, int64_t batch) {
-  if (absl::Status status = flags.run.Check(); !status.ok()) return status;
+  RunFlags run = flags.run;
+  if (absl::Status status = run.Check(); !status.ok()) return status;
   std::vector<NamedModelFile> files;
   absl::StatusOr<ModelFile> first = flags.model.Open();
   if (!first.ok()) return first.status();
@@ -34,7 +35,7 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenPictureModels(
     if (!file.ok()) return file.status();
     files.push_back({name, *folder, *std::move(file)});
   }
-  ServeModelOptions options{.load = flags.run.options, .queue = batch};
+  ServeModelOptions options{.load = run.options, .queue = batch};
   options.load.batch = batch;
   return OpenModels(std::move(files), options);
 }

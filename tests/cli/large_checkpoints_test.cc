@@ -42,18 +42,18 @@ int64_t Elements(const TestShape& tensor) {
 // One tensor of bfloat16 in a pickle, as torch.save writes it.
 std::string PickledTensor(const TestShape& tensor, const std::string& key) {
   const auto text = [](const std::string& word) {
-    return "X" + Raw(static_cast<uint32_t>(word.size())) + word;
+    return absl::StrCat("X", Raw(static_cast<uint32_t>(word.size())), word);
   };
-  const auto number = [](int64_t value) { return "\x8a\x08" + Raw(value); };
+  const auto number = [](int64_t value) { return absl::StrCat("\x8a\x08", Raw(value)); };
   std::string shape = "(", strides = "(";
   int64_t stride = Elements(tensor);
   for (const int64_t size : tensor.shape) {
     shape += number(size);
     strides += number(stride /= size);
   }
-  return text(tensor.name) + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
-         "ctorch\nBFloat16Storage\n" + text(key) + text("cpu") + number(Elements(tensor)) + "tQ" +
-         "K" + std::string(1, '\0') + shape + "t" + strides + "t\x89}tR";
+  return absl::StrCat(text(tensor.name), "ctorch._utils\n_rebuild_tensor_v2\n((", text("storage"),
+                      "ctorch\nBFloat16Storage\n", text(key), text("cpu"), number(Elements(tensor)),
+                      "tQK", std::string(1, '\0'), shape, "t", strides, "t\x89}tR");
 }
 
 // A zip64 archive of stored entries whose data are a pickle, and zeros.
