@@ -13,7 +13,8 @@ void RunSparseAttention(const SparseAttention& args, ThreadPool& pool, const Row
     head.pivot_bias = args.pivot_bias;
     head.page_bytes = layer.page_bytes;
     head.key_stride = layer.kv_heads * layer.key_dim * element;
-    head.value_stride = layer.kv_heads * layer.value_dim * element;
+    head.value_stride =
+        layer.values_in_keys ? head.key_stride : layer.kv_heads * layer.value_dim * element;
     head.half = layer.dtype != DType::kF32;
     head.key_dim = layer.key_dim;
     head.value_dim = layer.value_dim;
@@ -27,8 +28,9 @@ void RunSparseAttention(const SparseAttention& args, ThreadPool& pool, const Row
       head.pivots = args.pivots[t];
       head.page_table = args.pages[t];
       head.keys = layer.pages + h / group * layer.key_dim * element;
-      head.values =
-          layer.pages + kPageTokens * head.key_stride + h / group * layer.value_dim * element;
+      head.values = layer.values_in_keys ? head.keys
+                                         : layer.pages + kPageTokens * head.key_stride +
+                                               h / group * layer.value_dim * element;
       head.out = args.out.f32(t) + h * layer.value_dim;
       kernels.sparse_attention(head);
     }

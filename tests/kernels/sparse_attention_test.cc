@@ -42,9 +42,10 @@ struct Problem {
   float Element(int64_t token, int32_t slot, int64_t offset, bool value) const {
     const KvLayer& layer = attention.layer;
     const int64_t key_cols = layer.kv_heads * layer.key_dim;
-    const int64_t index = value ? kPageTokens * key_cols +
-                                      slot % kPageTokens * layer.kv_heads * layer.value_dim + offset
-                                : slot % kPageTokens * key_cols + offset;
+    const int64_t index = value && !layer.values_in_keys
+                              ? kPageTokens * key_cols +
+                                    slot % kPageTokens * layer.kv_heads * layer.value_dim + offset
+                              : slot % kPageTokens * key_cols + offset;
     const std::byte* page =
         layer.pages + attention.pages[token][slot / kPageTokens] * layer.page_bytes;
     if (layer.dtype == DType::kF32) return reinterpret_cast<const float*>(page)[index];
