@@ -19,6 +19,10 @@ if(QIANYI_CUDA)
   endif()
   set(CMAKE_CUDA_STANDARD 20)
   enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it of nvcc 13
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
   # No contraction: an fma is written where it is meant, as on the CPU. The C++ warnings are those
   # of the emulated build of the same files.
   set(QIANYI_NVCC_FLAGS -fmad=false -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Werror)

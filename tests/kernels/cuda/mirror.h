@@ -97,7 +97,8 @@ class Mirror {
   std::map<const void*, Copy> copies_;
 };
 
-// The emulated device, and a real one where there is one.
+// The emulated device, and a real one where there is one; QIANYI_NEEDS_CUDA in the environment asks
+// for one, and the tests end without it.
 std::vector<const Backend*> Devices();
 
 }  // namespace qianyi::testing
