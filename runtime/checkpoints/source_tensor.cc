@@ -19,6 +19,7 @@ namespace {
 constexpr int64_t kChunkBytes = 256 << 10;
 
 void CopyFloats(const std::byte* from, int64_t elements, float* to) {
+  if (elements == 0) return;  // whose places may be null, which memcpy must not be given
   std::memcpy(to, from, elements * sizeof(float));
 }
 
