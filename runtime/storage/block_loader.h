@@ -91,7 +91,6 @@ class BlockLoader {
   size_t next_resident_ = 0;
   uint64_t next_issue_ = 0;  // ticket to load next; block streamed_[ticket % size]
   uint64_t next_use_ = 0;    // first ticket the consumer has not asked for
-  uint64_t ring_head_ = 0;   // where the next block may begin
   bool stop_ = false;
 
   std::atomic<uint64_t> read_bytes_{0};
