@@ -1,4 +1,4 @@
-// The endpoints about pictures: bodies as JSON or forms, answers whole or as events.
+// The endpoints about pictures: answers whole or as events.
 #include <chrono>
 #include <memory>
 #include <string>
@@ -6,11 +6,9 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
-#include "runtime/parse_json.h"
 #include "server/error.h"
-#include "server/http/multipart.h"
 #include "server/http/rest_api.h"
+#include "server/http/rest_image_body.h"
 
 namespace qianyi {
 namespace {
@@ -22,49 +20,6 @@ int64_t NowSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
       .count();
-}
-
-absl::Status ReadForm(const HttpRequest& request, ImageRequest* image) {
-  absl::StatusOr<std::vector<FormPart>> parts = ParseMultipart(request.content_type, request.body);
-  if (!parts.ok()) return parts.status();
-  for (const FormPart& part : *parts) {
-    const std::string name(absl::StripSuffix(part.name, "[]"));  // a list, of one
-    if (name == "image" || name == "mask") {
-      std::string& file = name == "image" ? image->image : image->mask;
-      if (!file.empty()) {
-        return BadParam(name, absl::StrCat(name, " is there twice; send one file"));
-      }
-      file = std::string(part.body);
-      if (file.empty()) return BadParam(name, absl::StrCat(name, " is an empty file"));
-      continue;
-    }
-    json value = std::string(part.body);
-    if (!IsImageText(name)) {
-      json number = ParseJson(part.body);
-      if (number.is_number() || number.is_boolean()) value = std::move(number);
-    }
-    if (absl::Status status = SetImageField(name, value, image); !status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<ImageRequest> ParseImage(ImageWork work, const HttpRequest& request) {
-  ImageRequest image;
-  image.work = work;
-  if (IsMultipart(request.content_type)) {
-    if (absl::Status status = ReadForm(request, &image); !status.ok()) return status;
-    return image;
-  }
-  const json body = ParseJson(request.body);
-  if (body.is_discarded() || !body.is_object()) {
-    return absl::InvalidArgumentError(
-        "the body is neither a JSON object in valid UTF-8 nor multipart/form-data; check quotes, "
-        "encoding and Content-Type");
-  }
-  for (const auto& [name, value] : body.items()) {
-    if (absl::Status status = SetImageField(name, value, &image); !status.ok()) return status;
-  }
-  return image;
 }
 
 // Answers in OpenAI's shapes: {"created", "data": […]}, or an event for each partial picture and
@@ -201,7 +156,7 @@ void RestApi::AddImageRoutes() {
 }
 
 void RestApi::StartImage(ImageWork work, const HttpRequest& request, const Reply& reply) {
-  absl::StatusOr<ImageRequest> image = ParseImage(work, request);
+  absl::StatusOr<ImageRequest> image = ParseImage(work, request.content_type, request.body);
   if (!image.ok()) {
     service_.metrics().CountRejected("invalid");
     reply->Send(ErrorResponse(image.status()));
