@@ -80,7 +80,8 @@ absl::Status SetFile(std::string_view name, const json& value, std::string* to) 
     }
     text.remove_prefix(comma + 1);
   }
-  if (!text.empty() && absl::Base64Unescape(absl::string_view(text.data(), text.size()), to)) return absl::OkStatus();
+  if (!text.empty() && absl::Base64Unescape(absl::string_view(text.data(), text.size()), to))
+    return absl::OkStatus();
   return Refuse(name, value, allowed);
 }
 
