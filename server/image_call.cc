@@ -16,6 +16,7 @@ namespace {
 
 // Of a client's picture; what lies within takes kUploadBytes at most.
 constexpr PictureLimits kLimits = {.file_bytes = 2 << 20, .side = 4096, .pixels = 4 << 20};
+constexpr int64_t kMostPartials = 64;  // of all pictures of a request: a client may read slowly
 constexpr int64_t kCommandTokens = 3;  // [ROI1], the size and [BOI1]
 
 // Below 2^53, so that every client can send it back.
@@ -202,6 +203,13 @@ absl::Status ImageCall::PrepareCounts() {
                     absl::StrFormat("candidates is %d; it must be %d..%d: at least n, "
                                     "and at most the server's --batch",
                                     candidates, n, places));
+  }
+  if (request_.stream && request_.partial_images * n > kMostPartials) {
+    return BadParam(
+        "partial_images",
+        absl::StrFormat("partial_images is %d of each of %d pictures; there may be %d in "
+                        "all: ask for 0..%d",
+                        request_.partial_images, n, kMostPartials, kMostPartials / n));
   }
   paint_.pictures = static_cast<int32_t>(n);
   paint_.candidates = static_cast<int32_t>(candidates);

@@ -170,7 +170,7 @@ function requestBody() {
   Object.assign(body, fieldsOf($('sampling').querySelectorAll('input')), { stream: true });
   if (state.tab === 'paint') {
     body.model = state.painter.id;
-    body.partial_images = MOST_PARTIALS;  // every row is shown
+    body.partial_images = Math.floor(MOST_PARTIALS / Math.max(1, body.n ?? 1));  // rows that are shown
     delete body.max_tokens;
   }
   return body;

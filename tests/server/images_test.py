@@ -135,7 +135,7 @@ class OpenAi(ImageTest):
         self.assertEqual(seen[-1].usage.output_tokens, 16)
 
     def test_streams_of_several_and_of_any_number_of_partial_pictures(self):
-        for wanted, come in ((0, 0), (1, 1), (2, 2), (64, 3)):
+        for wanted, come in ((0, 0), (1, 1), (2, 2), (32, 3)):
             events = self.events(GENERATE, {"model": "painter", "prompt": "猫", "n": 2,
                                             "partial_images": wanted})
             partial = [event for event in events if event["type"].endswith("partial_image")]
@@ -249,6 +249,8 @@ class Refusals(ImageTest):
         error = self.refused(GENERATE, {**ask, "prompt": "猫" * 3000}, "prompt")
         self.assertEqual(error["code"], "context_length_exceeded")
         self.refused(GENERATE, {**ask, "candidates": 2, "n": 3}, "candidates", "3..8")
+        self.refused(GENERATE, {**ask, "n": 4, "partial_images": 17, "stream": True}, "partial_images",
+                     "0..16")
 
     def test_models(self):
         self.refused(GENERATE, {"prompt": "猫", "model": "poet"}, "model", "poet", "painter")
@@ -328,7 +330,7 @@ class Leavers(ImageTest):
 
     def test_mid_way(self):
         before = self.server.metric("qianyi_generated_tokens_total")
-        self.leave(GENERATE, {**self.SLOW, "stream": True, "partial_images": 31, "n": 8},
+        self.leave(GENERATE, {**self.SLOW, "stream": True, "partial_images": 8, "n": 8},
                    lambda connection: connection.recv(1000))
         self.wait_until_idle()
         self.assertLess(self.server.metric("qianyi_generated_tokens_total") - before, 8 * 1024)
