@@ -7,7 +7,7 @@ namespace qianyi {
 namespace {
 
 // Turns are handed on after this long at the earliest: a change of threads costs microseconds.
-constexpr int64_t kLeastNanoseconds = 1'000'000;
+constexpr int64_t kLeastNanoseconds = 200'000;
 
 int64_t NowNanoseconds() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
