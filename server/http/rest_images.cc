@@ -140,19 +140,18 @@ class ImageAnswer final : public ImageListener {
 }  // namespace
 
 void RestApi::AddImageRoutes() {
-  struct Endpoint {
-    const char* path;
-    ImageWork work;
-  };
-  for (const Endpoint& endpoint : {Endpoint{"/v1/images/generations", ImageWork::kGenerate},
-                                   Endpoint{"/v1/images/edits", ImageWork::kEdit},
-                                   Endpoint{"/v1/images/captions", ImageWork::kCaption}}) {
-    routes_.push_back(
-        {Scope::kInference, "POST", endpoint.path,
-         [this, work = endpoint.work](const HttpRequest& request, const Reply& reply) {
-           StartImage(work, request, reply);
-         }});
-  }
+  routes_.push_back({Scope::kInference, "POST", "/v1/images/generations",
+                     [this](const HttpRequest& request, const Reply& reply) {
+                       StartImage(ImageWork::kGenerate, request, reply);
+                     }});
+  routes_.push_back({Scope::kInference, "POST", "/v1/images/edits",
+                     [this](const HttpRequest& request, const Reply& reply) {
+                       StartImage(ImageWork::kEdit, request, reply);
+                     }});
+  routes_.push_back({Scope::kInference, "POST", "/v1/images/captions",
+                     [this](const HttpRequest& request, const Reply& reply) {
+                       StartImage(ImageWork::kCaption, request, reply);
+                     }});
 }
 
 void RestApi::StartImage(ImageWork work, const HttpRequest& request, const Reply& reply) {

@@ -32,7 +32,7 @@ class ImageTest(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
         cls.painter = make_painter(cls.folder.name)
-        slow = make_painter(cls.folder.name, "slow", grid=32, roles=["paint"])
+        slow = make_painter(cls.folder.name, "slow", grid=32, roles=["paint", "magnify"])
         cls.server = Server("--model", cls.painter, "--model", slow, *cls.FLAGS)
 
     @classmethod
@@ -76,7 +76,7 @@ class OpenAi(ImageTest):
         self.assertEqual(pictures["sizes"], ["32x32"])
         self.assertEqual(pictures["styles"], ["国画", "轮廓画"])
         self.assertEqual((pictures["paints"], pictures["captions"]), (True, True))
-        self.assertEqual(models["slow"].pictures["sizes"], ["256x256"])
+        self.assertEqual(models["slow"].pictures["sizes"], ["256x256", "512x512"])
 
     def test_generate(self):
         ask = {"model": "painter", "prompt": "一只猫", "n": 3, "size": "32x32",
@@ -110,6 +110,13 @@ class OpenAi(ImageTest):
         low, high = [self.pictures(output_format="jpeg", output_compression=quality, seed=1)[0]
                      for quality in (5, 100)]
         self.assertLess(len(low), len(high))
+
+    def test_magnify(self):
+        ask = {"model": "slow", "seed": 6}
+        small, large = self.pictures(**ask), self.pictures(size="512x512", **ask)
+        self.assertEqual((png_size(small[0]), png_size(large[0])), ((256, 256), (512, 512)))
+        self.assertEqual(self.pictures(size="256x256", **ask), small)
+        self.assertEqual(self.pictures(size="512x512", **ask), large)
 
     def test_candidates_are_ranked(self):
         body = {"model": "painter", "prompt": "一只猫", "seed": 5, "return_scores": True}
@@ -410,6 +417,13 @@ class Grpc(ByReflection, ImageTest):
         self.assertEqual((finished.size, finished.output_format, finished.seed), ("32x32", "png", 7))
         # The same as over REST.
         self.assertEqual(self.pictures(seed=finished.images[0].seed), [finished.images[0].image])
+
+    def test_magnify(self):
+        chunks = list(self.call("GenerateImage", self.ask(model="slow", size="512x512", seed=6), timeout=120))
+        magnified = [chunk.progress for chunk in chunks[:-1] if chunk.progress.stage == 3]
+        self.assertEqual(len(magnified), 9)
+        self.assertEqual((magnified[-1].done, magnified[-1].total), (4096, 4096))
+        self.assertEqual(png_size(chunks[-1].finished.images[0].image), (512, 512))
 
     def test_edit_and_caption(self):
         request = self.message("qianyi.v1.EditImageRequest", picture=self.ask(seed=3),
