@@ -3,6 +3,7 @@ the same answers as alone."""
 
 import concurrent.futures
 import json
+import pathlib
 import re
 import subprocess
 import tempfile
@@ -97,6 +98,10 @@ class Share(unittest.TestCase):
                     now = self.metrics(server)
                     self.assertGreater(of(now, "qianyi_weight_bytes", "poet", ',tier="disk"'), 0)
                     self.both_go_on(server)
+                    budget = float(re.search(r'qianyi_memory_bytes{kind="budget"} (\S+)', now)[1])
+                    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+                    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+                    self.assertLess(peak, budget)
 
     def least_memory(self):
         """What the server says it needs for both, when it is given too little."""
