@@ -193,10 +193,16 @@ absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
     }
   }
   const auto start = Clock::now();
+  ObservedWait observed(observer_);
   std::unique_lock lock(mutex_);
   absl::StatusOr<Held> held;
+  const auto wait_for = [&](auto ready) {
+    if (ready()) return;
+    observed.Begin();
+    ready_.wait(lock, ready);
+  };
   if (blocks_[index].resident) {
-    ready_.wait(lock, [&] { return resident_state_[place].load() >= State::kReady; });
+    wait_for([&] { return resident_state_[place].load() >= State::kReady; });
     if (resident_state_[place].load() == State::kFailed) {
       held = resident_status_[place];
     } else {
@@ -213,7 +219,7 @@ absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
     next_issue_ = std::max(next_issue_, ticket);
     wanted_.notify_one();
     Entry* entry = nullptr;
-    ready_.wait(lock, [&] {
+    wait_for([&] {
       entry = FindEntry(ticket);
       return entry != nullptr && entry->state != State::kLoading;
     });

@@ -12,6 +12,7 @@
 #include "server/adapter_admin.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
+#include "server/image_service.h"
 #include "server/text_service.h"
 
 namespace qianyi {
@@ -20,7 +21,8 @@ namespace qianyi {
 class RestApi {
  public:
   // All but `origins` outlive this.
-  RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& keys, OriginRules origins);
+  RestApi(TextService& service, ImageService& images, AdapterAdmin& adapters, const KeyRing& keys,
+          OriginRules origins);
 
   // Before the body is read: the answer to whoever may not ask this, and to a page's question
   // whether it may. Otherwise says in the request whose key it has.
@@ -47,14 +49,19 @@ class RestApi {
   void AddPageRoutes();
   void AddOperatorRoutes();
   void AddAdapterRoutes();
+  void AddImageRoutes();
   void StartText(absl::StatusOr<RestRequest> request,
                  std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                      std::shared_ptr<HttpReply>),
                  const std::shared_ptr<HttpReply>& reply);
+  void StartImage(ImageWork work, const HttpRequest& request,
+                  const std::shared_ptr<HttpReply>& reply);
+  nlohmann::json ModelJson(const FoundModel& found) const;
   void ListModels(const std::shared_ptr<HttpReply>& reply);
   void ShowModel(const std::string& name, const std::shared_ptr<HttpReply>& reply);
 
   TextService& service_;
+  ImageService& images_;
   AdapterAdmin& adapters_;
   const KeyRing& keys_;
   const OriginRules origins_;
