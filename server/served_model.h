@@ -59,7 +59,7 @@ struct NamedModelFile {
   double weight = 1;                        // of its share of the processors
 };
 
-// Opens all within one budget: each gets what it could use, or a share by size where that is
+// Opens all within one budget: each gets what it could use, or a fair share where that is
 // too much. Errors name the model and say what would help.
 absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     std::vector<NamedModelFile> files, const ServeModelOptions& options);
