@@ -29,6 +29,7 @@ struct Flags {
   int64_t context = 0;
   int64_t batch = 16;
   int64_t queue = 64;
+  uint64_t queue_bytes = 64 << 20;
   std::vector<std::string> adapters;
   uint64_t adapter_bytes = 0;
   ServerOptions server;
@@ -153,6 +154,7 @@ absl::Status RunServe(Flags flags) {
   options.spare_adapter_bytes = flags.server.adapter_folder.empty() ? 0 : kSpareAdapterBytes;
   if (absl::Status status = AssignAdapters(flags.adapters, &*files); !status.ok()) return status;
   if (absl::Status status = CheckFolder(flags.server.adapter_folder); !status.ok()) return status;
+  flags.server.queue.bytes = static_cast<int64_t>(flags.queue_bytes);
   auto models = OpenModels(*std::move(files), options);
   if (!models.ok()) return models.status();
   std::string summary;
@@ -229,6 +231,13 @@ void AddServe(CLI::App& app, Run* run) {
   command->add_option("--queue", flags->queue, "requests that may wait; more are refused")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
+  command
+      ->add_option("--queue-tokens", flags->server.queue.tokens,
+                   "tokens of those that run or wait, of each model [half of what so many full "
+                   "contexts would have]")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  AddSize(*command, "--queue-memory", &flags->queue_bytes,
+          "for requests that run or wait, besides the cache [64 MiB]");
   command
       ->add_option("--drain-seconds", flags->server.drain_seconds,
                    "for requests in progress when told to end")

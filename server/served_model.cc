@@ -74,7 +74,10 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan pla
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
       LoadedModel::Open(std::move(named.file), std::move(plan), options.load);
   if (!loaded.ok()) return loaded.status();
-  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue);
+  model->queue = options.queue;
+  // All that admission lets in may wait for a moment, until the engine has looked.
+  const int64_t places = loaded.value()->plan().models[0].use.batch;
+  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue + places);
   absl::Status adapters = model->engine->adapters().LoadAll(named.adapters);
   if (!adapters.ok()) return adapters;
   return model;

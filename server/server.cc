@@ -34,7 +34,7 @@ class BothPorts final : public Server {
             std::unique_ptr<KeyRing> keys)
       : options_(options),
         keys_(std::move(keys)),
-        text_(std::move(models)),
+        text_(std::move(models), options.queue),
         adapters_(text_, options.adapter_folder),
         rest_(text_, adapters_, *keys_, RulesOf(options)) {}
 
@@ -46,7 +46,10 @@ class BothPorts final : public Server {
     hooks.handler = [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
       rest_.Handle(std::move(request), std::move(reply));
     };
-    hooks.on_refused = [this](int status) { text_.metrics().CountHttp("other", "other", status); };
+    hooks.on_refused = [this](int status) {
+      text_.metrics().CountHttp("other", "other", status);
+      if (status == 503) text_.metrics().CountRejected("body_memory");
+    };
     auto http =
         HttpServer::Start(options_.host, options_.http_port, HttpLimits{}, *tls, std::move(hooks));
     if (!http.ok()) return http.status();

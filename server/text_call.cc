@@ -52,6 +52,8 @@ bool TextCall::Poll() {
   if (open_ > 0) return false;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin_;
   metrics_.request_seconds.Observe(seconds.count());
+  ticket_.Spend(usage_.prompt_tokens + usage_.completion_tokens);
+  ticket_ = Ticket();  // before the client hears of the end, and asks again
   listener_->OnEnd(status_, usage_);
   return true;
 }

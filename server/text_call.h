@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -13,6 +14,7 @@
 #include "runtime/detokenizer.h"
 #include "runtime/engine.h"
 #include "runtime/sink.h"
+#include "server/admission.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
 #include "server/text_request.h"
@@ -49,6 +51,8 @@ class TextCall {
            std::vector<std::string> stops, ChatReading reading,
            std::unique_ptr<CallListener> listener);
 
+  // What it was let in with, held until the call is destroyed.
+  void Hold(Ticket ticket) { ticket_ = std::move(ticket); }
   // A choice that was submitted; `sink` rings the pump's bell.
   void AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink);
   // Hands on what has come. True when the call has ended and may be destroyed.
@@ -78,6 +82,7 @@ class TextCall {
   const std::vector<std::string> stops_;
   const ChatReading reading_;
   const std::unique_ptr<CallListener> listener_;
+  Ticket ticket_;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point last_token_ = begin_;
   std::vector<Choice> choices_;

@@ -9,6 +9,7 @@
 
 #include "runtime/prompts/prompts.h"
 #include "runtime/prompts/task.h"
+#include "server/access/key_ring.h"
 #include "server/parameters.h"
 
 namespace qianyi {
@@ -38,6 +39,9 @@ struct TextRequest {
   std::string model;  // may be empty when one model is served
   std::variant<CompletionInput, ChatInput, TaskInput> input;
   Parameters parameters;
+  Caller caller = {};
+  bool batch = false;      // may wait until nothing else does
+  int64_t body_bytes = 0;  // as it was received
 };
 
 // An adapter to load while the server runs.

@@ -236,10 +236,36 @@ absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const ChatFormat* fo
   return generate;
 }
 
+std::vector<Admission::LineLimit> LinesOf(std::span<const std::unique_ptr<ServedModel>> models,
+                                          int64_t tokens) {
+  std::vector<Admission::LineLimit> lines;
+  for (const auto& model : models) {
+    const int64_t choices = model->use().batch + model->queue;
+    const int64_t full = choices * model->use().context_tokens;
+    lines.push_back({choices, model->queue, tokens > 0 ? tokens : (full + 1) / 2});
+  }
+  return lines;
+}
+
+// What choices hold until they end, once their prompt and length are known.
+Load LoadOf(const GenerateRequest& request, int64_t choices) {
+  const int64_t prompt = static_cast<int64_t>(request.prompt.tokens.size());
+  const int64_t events = Engine::MaxEvents(request);
+  constexpr int64_t kPromptTokenBytes = 32;  // id, two positions, and what a sequence keeps
+  const int64_t event_bytes =
+      static_cast<int64_t>(sizeof(TokenEvent) + request.sampling.logprobs * sizeof(TokenLogprob));
+  return {.choices = 0,
+          .tokens = choices * (prompt + events),
+          .bytes = choices * (prompt * kPromptTokenBytes + events * event_bytes)};
+}
+
 }  // namespace
 
-TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models)
-    : models_(std::move(models)), metrics_(models_) {}
+TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models,
+                         const QueueLimits& limits)
+    : admission_(LinesOf(models, limits.tokens), limits.bytes),
+      models_(std::move(models)),
+      metrics_(models_, admission_) {}
 
 TextService::~TextService() { Drain(0); }
 
@@ -283,10 +309,16 @@ absl::StatusOr<uint64_t> TextService::Start(const TextRequest& request,
   absl::StatusOr<uint64_t> call = Accept(request, make_listener);
   --starting_;
   if (!call.ok()) {
-    const bool full = absl::IsResourceExhausted(call.status());
-    metrics_.CountRejected(full ? "queue_full" : draining_ ? "draining" : "invalid");
+    metrics_.CountRejected(ReasonOf(call.status()));
   }
   return call;
+}
+
+absl::StatusOr<Ticket> TextService::Admit(const Caller& caller, const ServedModel& model,
+                                          const Load& load, bool batch) {
+  const auto at = std::find_if(models_.begin(), models_.end(),
+                               [&](const auto& other) { return other.get() == &model; });
+  return admission_.Admit(caller, static_cast<size_t>(at - models_.begin()), load, batch);
 }
 
 absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
@@ -303,6 +335,10 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
     return BadParam(
         "model", absl::StrFormat("model %s has no tokenizer, so it cannot read text", model.name));
   }
+  const int64_t choices = request.parameters.n;
+  absl::StatusOr<Ticket> ticket = Admit(
+      request.caller, model, {.choices = choices, .bytes = request.body_bytes}, request.batch);
+  if (!ticket.ok()) return ticket.status();
   absl::StatusOr<Prepared> prepared = Prepare(request, model);
   if (!prepared.ok()) return prepared.status();
   const absl::StatusOr<Parameters> parameters = WithDefaults(request, model);
@@ -311,12 +347,16 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
       std::move(prepared->prompt), prepared->reading.format, request, *parameters, model);
   if (!generate.ok()) return generate.status();
   generate->adapter = found->adapter;
+  generate->turn = ticket->turn();
+  absl::Status grown = ticket->Grow(LoadOf(*generate, choices));
+  if (!grown.ok()) return grown;
 
   const Accepted accepted{&model, found->name(), generate->sampling.seed,
                           static_cast<int>(generate->prompt.blanks.size())};
   auto call = std::make_unique<TextCall>(
       model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),
       parameters->stop, std::move(prepared->reading), make_listener(accepted));
+  call->Hold(*std::move(ticket));
   for (int64_t i = 0; i < parameters->n; ++i) {
     GenerateRequest choice = *generate;
     choice.sampling.seed += static_cast<uint64_t>(i);

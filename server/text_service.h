@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/admission.h"
 #include "server/call_pump.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
@@ -34,20 +35,29 @@ struct Accepted {
   int blanks = 1;  // of each choice
 };
 
+// What requests may hold while they wait and run.
+struct QueueLimits {
+  int64_t tokens = 0;        // of a model; 0 = half of what as many full contexts would have
+  int64_t bytes = 64 << 20;  // of all
+};
+
 // Thread-safe.
 class TextService {
  public:
-  explicit TextService(std::vector<std::unique_ptr<ServedModel>> models);
+  TextService(std::vector<std::unique_ptr<ServedModel>> models, const QueueLimits& limits);
   ~TextService();
 
   std::span<const std::unique_ptr<ServedModel>> models() const { return models_; }
   ServerMetrics& metrics() { return metrics_; }
+  // Work of any kind takes a ticket before it is begun; of the model's requests, one of models().
+  absl::StatusOr<Ticket> Admit(const Caller& caller, const ServedModel& model, const Load& load,
+                               bool batch);
   // By "MODEL" or "MODEL:ADAPTER". NotFound with code model_not_found and the names there are. ""
   // is the model, when there is one only.
   absl::StatusOr<FoundModel> FindModel(std::string_view name) const;
 
   // `make_listener` is called once the request is accepted, before it hears of anything. Errors
-  // name the field at fault: InvalidArgument; ResourceExhausted when the queue is full;
+  // name the field at fault: InvalidArgument; ResourceExhausted (OverQuota, OverCapacity);
   // Unavailable while draining. The result is for Cancel.
   using MakeListener = std::function<std::unique_ptr<CallListener>(const Accepted&)>;
   absl::StatusOr<uint64_t> Start(const TextRequest& request, const MakeListener& make_listener);
@@ -64,6 +74,7 @@ class TextService {
 
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> starting_{0};  // requests that are neither refused nor the pump's yet
+  Admission admission_;               // outlives the calls
   CallPump pump_;                     // outlives the engines, which ring its bell
   std::vector<std::unique_ptr<ServedModel>> models_;
   ServerMetrics metrics_;

@@ -84,7 +84,14 @@ absl::StatusOr<Caller> KeyRing::Admit(std::string_view presented, Scope needed) 
     return absl::PermissionDeniedError(absl::StrFormat(
         "the key %s may not do this; it needs the scope %s", found->name, NameOf(needed)));
   }
-  return Caller{found->name, found->limits};
+  return Caller{.name = found->name, .limits = found->limits};
+}
+
+absl::Status ReadPriority(std::string_view header, Caller* caller) {
+  caller->batch = header == "batch";
+  if (caller->batch || header.empty() || header == "interactive") return absl::OkStatus();
+  return BadParam("x-priority", absl::StrFormat("x-priority is %s; it must be interactive or batch",
+                                                std::string(header.substr(0, 50))));
 }
 
 std::string_view PresentedKey(std::string_view authorization, std::string_view x_api_key) {

@@ -21,6 +21,7 @@ namespace qianyi {
 struct Caller {
   std::string name;
   KeyLimits limits = {};
+  bool batch = false;  // waits until nothing else does
 };
 
 // Thread-safe. A thread of its own looks at the file once a second; a file that is damaged or gone
@@ -56,6 +57,9 @@ class KeyRing {
   bool stop_ = false;
   std::thread thread_;
 };
+
+// "batch" or "interactive", of the header X-Priority; empty is interactive. InvalidArgument else.
+absl::Status ReadPriority(std::string_view header, Caller* caller);
 
 // The key of "Bearer KEY", or of "x-api-key: KEY" when there is no other.
 std::string_view PresentedKey(std::string_view authorization, std::string_view x_api_key);

@@ -2,7 +2,9 @@
 
 #include <map>
 #include <string_view>
+#include <utility>
 
+#include "server/error.h"
 #include "server/request_id.h"
 
 namespace qianyi {
@@ -31,9 +33,12 @@ absl::StatusOr<Caller> Gate::Enter(grpc::CallbackServerContext* context,
   context->AddTrailingMetadata("x-request-id", RequestIdFrom(value("x-request-id")));
   absl::StatusOr<Caller> caller =
       keys_.Admit(PresentedKey(value("authorization"), value("x-api-key")), ScopeOf(method));
+  if (caller.ok()) {
+    absl::Status priority = ReadPriority(value("x-priority"), &*caller);
+    if (!priority.ok()) caller = std::move(priority);
+  }
   if (!caller.ok()) {
-    metrics_.CountRejected(absl::IsUnauthenticated(caller.status()) ? "unauthenticated"
-                                                                    : "forbidden");
+    metrics_.CountRejected(ReasonOf(caller.status()));
   }
   return caller;
 }

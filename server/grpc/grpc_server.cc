@@ -90,7 +90,7 @@ class Service final : public v1::Inference::CallbackService {
     info->set_context_tokens(model.use().context_tokens);
     info->set_vocabulary_size(spec.vocab_size);
     info->set_batch(model.use().batch);
-    info->set_queue(model.engine->queue_limit());
+    info->set_queue(model.queue);
     if (found.adapter != nullptr) info->set_parent(model.name);
   }
 

@@ -25,6 +25,7 @@ struct HttpRequest {
   std::string host, origin;
   std::string key;     // as it was presented; empty once it has been looked at
   Caller caller = {};  // whose key it is
+  std::string priority;
   std::string trace_parent;
 };
 

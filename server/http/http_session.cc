@@ -210,6 +210,7 @@ HttpRequest HttpSession::Head() const {
   const std::string authorization = text(message[http::field::authorization]);
   const std::string x_api_key = text(message["x-api-key"]);
   request.key = std::string(PresentedKey(authorization, x_api_key));
+  request.priority = text(message["x-priority"]);
   request.trace_parent = text(message["traceparent"]);
   request.request_id = RequestIdFrom(text(message["x-request-id"]));
   return request;

@@ -66,16 +66,17 @@ RestApi::RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& ke
 void RestApi::AddTextRoutes() {
   routes_.push_back({Scope::kInference, "POST", "/v1/completions",
                      [this](const HttpRequest& request, const Reply& reply) {
-                       StartText(ParseCompletion(request.body), MakeCompletionAnswer, reply);
+                       StartText(request, ParseCompletion(request.body), MakeCompletionAnswer,
+                                 reply);
                      }});
   routes_.push_back({Scope::kInference, "POST", "/v1/chat/completions",
                      [this](const HttpRequest& request, const Reply& reply) {
-                       StartText(ParseChat(request.body), MakeChatAnswer, reply);
+                       StartText(request, ParseChat(request.body), MakeChatAnswer, reply);
                      }});
   for (const TaskInfo& info : Tasks()) {
     routes_.push_back({Scope::kInference, "POST", "/v1/tasks/" + info.name,
                        [this, task = info.task](const HttpRequest& request, const Reply& reply) {
-                         StartText(ParseTask(task, request.body), MakeTaskAnswer, reply);
+                         StartText(request, ParseTask(task, request.body), MakeTaskAnswer, reply);
                        }});
   }
   routes_.push_back({Scope::kInference, "GET", "/v1/tasks",
@@ -162,7 +163,7 @@ void RestApi::AddPageRoutes() {
   }
 }
 
-void RestApi::StartText(absl::StatusOr<RestRequest> request,
+void RestApi::StartText(const HttpRequest& http, absl::StatusOr<RestRequest> request,
                         std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                             Reply),
                         const Reply& reply) {
@@ -171,6 +172,9 @@ void RestApi::StartText(absl::StatusOr<RestRequest> request,
     reply->Send(ErrorResponse(request.status()));
     return;
   }
+  request->text.caller = http.caller;
+  request->text.batch |= http.caller.batch;
+  request->text.body_bytes = static_cast<int64_t>(http.body.size());
   const absl::StatusOr<uint64_t> call = service_.Start(
       request->text, [&](const Accepted& accepted) { return make(*request, accepted, reply); });
   if (!call.ok()) {

@@ -47,7 +47,7 @@ class RestApi {
   void AddPageRoutes();
   void AddOperatorRoutes();
   void AddAdapterRoutes();
-  void StartText(absl::StatusOr<RestRequest> request,
+  void StartText(const HttpRequest& http, absl::StatusOr<RestRequest> request,
                  std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                      std::shared_ptr<HttpReply>),
                  const std::shared_ptr<HttpReply>& reply);

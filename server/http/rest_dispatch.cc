@@ -68,14 +68,10 @@ HttpResponse Preflight(std::string methods) {
   response.status = 204;
   response.headers = {
       {"Access-Control-Allow-Methods", std::move(methods)},
-      {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key, X-Request-Id"},
+      {"Access-Control-Allow-Headers",
+       "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Priority, traceparent"},
       {"Access-Control-Max-Age", "600"}};
   return response;
-}
-
-const char* ReasonOf(const absl::Status& status) {
-  if (absl::IsUnauthenticated(status)) return "unauthenticated";
-  return absl::IsPermissionDenied(status) ? "forbidden" : "invalid";
 }
 
 }  // namespace
@@ -106,7 +102,7 @@ absl::Status RestApi::Check(HttpRequest* request, const Route* route) const {
   if (!caller.ok()) return caller.status();
   request->caller = *std::move(caller);
   request->key.clear();
-  return absl::OkStatus();
+  return ReadPriority(request->priority, &request->caller);
 }
 
 std::optional<HttpResponse> RestApi::Screen(HttpRequest* request) {
