@@ -12,7 +12,7 @@ TextCall::TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prom
       stops_(std::move(stops)),
       reading_(std::move(reading)),
       listener_(std::move(listener)),
-      usage_{prompt_tokens, 0} {}
+      usage_{.prompt_tokens = prompt_tokens} {}
 
 void TextCall::AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink) {
   Choice choice;
@@ -79,6 +79,7 @@ void TextCall::Take(int index, const TokenEvent& event) {
   choice.detokenizer->Finish(&text_);
   Write(index, event.blank, /*last=*/true);
   if (choice.stopped) return;
+  if (choice.detokenizer->stopped()) listener_->OnStop(index, StopOf(choice));
   listener_->OnBlankEnd(index, event.blank, event.finish);
   choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
 }
@@ -95,7 +96,14 @@ void TextCall::TakeToken(int index, const TokenEvent& event) {
   choice.detokenizer->Append(event.token.token, &text_);
   const bool stopped = choice.detokenizer->stopped();
   Write(index, event.blank, /*last=*/stopped);
-  if (stopped && !choice.stopped) Stop(index, event.blank);
+  if (choice.reasons) ++usage_.reasoning_tokens;
+  if (!stopped || choice.stopped) return;
+  listener_->OnStop(index, StopOf(choice));
+  Stop(index, event.blank);
+}
+
+const std::string& TextCall::StopOf(const Choice& choice) const {
+  return stops_[static_cast<size_t>(choice.detokenizer->stop_index())];
 }
 
 // Hands text_ on.
@@ -109,6 +117,7 @@ void TextCall::Write(int index, int blank, bool last) {
   choice.parser->Push(text_, &deltas_);
   if (last) choice.parser->Finish(&deltas_);
   for (const ChatDelta& delta : deltas_) {
+    choice.reasons = delta.kind == ChatDelta::Kind::kReasoning;
     switch (delta.kind) {
       case ChatDelta::Kind::kContent:
         listener_->OnText(index, blank, delta.text);

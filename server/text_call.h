@@ -32,6 +32,8 @@ class CallListener {
   // `arguments` is a JSON object. Of chats only.
   virtual void OnReasoning(int choice, std::string_view text) = 0;
   virtual void OnToolCall(int choice, int index, const ToolCall& call) = 0;
+  // The stop string that a choice ended with, before its OnBlankEnd.
+  virtual void OnStop(int, std::string_view) {}
   virtual void OnBlankEnd(int choice, int blank, FinishReason why) = 0;
   // The last call. Not OK: what came before is not to be used.
   virtual void OnEnd(const absl::Status& status, const Usage& usage) = 0;
@@ -67,6 +69,7 @@ class TextCall {
     std::unique_ptr<Detokenizer> detokenizer;
     std::unique_ptr<ChatParser> parser;  // or null
     int tool_calls = 0;
+    bool reasons = false;  // what came last was reasoning
     bool stopped = false;  // by a stop string: what still comes is dropped
     bool closed = false;
   };
@@ -76,6 +79,7 @@ class TextCall {
   void EndChoice(int index);
   void Write(int index, int blank, bool last);
   void Stop(int index, int blank);
+  const std::string& StopOf(const Choice& choice) const;
 
   const ServedModel& model_;
   ModelMetrics& metrics_;

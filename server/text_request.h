@@ -54,6 +54,7 @@ struct AdapterRequest {
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  int64_t reasoning_tokens = 0;  // of those, before the answer itself began
 };
 
 }  // namespace qianyi

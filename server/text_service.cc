@@ -321,11 +321,9 @@ absl::StatusOr<Ticket> TextService::Admit(const Caller& caller, const ServedMode
   return admission_.Admit(caller, static_cast<size_t>(at - models_.begin()), load, batch);
 }
 
-absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
-                                             const MakeListener& make_listener) {
-  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
-  const absl::StatusOr<FoundModel> found = FindModel(request.model);
-  if (!found.ok()) return found.status();
+absl::StatusOr<FoundModel> TextService::FindTextModel(std::string_view name) const {
+  absl::StatusOr<FoundModel> found = FindModel(name);
+  if (!found.ok()) return found;
   const ServedModel& model = *found->model;
   if (model.picture != nullptr) {
     return BadParam(
@@ -335,6 +333,27 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
     return BadParam(
         "model", absl::StrFormat("model %s has no tokenizer, so it cannot read text", model.name));
   }
+  return found;
+}
+
+absl::StatusOr<int64_t> TextService::CountTokens(const TextRequest& request) {
+  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
+  const absl::StatusOr<FoundModel> found = FindTextModel(request.model);
+  if (!found.ok()) return found.status();
+  const Load load{.choices = 1, .bytes = request.body_bytes};
+  const absl::StatusOr<Ticket> ticket = Admit(request.caller, *found->model, load, request.batch);
+  if (!ticket.ok()) return ticket.status();
+  absl::StatusOr<Prepared> prepared = Prepare(request, *found->model);
+  if (!prepared.ok()) return prepared.status();
+  return static_cast<int64_t>(prepared->prompt.tokens.size());
+}
+
+absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
+                                             const MakeListener& make_listener) {
+  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
+  const absl::StatusOr<FoundModel> found = FindTextModel(request.model);
+  if (!found.ok()) return found.status();
+  const ServedModel& model = *found->model;
   const int64_t choices = request.parameters.n;
   absl::StatusOr<Ticket> ticket = Admit(
       request.caller, model, {.choices = choices, .bytes = request.body_bytes}, request.batch);
@@ -352,7 +371,8 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
   if (!grown.ok()) return grown;
 
   const Accepted accepted{&model, found->name(), generate->sampling.seed,
-                          static_cast<int>(generate->prompt.blanks.size())};
+                          static_cast<int>(generate->prompt.blanks.size()),
+                          static_cast<int64_t>(generate->prompt.tokens.size())};
   auto call = std::make_unique<TextCall>(
       model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),
       parameters->stop, std::move(prepared->reading), make_listener(accepted));

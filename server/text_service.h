@@ -33,6 +33,7 @@ struct Accepted {
   std::string model_name;  // with its adapter's
   uint64_t seed = 0;
   int blanks = 1;  // of each choice
+  int64_t prompt_tokens = 0;
 };
 
 // What requests may hold while they wait and run.
@@ -61,6 +62,8 @@ class TextService {
   // Unavailable while draining. The result is for Cancel.
   using MakeListener = std::function<std::unique_ptr<CallListener>(const Accepted&)>;
   absl::StatusOr<uint64_t> Start(const TextRequest& request, const MakeListener& make_listener);
+  // Of the prompt that Start would make of it; refuses what that would.
+  absl::StatusOr<int64_t> CountTokens(const TextRequest& request);
   void Cancel(uint64_t call) { pump_.Cancel(call); }
 
   // No new requests; returns when the others have ended, which are cancelled after `seconds`.
@@ -70,6 +73,7 @@ class TextService {
 
  private:
   const ServedModel* FindBase(std::string_view name) const;
+  absl::StatusOr<FoundModel> FindTextModel(std::string_view name) const;
   absl::StatusOr<uint64_t> Accept(const TextRequest& request, const MakeListener& make_listener);
 
   std::atomic<bool> draining_{false};

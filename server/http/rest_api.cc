@@ -58,6 +58,7 @@ RestApi::RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& ke
                  OriginRules origins)
     : service_(service), adapters_(adapters), keys_(keys), origins_(std::move(origins)) {
   AddTextRoutes();
+  AddShapeRoutes();
   AddAdapterRoutes();
   AddOperatorRoutes();
   AddPageRoutes();
@@ -172,13 +173,25 @@ void RestApi::StartText(const HttpRequest& http, absl::StatusOr<RestRequest> req
     reply->Send(ErrorResponse(request.status()));
     return;
   }
-  request->text.caller = http.caller;
-  request->text.batch |= http.caller.batch;
-  request->text.body_bytes = static_cast<int64_t>(http.body.size());
-  const absl::StatusOr<uint64_t> call = service_.Start(
-      request->text, [&](const Accepted& accepted) { return make(*request, accepted, reply); });
+  Start(
+      http, &request->text,
+      [&](const Accepted& accepted) { return make(*request, accepted, reply); }, ErrorResponse,
+      reply);
+}
+
+void RestApi::Charge(const HttpRequest& http, TextRequest* text) {
+  text->caller = http.caller;
+  text->batch |= http.caller.batch;
+  text->body_bytes = static_cast<int64_t>(http.body.size());
+}
+
+void RestApi::Start(const HttpRequest& http, TextRequest* text,
+                    const TextService::MakeListener& make,
+                    HttpResponse (*refuse)(const absl::Status&), const Reply& reply) {
+  Charge(http, text);
+  const absl::StatusOr<uint64_t> call = service_.Start(*text, make);
   if (!call.ok()) {
-    reply->Send(ErrorResponse(call.status()));
+    reply->Send(refuse(call.status()));
     return;
   }
   reply->OnGone([this, id = *call] { service_.Cancel(id); });

@@ -10,6 +10,7 @@
 #include "server/access/key_ring.h"
 #include "server/access/origin.h"
 #include "server/adapter_admin.h"
+#include "server/http/chat_shapes.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
 #include "server/text_service.h"
@@ -44,6 +45,7 @@ class RestApi {
   Found Find(const HttpRequest& request) const;
   absl::Status Check(HttpRequest* request, const Route* route) const;
   void AddTextRoutes();
+  void AddShapeRoutes();
   void AddPageRoutes();
   void AddOperatorRoutes();
   void AddAdapterRoutes();
@@ -51,6 +53,17 @@ class RestApi {
                  std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                      std::shared_ptr<HttpReply>),
                  const std::shared_ptr<HttpReply>& reply);
+  using MakeShaped = std::unique_ptr<CallListener> (*)(const ShapedRequest&, const Accepted&,
+                                                       std::shared_ptr<HttpReply>);
+  void StartShaped(const HttpRequest& http, absl::StatusOr<ShapedRequest> request, MakeShaped make,
+                   HttpResponse (*refuse)(const absl::Status&),
+                   const std::shared_ptr<HttpReply>& reply);
+  void CountTokens(const HttpRequest& http, const std::shared_ptr<HttpReply>& reply);
+  // On whose account it runs.
+  static void Charge(const HttpRequest& http, TextRequest* text);
+  // `refuse` says in which shape errors are.
+  void Start(const HttpRequest& http, TextRequest* text, const TextService::MakeListener& make,
+             HttpResponse (*refuse)(const absl::Status&), const std::shared_ptr<HttpReply>& reply);
   void ListModels(const std::shared_ptr<HttpReply>& reply);
   void ShowModel(const std::string& name, const std::shared_ptr<HttpReply>& reply);
 

@@ -32,8 +32,12 @@ absl::StatusOr<RestBody> RestBody::Parse(const std::string& text) {
 }
 
 const json& RestBody::Take(const char* name) {
-  static const json null;
   taken_.insert(name);
+  return Peek(name);
+}
+
+const json& RestBody::Peek(const char* name) const {
+  static const json null;
   const auto at = object_.find(name);
   return at == object_.end() ? null : *at;
 }

@@ -19,6 +19,7 @@ class RestBody {
 
   // Null when absent.
   const nlohmann::json& Take(const char* name);
+  const nlohmann::json& Peek(const char* name) const;  // takes nothing
   absl::Status TakeString(const char* name, std::string* to);
   absl::Status TakeBool(const char* name, bool* to);
   // "service_tier": whether it is batch work.
