@@ -52,10 +52,25 @@ bool TextCall::Poll() {
   if (open_ > 0) return false;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin_;
   metrics_.request_seconds.Observe(seconds.count());
+  if (log_ != nullptr) WriteLine(seconds.count());
   ticket_.Spend(usage_.prompt_tokens + usage_.completion_tokens);
   ticket_ = Ticket();  // before the client hears of the end, and asks again
   listener_->OnEnd(status_, usage_);
   return true;
+}
+
+void TextCall::LogTo(Log& log, nlohmann::ordered_json line) {
+  log_ = &log;
+  line_ = std::move(line);
+}
+
+void TextCall::WriteLine(double seconds) {
+  line_["prompt_tokens"] = usage_.prompt_tokens;
+  line_["completion_tokens"] = usage_.completion_tokens;
+  if (usage_.completion_tokens > 0) line_["first_token_seconds"] = first_token_seconds_;
+  line_["seconds"] = seconds;
+  line_["status"] = absl::StatusCodeToString(status_.code());
+  log_->Request("generation", line_);
 }
 
 void TextCall::EndChoice(int index) {
@@ -90,6 +105,7 @@ void TextCall::TakeToken(int index, const TokenEvent& event) {
   const std::chrono::duration<double> since = now - last_token_;
   (usage_.completion_tokens == 0 ? metrics_.first_token_seconds : metrics_.inter_token_seconds)
       .Observe(since.count());
+  if (usage_.completion_tokens == 0) first_token_seconds_ = since.count();
   last_token_ = now;
   ++usage_.completion_tokens;
   text_.clear();

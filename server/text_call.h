@@ -15,6 +15,7 @@
 #include "runtime/engine.h"
 #include "runtime/sink.h"
 #include "server/admission.h"
+#include "server/log.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
 #include "server/text_request.h"
@@ -55,6 +56,8 @@ class TextCall {
 
   // What it was let in with, held until the call is destroyed.
   void Hold(Ticket ticket) { ticket_ = std::move(ticket); }
+  // At its end writes `line` with what became of it. `log` outlives this.
+  void LogTo(Log& log, nlohmann::ordered_json line);
   // A choice that was submitted; `sink` rings the pump's bell.
   void AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink);
   // Hands on what has come. True when the call has ended and may be destroyed.
@@ -74,6 +77,7 @@ class TextCall {
     bool closed = false;
   };
 
+  void WriteLine(double seconds);
   void Take(int index, const TokenEvent& event);
   void TakeToken(int index, const TokenEvent& event);
   void EndChoice(int index);
@@ -87,6 +91,9 @@ class TextCall {
   const ChatReading reading_;
   const std::unique_ptr<CallListener> listener_;
   Ticket ticket_;
+  Log* log_ = nullptr;
+  nlohmann::ordered_json line_;
+  double first_token_seconds_ = 0;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point last_token_ = begin_;
   std::vector<Choice> choices_;

@@ -259,11 +259,37 @@ Load LoadOf(const GenerateRequest& request, int64_t choices) {
           .bytes = choices * (prompt * kPromptTokenBytes + events * event_bytes)};
 }
 
+// What users wrote, as they wrote it.
+nlohmann::json PromptJson(const TextRequest& request) {
+  if (const auto* completion = std::get_if<CompletionInput>(&request.input)) {
+    if (!completion->prompt_ids.empty()) return completion->prompt_ids;
+    return completion->prompt;
+  }
+  if (const auto* task = std::get_if<TaskInput>(&request.input)) return task->fields;
+  nlohmann::json messages = nlohmann::json::array();
+  for (const ChatMessage& message : std::get<ChatInput>(request.input).messages) {
+    messages.push_back({{"role", message.role}, {"content", message.content}});
+  }
+  return messages;
+}
+
+nlohmann::ordered_json LogLine(const TextRequest& request, const Accepted& accepted, bool prompts) {
+  const Caller& caller = request.caller;
+  nlohmann::ordered_json line = {{"request_id", caller.request_id}};
+  if (!caller.trace.trace_id.empty()) line["trace_id"] = caller.trace.trace_id;
+  if (!caller.name.empty()) line["key"] = caller.name;
+  line["model"] = accepted.model_name;
+  line["choices"] = request.parameters.n;
+  if (prompts) line["prompt"] = PromptJson(request);
+  return line;
+}
+
 }  // namespace
 
 TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models,
-                         const QueueLimits& limits)
-    : admission_(LinesOf(models, limits.tokens), limits.bytes),
+                         const QueueLimits& limits, Log& log)
+    : log_(log),
+      admission_(LinesOf(models, limits.tokens), limits.bytes),
       models_(std::move(models)),
       metrics_(models_, admission_) {}
 
@@ -377,6 +403,7 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
       model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),
       parameters->stop, std::move(prepared->reading), make_listener(accepted));
   call->Hold(*std::move(ticket));
+  if (log_.requests()) call->LogTo(log_, LogLine(request, accepted, log_.prompts()));
   for (int64_t i = 0; i < parameters->n; ++i) {
     GenerateRequest choice = *generate;
     choice.sampling.seed += static_cast<uint64_t>(i);

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "server/admission.h"
 #include "server/call_pump.h"
+#include "server/log.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
 #include "server/text_request.h"
@@ -45,11 +46,14 @@ struct QueueLimits {
 // Thread-safe.
 class TextService {
  public:
-  TextService(std::vector<std::unique_ptr<ServedModel>> models, const QueueLimits& limits);
+  // `log` outlives this.
+  TextService(std::vector<std::unique_ptr<ServedModel>> models, const QueueLimits& limits,
+              Log& log);
   ~TextService();
 
   std::span<const std::unique_ptr<ServedModel>> models() const { return models_; }
   ServerMetrics& metrics() { return metrics_; }
+  Log& log() { return log_; }
   // Work of any kind takes a ticket before it is begun; of the model's requests, one of models().
   absl::StatusOr<Ticket> Admit(const Caller& caller, const ServedModel& model, const Load& load,
                                bool batch);
@@ -78,8 +82,9 @@ class TextService {
 
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> starting_{0};  // requests that are neither refused nor the pump's yet
-  Admission admission_;               // outlives the calls
-  CallPump pump_;                     // outlives the engines, which ring its bell
+  Log& log_;
+  Admission admission_;  // outlives the calls
+  CallPump pump_;        // outlives the engines, which ring its bell
   std::vector<std::unique_ptr<ServedModel>> models_;
   ServerMetrics metrics_;
 };

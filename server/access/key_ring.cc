@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -19,8 +18,8 @@ constexpr auto kLookEvery = std::chrono::seconds(1);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Open(std::string path) {
-  std::unique_ptr<KeyRing> ring(new KeyRing(std::move(path)));
+absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Open(std::string path, Log& log) {
+  std::unique_ptr<KeyRing> ring(new KeyRing(std::move(path), log));
   if (!ring->required()) return ring;
   ring->version_ = ring->VersionNow();
   absl::StatusOr<std::vector<ApiKey>> keys = ReadKeyFile(ring->path_);
@@ -56,8 +55,8 @@ void KeyRing::Watch() {
     version_ = now;
     absl::StatusOr<std::vector<ApiKey>> keys = ReadKeyFile(path_);
     if (!keys.ok()) {
-      const std::string why(keys.status().message());
-      std::fprintf(stderr, "qianyi: warning: the keys stay as they were: %s\n", why.c_str());
+      log_.Warning(
+          absl::StrFormat("the keys stay as they were: %s", std::string(keys.status().message())));
       continue;
     }
     std::unique_lock write(mutex_);

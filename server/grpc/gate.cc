@@ -30,10 +30,13 @@ absl::StatusOr<Caller> Gate::Enter(grpc::CallbackServerContext* context,
     return at == metadata.end() ? std::string_view()
                                 : std::string_view(at->second.data(), at->second.size());
   };
-  context->AddTrailingMetadata("x-request-id", RequestIdFrom(value("x-request-id")));
+  const std::string request_id = RequestIdFrom(value("x-request-id"));
+  context->AddTrailingMetadata("x-request-id", request_id);
   absl::StatusOr<Caller> caller =
       keys_.Admit(PresentedKey(value("authorization"), value("x-api-key")), ScopeOf(method));
   if (caller.ok()) {
+    caller->request_id = request_id;
+    caller->trace = ParseTraceParent(value("traceparent"));
     absl::Status priority = ReadPriority(value("x-priority"), &*caller);
     if (!priority.ok()) caller = std::move(priority);
   }

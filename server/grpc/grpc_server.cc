@@ -9,6 +9,7 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "qianyi/v1/inference.grpc.pb.h"
+#include "server/grpc/call_log.h"
 #include "server/grpc/calls.h"
 #include "server/grpc/gate.h"
 #include "server/grpc/messages.h"
@@ -155,7 +156,7 @@ void SetLimits(grpc::ServerBuilder* builder) {
 class Server final : public GrpcServer {
  public:
   Server(TextService& text, AdapterAdmin& adapters, const KeyRing& keys)
-      : service_(text, adapters, keys) {}
+      : log_(text.log()), service_(text, adapters, keys) {}
 
   absl::Status Listen(const GrpcOptions& options) {
     const auto& [host, port, tls] = options;
@@ -171,6 +172,11 @@ class Server final : public GrpcServer {
     SetLimits(&builder);
     builder.AddListeningPort(address, CredentialsOf(tls), &port_);
     builder.RegisterService(&service_);
+    if (log_.requests()) {
+      std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> logs;
+      logs.push_back(MakeCallLog(log_));
+      builder.experimental().SetInterceptorCreators(std::move(logs));
+    }
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
       return absl::UnavailableError(absl::StrFormat(
@@ -190,6 +196,7 @@ class Server final : public GrpcServer {
   }
 
  private:
+  Log& log_;
   Service service_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;

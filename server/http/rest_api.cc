@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/verse/verse_form.h"
 #include "server/error.h"
+#include "server/http/openapi.h"
 
 namespace qianyi {
 
@@ -62,6 +63,9 @@ RestApi::RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& ke
   AddAdapterRoutes();
   AddOperatorRoutes();
   AddPageRoutes();
+  std::vector<RouteInfo> infos;
+  for (const Route& route : routes_) infos.push_back({route.scope, route.method, route.path});
+  openapi_ = OpenApi(infos);
 }
 
 void RestApi::AddTextRoutes() {
@@ -131,6 +135,9 @@ void RestApi::AddOperatorRoutes() {
            SendJson(reply, {{"status", "ready"}});
          }
        }});
+  routes_.push_back(
+      {Scope::kInference, "GET", "/openapi.json",
+       [this](const HttpRequest&, const Reply& reply) { SendJson(reply, openapi_); }});
   routes_.push_back(
       {Scope::kMetrics, "GET", "/metrics", [this](const HttpRequest&, const Reply& reply) {
          HttpResponse response;

@@ -72,6 +72,7 @@ class RestApi {
   const KeyRing& keys_;
   const OriginRules origins_;
   std::vector<Route> routes_;
+  nlohmann::json openapi_;
 };
 
 }  // namespace qianyi

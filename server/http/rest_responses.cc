@@ -174,7 +174,8 @@ absl::Status TakeText(RestBody& body) {
   if (text.is_null()) return absl::OkStatus();
   if (!text.is_object()) return BadParam("text", "text must be an object");
   for (const auto& [name, value] : text.items()) {
-    const bool plain = name == "format" && value.is_object() && value.value("type", json()) == "text";
+    const bool plain =
+        name == "format" && value.is_object() && value.value("type", json()) == "text";
     if (plain || (name == "verbosity" && value == "medium")) continue;
     absl::Status status = Unsupported("text." + name.substr(0, 100), value,
                                       "remove it; for a schema ask /v1/chat/completions");

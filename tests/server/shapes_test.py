@@ -6,8 +6,8 @@ import unittest
 import anthropic
 import openai
 
+import tools_test
 from serving import ENDLESS, ServerTest
-from tools_test import Glm45, SpellingTest
 
 ASK = "北京天气怎么样？"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
@@ -20,8 +20,8 @@ TOOLS = [{"name": "get_weather", "description": "天气", "input_schema": SCHEMA
 SPOKEN = ("用户问天气。\n要查。", "我查一下。")
 
 
-class Responses(SpellingTest):
-    FORMAT, TEXTS = Glm45.FORMAT, Glm45.TEXTS
+class Responses(tools_test.SpellingTest):
+    FORMAT, TEXTS = tools_test.Glm45.FORMAT, tools_test.Glm45.TEXTS
 
     def respond(self, **more):
         return self.client.responses.create(**{"model": self.FORMAT, "input": ASK, **more})
@@ -40,7 +40,7 @@ class Responses(SpellingTest):
     def test_reasoning_text_and_calls(self):
         response = self.respond(tools=FUNCTIONS)
         self.assertEqual(self.parts(response), [("reasoning", SPOKEN[0]), ("message", SPOKEN[1]),
-                                                *Glm45.CALLS])
+                                                *tools_test.Glm45.CALLS])
         self.assertEqual((response.object, response.status, response.error), ("response", "completed", None))
         self.assertEqual(response.output_text, SPOKEN[1])
         self.assertEqual([tool.name for tool in response.tools], ["get_weather", "now"])
@@ -143,8 +143,8 @@ class Responses(SpellingTest):
                              200, body)
 
 
-class MessagesTest(SpellingTest):
-    FORMAT, TEXTS = Glm45.FORMAT, Glm45.TEXTS
+class MessagesTest(tools_test.SpellingTest):
+    FORMAT, TEXTS = tools_test.Glm45.FORMAT, tools_test.Glm45.TEXTS
     THINK = {"type": "enabled", "budget_tokens": 1024}
 
     @classmethod
@@ -171,7 +171,7 @@ class MessagesTest(SpellingTest):
         return [(block.type, values[block.type](block)) for block in message.content]
 
     EXPECTED = [("thinking", SPOKEN[0]), ("text", SPOKEN[1]),
-                *[("tool_use", call) for call in Glm45.CALLS]]
+                *[("tool_use", call) for call in tools_test.Glm45.CALLS]]
 
     def test_thinking_text_and_calls(self):
         message = self.ask(tools=TOOLS, thinking=self.THINK)
