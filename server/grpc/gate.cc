@@ -12,9 +12,19 @@ namespace {
 
 Scope ScopeOf(const std::string& method) {
   static const std::map<std::string, Scope> scopes = {
-      {"Generate", Scope::kInference}, {"GenerateStream", Scope::kInference},
-      {"Tokenize", Scope::kInference}, {"ListModels", Scope::kInference},
-      {"LoadAdapter", Scope::kAdmin},  {"UnloadAdapter", Scope::kAdmin},
+      {"Generate", Scope::kInference},
+      {"GenerateStream", Scope::kInference},
+      {"Tokenize", Scope::kInference},
+      {"ListModels", Scope::kInference},
+      {"LoadAdapter", Scope::kAdmin},
+      {"UnloadAdapter", Scope::kAdmin},
+      // KServe's.
+      {"ServerLive", Scope::kPublic},
+      {"ServerReady", Scope::kPublic},
+      {"ModelReady", Scope::kInference},
+      {"ServerMetadata", Scope::kInference},
+      {"ModelMetadata", Scope::kInference},
+      {"ModelInfer", Scope::kInference},
   };
   const auto at = scopes.find(method);
   return at == scopes.end() ? Scope::kAdmin : at->second;

@@ -12,6 +12,7 @@
 #include "server/grpc/call_log.h"
 #include "server/grpc/calls.h"
 #include "server/grpc/gate.h"
+#include "server/grpc/kserve_service.h"
 #include "server/grpc/messages.h"
 
 namespace qianyi {
@@ -156,7 +157,7 @@ void SetLimits(grpc::ServerBuilder* builder) {
 class Server final : public GrpcServer {
  public:
   Server(TextService& text, AdapterAdmin& adapters, const KeyRing& keys)
-      : log_(text.log()), service_(text, adapters, keys) {}
+      : log_(text.log()), service_(text, adapters, keys), kserve_(MakeKserveService(text, keys)) {}
 
   absl::Status Listen(const GrpcOptions& options) {
     const auto& [host, port, tls] = options;
@@ -172,6 +173,7 @@ class Server final : public GrpcServer {
     SetLimits(&builder);
     builder.AddListeningPort(address, CredentialsOf(tls), &port_);
     builder.RegisterService(&service_);
+    builder.RegisterService(kserve_.get());
     if (log_.requests()) {
       std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> logs;
       logs.push_back(MakeCallLog(log_));
@@ -192,12 +194,16 @@ class Server final : public GrpcServer {
   int port() const override { return port_; }
   void SetServing(bool serving) override {
     server_->GetHealthCheckService()->SetServingStatus(serving);
-    server_->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(), serving);
+    for (const char* service :
+         {v1::Inference::service_full_name(), "inference.GRPCInferenceService"}) {
+      server_->GetHealthCheckService()->SetServingStatus(service, serving);
+    }
   }
 
  private:
   Log& log_;
   Service service_;
+  const std::unique_ptr<grpc::Service> kserve_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };

@@ -47,6 +47,14 @@ constexpr Description kDescriptions[] = {
     {"DELETE", "/v1/adapters/", "Unloads an adapter", "models", nullptr, "Deleted"},
     {"GET", "/health/live", "Whether the process runs", "operation", nullptr, "Health"},
     {"GET", "/health/ready", "Whether it takes requests", "operation", nullptr, "Health"},
+    {"GET", "/v2/health/live", "Whether the process runs", "kserve", nullptr, "Live"},
+    {"GET", "/v2/health/ready", "Whether it takes requests", "kserve", nullptr, "Ready"},
+    {"GET", "/v2", "The server, in KServe's words", "kserve", nullptr, "ServerMetadata"},
+    {"GET", "/v2/models/{name}", "A model's tensors", "kserve", nullptr, "ModelMetadata"},
+    {"GET", "/v2/models/{name}/ready", "Whether a model takes requests", "kserve", nullptr,
+     "Ready"},
+    {"POST", "/v2/models/{name}/infer", "Continues a text that comes in a tensor", "kserve",
+     "InferRequest", "InferResponse"},
     {"GET", "/metrics", "Counters for Prometheus", "operation", nullptr, "text/plain"},
     {"GET", "/openapi.json", "This document", "operation", nullptr, "OpenApi"},
     {"GET", "/", "The page for people", "page", nullptr, "text/html"},
@@ -62,6 +70,11 @@ const Description* Find(const RouteInfo& route) {
   return nullptr;
 }
 
+bool HasName(const RouteInfo& route) {
+  return (route.path.size() > 1 && route.path.back() == '/') ||
+         route.path.find("{name}") != route.path.npos;
+}
+
 json Content(const std::string& kind) {
   if (kind.find('/') != kind.npos) return {{kind, {{"schema", {{"type", "string"}}}}}};
   return {
@@ -75,10 +88,11 @@ json Header(const char* description) {
 // Errors that any route may answer with, and those of routes that read a body or do work.
 json Errors(const RouteInfo& route, const Description* description) {
   json errors;
+  const char* shape = route.path.compare(0, 3, "/v2") == 0 ? "InferError" : "Error";
   const auto add = [&](const char* status, const char* when, bool again) {
     errors[status] = {{"description", when},
                       {"headers", {{"X-Request-Id", Header("Names the request")}}},
-                      {"content", Content("Error")}};
+                      {"content", Content(shape)}};
     if (again) errors[status]["headers"]["Retry-After"] = Header("Seconds to wait");
   };
   add("400", "A field is missing, unknown or out of range; or this is not HTTP", false);
@@ -89,7 +103,7 @@ json Errors(const RouteInfo& route, const Description* description) {
   add("500", "A defect of the server", false);
   add("503", "No room for now, or the server is stopping", true);
   if (route.scope != Scope::kPublic) add("401", "The key is missing or unknown", false);
-  if (route.path.back() == '/' || (description != nullptr && description->body != nullptr)) {
+  if (HasName(route) || (description != nullptr && description->body != nullptr)) {
     add("404", "There is no such model or adapter", false);
   }
   if (route.scope == Scope::kAdmin) {
@@ -108,7 +122,7 @@ json Operation(const RouteInfo& route, const Description* description) {
   if (route.scope == Scope::kPublic) operation["security"] = json::array();
   operation["x-scope"] = NameOf(route.scope);
   json parameters = json::array();
-  if (route.path.size() > 1 && route.path.back() == '/') {
+  if (HasName(route)) {
     parameters.push_back({{"name", "name"},
                           {"in", "path"},
                           {"required", true},

@@ -210,6 +210,40 @@ void AddAnswers(json* schemas) {
       Object({{"object", OneOf({"list"})}, {"data", ListOf(Type("object"))}}, {"object", "data"});
   (*schemas)["ModelList"] =
       Object({{"object", OneOf({"list"})}, {"data", ListOf(Ref("Model"))}}, {"object", "data"});
+  const json extents = ListOf(count, 1), parameters = ParametersSchema();
+  const auto tensor = [&](json more, Names required) {
+    json one =
+        Object({{"name", text}, {"datatype", OneOf({"BYTES"})}, {"shape", extents}}, required);
+    one["properties"].update(more);
+    return one;
+  };
+  json input = tensor({{"name", OneOf({"text"})},
+                       {"shape", {{"enum", {json::array({1}), json::array({1, 1})}}}},
+                       {"data", ListOf(text, 1, 1)}},
+                      {"name", "datatype", "shape", "data"});
+  (*schemas)["InferRequest"] =
+      Object({{"id", text},
+              {"parameters", Object(parameters, {})},
+              {"inputs", ListOf(std::move(input), 1, 1)},
+              {"outputs", ListOf(Object({{"name", OneOf({"text", "finish_reason"})}}, {"name"}))}},
+             {"inputs"});
+  (*schemas)["InferResponse"] =
+      Object({{"model_name", text},
+              {"id", text},
+              {"outputs",
+               ListOf(tensor({{"data", ListOf(text)}}, {"name", "datatype", "shape", "data"}))}},
+             {"model_name", "outputs"});
+  const json tensors = ListOf(tensor(json::object(), {"name", "datatype", "shape"}));
+  (*schemas)["ModelMetadata"] =
+      Object({{"name", text}, {"platform", text}, {"inputs", tensors}, {"outputs", tensors}},
+             {"name", "platform", "inputs", "outputs"});
+  (*schemas)["ServerMetadata"] =
+      Object({{"name", text}, {"version", text}, {"extensions", ListOf(text)}},
+             {"name", "version", "extensions"});
+  (*schemas)["Live"] = Object({{"live", Type("boolean")}}, {"live"});
+  (*schemas)["Ready"] = Object({{"ready", Type("boolean")}}, {"ready"});
+  // A string of this server's own, an object where nobody was let in.
+  (*schemas)["InferError"] = Object({{"error", Or("string", "object")}}, {"error"});
   (*schemas)["Deleted"] = Object({{"id", text}, {"deleted", Type("boolean")}}, {"id", "deleted"});
   (*schemas)["Health"] = Object({{"status", text}}, {"status"});
   (*schemas)["OpenApi"] = Object({{"openapi", text}}, {"openapi"});

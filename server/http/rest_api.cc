@@ -60,6 +60,7 @@ RestApi::RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& ke
     : service_(service), adapters_(adapters), keys_(keys), origins_(std::move(origins)) {
   AddTextRoutes();
   AddShapeRoutes();
+  AddKserveRoutes();
   AddAdapterRoutes();
   AddOperatorRoutes();
   AddPageRoutes();

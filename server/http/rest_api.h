@@ -33,7 +33,8 @@ class RestApi {
   struct Route {
     Scope scope;  // what a key must have
     std::string method;
-    std::string path;  // ends in '/': a prefix, with more behind it
+    // Ends in '/': a prefix, with more behind it. "{name}" stands for anything without a '/'.
+    std::string path;
     Act act;
   };
 
@@ -46,6 +47,7 @@ class RestApi {
   absl::Status Check(HttpRequest* request, const Route* route) const;
   void AddTextRoutes();
   void AddShapeRoutes();
+  void AddKserveRoutes();
   void AddPageRoutes();
   void AddOperatorRoutes();
   void AddAdapterRoutes();
@@ -59,6 +61,7 @@ class RestApi {
                    HttpResponse (*refuse)(const absl::Status&),
                    const std::shared_ptr<HttpReply>& reply);
   void CountTokens(const HttpRequest& http, const std::shared_ptr<HttpReply>& reply);
+  void Infer(const HttpRequest& http, const std::shared_ptr<HttpReply>& reply);
   // On whose account it runs.
   static void Charge(const HttpRequest& http, TextRequest* text);
   // `refuse` says in which shape errors are.

@@ -104,16 +104,29 @@ HttpResponse Preflight(std::string methods) {
   return response;
 }
 
+bool Matches(std::string_view route, std::string_view path) {
+  constexpr std::string_view kName = "{name}";
+  if (const size_t at = route.find(kName); at != route.npos) {
+    const std::string_view before = route.substr(0, at), after = route.substr(at + kName.size());
+    if (path.size() <= before.size() + after.size() || path.substr(0, before.size()) != before ||
+        path.substr(path.size() - after.size()) != after) {
+      return false;
+    }
+    path.remove_prefix(before.size());
+    path.remove_suffix(after.size());
+    return path.find('/') == path.npos;
+  }
+  const bool prefix = route.size() > 1 && route.back() == '/';
+  return prefix ? path.size() > route.size() && path.substr(0, route.size()) == route
+                : path == route;
+}
+
 }  // namespace
 
 RestApi::Found RestApi::Find(const HttpRequest& request) const {
   Found found;
   for (const Route& route : routes_) {
-    const bool prefix = route.path.size() > 1 && route.path.back() == '/';
-    const bool matches = prefix ? request.path.size() > route.path.size() &&
-                                      request.path.compare(0, route.path.size(), route.path) == 0
-                                : request.path == route.path;
-    if (!matches) continue;
+    if (!Matches(route.path, request.path)) continue;
     found.allowed += (found.allowed.empty() ? "" : ", ") + route.method;
     if (route.method != request.method) continue;
     found.route = &route;

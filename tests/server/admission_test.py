@@ -106,7 +106,7 @@ class Capacity(Refusal):
             self.assertIn("--queue-tokens", error["message"])
 
     def test_memory(self):
-        with Server("--queue-memory", "48KiB") as server:
+        with Server("--queue-memory", "32KiB") as server:
             with running(server):
                 self.refused(server, 503, "queue_memory", {**ENDLESS})
                 self.assertEqual(server.post(COMPLETE, short())[0], 200)

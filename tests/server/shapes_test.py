@@ -233,7 +233,7 @@ class MessagesTest(tools_test.SpellingTest):
 
     def test_errors_are_the_packages_own(self):
         with self.assertRaises(anthropic.BadRequestError) as caught:
-            self.ask(temperature=3)
+            self.ask(extra_body={"temperature": 3})
         error = caught.exception.body
         self.assertEqual((error["type"], error["error"]["type"], error["error"]["param"]),
                          ("error", "invalid_request_error", "temperature"))
