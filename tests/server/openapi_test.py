@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import tempfile
 import unittest
 
 import hypothesis
@@ -92,11 +93,12 @@ class Document(ServerTest):
 
 
 class Properties(unittest.TestCase):
-    """Requests that a property-based tester makes of the document, fit and unfit."""
+    """Requests that a property-based tester makes of the document, and some that are against it."""
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--context", "64", "--batch", "4")
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.server = Server("--context", "64", "--batch", "4", "--adapter-folder", cls.folder.name)
         cls.schema = schemathesis.openapi.from_dict(
             json.loads(cls.server.ask("GET", "/openapi.json")[2]))
         cls.schema.config.update(base_url=f"http://{cls.server.http}")
@@ -104,6 +106,7 @@ class Properties(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         code = cls.server.stop()
+        cls.folder.cleanup()
         assert code == 0, cls.server.errors()
 
     def test_answers_are_as_the_document_says(self):
@@ -111,12 +114,12 @@ class Properties(unittest.TestCase):
                   response_headers_conformance, response_schema_conformance]
         seen, statuses = set(), set()
 
-        def try_one(operation):
+        def try_one(operation, mode):
             @hypothesis.seed(1)
             @hypothesis.settings(max_examples=EXAMPLES, deadline=None, database=None,
                                  phases=[hypothesis.Phase.generate],
                                  suppress_health_check=list(hypothesis.HealthCheck))
-            @hypothesis.given(case=operation.as_strategy())
+            @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
             def run(case):
                 response = case.call(timeout=60)
                 statuses.add(response.status_code)
@@ -127,7 +130,9 @@ class Properties(unittest.TestCase):
             operation = result.ok()
             seen.add((operation.method, operation.path))
             with self.subTest(operation=operation.label):
-                try_one(operation)
+                try_one(operation, schemathesis.GenerationMode.POSITIVE)
+                if operation.body:
+                    try_one(operation, schemathesis.GenerationMode.NEGATIVE)
         self.assertGreater(len(seen), 15)
         self.assertIn(200, statuses)
         self.assertIn(400, statuses)
