@@ -169,6 +169,7 @@ absl::Status RunServe(Flags flags) {
   if (!server.ok()) return server.status();
   for (const std::string& line : summary) log.Notice(line);
   if (const std::string warning = Warnings(flags.server); !warning.empty()) log.Warning(warning);
+  log.Flush();  // what it serves is said before that it listens
   std::printf("listening on %s://%s:%d (REST) and %s:%d (gRPC)\n",
               flags.server.tls.certificate.empty() ? "http" : "https", flags.server.host.c_str(),
               (*server)->http_port(), flags.server.host.c_str(), (*server)->grpc_port());

@@ -112,6 +112,11 @@ void Log::Push(std::string line) {
   wake_.notify_one();
 }
 
+void Log::Flush() {
+  std::unique_lock lock(mutex_);
+  written_.wait(lock, [this] { return lines_.empty() && !writing_; });
+}
+
 void Log::Loop() {
   std::deque<std::string> lines;
   std::unique_lock lock(mutex_);
@@ -119,6 +124,7 @@ void Log::Loop() {
     wake_.wait(lock, [this] { return stop_ || !lines_.empty(); });
     if (lines_.empty()) return;
     lines.swap(lines_);
+    writing_ = true;
     bytes_ = 0;
     const uint64_t dropped = std::exchange(dropped_, 0);
     lock.unlock();
@@ -127,6 +133,8 @@ void Log::Loop() {
     std::fflush(to_);
     lines.clear();
     lock.lock();
+    writing_ = false;
+    written_.notify_all();
   }
 }
 

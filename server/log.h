@@ -38,6 +38,8 @@ class Log {
   // A sentence: "qianyi: warning: …" where lines are text.
   void Notice(std::string_view sentence) { Say("info", sentence); }
   void Warning(std::string_view sentence) { Say("warning", sentence); }
+  // Returns when all that came before is written.
+  void Flush();
 
  private:
   void Say(const char* level, std::string_view sentence);
@@ -50,6 +52,8 @@ class Log {
   std::FILE* const to_;
   std::mutex mutex_;  // guards the rest
   std::condition_variable wake_;
+  std::condition_variable written_;
+  bool writing_ = false;
   std::deque<std::string> lines_;
   size_t bytes_ = 0;
   uint64_t dropped_ = 0;
