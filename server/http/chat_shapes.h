@@ -2,7 +2,6 @@
 #pragma once
 
 #include <initializer_list>
-#include <memory>
 #include <string>
 #include <utility>
 
@@ -10,9 +9,7 @@
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 #include "runtime/chat/chat_json.h"
-#include "server/http/block_answer.h"
 #include "server/http/rest_json.h"
-#include "server/text_service.h"
 
 namespace qianyi {
 
@@ -27,15 +24,6 @@ absl::StatusOr<ShapedRequest> ParseResponses(const std::string& body);
 absl::StatusOr<ShapedRequest> ParseMessages(const std::string& body);
 // Of /v1/messages/count_tokens: no max_tokens, no stream.
 absl::StatusOr<ShapedRequest> ParseCountTokens(const std::string& body);
-
-std::unique_ptr<CallListener> MakeResponsesAnswer(const ShapedRequest& request,
-                                                  const Accepted& accepted,
-                                                  std::shared_ptr<HttpReply> reply);
-std::unique_ptr<CallListener> MakeMessagesAnswer(const ShapedRequest& request,
-                                                 const Accepted& accepted,
-                                                 std::shared_ptr<HttpReply> reply);
-// {"type": "error", "error": {…}}, with the members that errors have elsewhere, too.
-HttpResponse MessagesError(const absl::Status& status);
 
 // The same error with words of its message and parameter replaced, each where it occurs first.
 absl::Status Renamed(const absl::Status& status,

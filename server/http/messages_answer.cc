@@ -4,8 +4,9 @@
 
 #include "runtime/parse_json.h"
 #include "server/error.h"
-#include "server/http/chat_shapes.h"
+#include "server/http/block_answer.h"
 #include "server/http/rest_answer.h"
+#include "server/http/shaped_answers.h"
 #include "server/request_id.h"
 
 namespace qianyi {

@@ -3,8 +3,9 @@
 #include <utility>
 
 #include "server/error.h"
-#include "server/http/chat_shapes.h"
+#include "server/http/block_answer.h"
 #include "server/http/rest_answer.h"
+#include "server/http/shaped_answers.h"
 #include "server/request_id.h"
 
 namespace qianyi {

@@ -4,6 +4,7 @@
 #include "server/error.h"
 #include "server/http/chat_shapes.h"
 #include "server/http/rest_api.h"
+#include "server/http/shaped_answers.h"
 
 namespace qianyi {
 
