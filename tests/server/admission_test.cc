@@ -36,7 +36,7 @@ TEST_F(AdmissionTest, ChoicesAreCountedAndGivenBack) {
     ASSERT_TRUE(six.ok());
     now_ += seconds(3);
     auto five = admission.Admit({}, 0, {.choices = 5}, false);
-    EXPECT_EQ(Said(five.status()), "503 queue_full 1");
+    EXPECT_EQ(Said(five.status()), "503 queue_full 3");
     EXPECT_TRUE(admission.Admit({}, 0, {.choices = 4}, false).ok());
     EXPECT_EQ(admission.held().choices, 6);
     Ticket moved = *std::move(six);

@@ -90,9 +90,9 @@ class Grpc(ByReflection, ServerTest):
         contents = {} if text is None else {"contents": {"bytes_contents": [text]}}
         return {"name": "text", "datatype": "BYTES", "shape": [1], **contents, **more}
 
-    def code(self, method, name, **fields):
+    def code(self, method, kind, /, **fields):
         with self.assertRaises(grpc.RpcError) as caught:
-            self.call(method, self.message(name, **fields))
+            self.call(method, self.message(kind, **fields))
         return caught.exception.code(), caught.exception.details()
 
     def test_health_and_metadata(self):
