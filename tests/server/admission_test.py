@@ -157,29 +157,36 @@ class Quota(Refusal):
 
 
 class Turns(unittest.TestCase):
+    """Each answer is long, so that the server's log has them in the order in which they ended."""
+
+    LONG = {**ENDLESS, "max_tokens": 300}
 
     def finished(self, server, asks):
-        """Those who ask while the one place is taken, in the order in which they are answered."""
-        order, threads = [], []
+        """Those who ask while the one place is taken, in the order in which they are served."""
+        threads = []
 
-        def ask(name, key, headers, body):
-            if key:
-                headers = {**headers, "Authorization": f"Bearer {key}"}
-            status, _, answer = server.ask("POST", COMPLETE, body, headers)
+        def ask(request_id, key, headers, body):
+            key = {"Authorization": f"Bearer {key}"} if key else {}
+            status, _, answer = server.ask("POST", COMPLETE, body,
+                                           {**headers, **key, "X-Request-Id": request_id})
             self.assertEqual(status, 200, answer)
-            order.append(name)
         with running(server, 1):
             for count, (name, key, headers, body) in enumerate(asks, 1):
-                threads.append(threading.Thread(target=ask, args=(name, key, headers, body)))
+                threads.append(threading.Thread(target=ask, args=(f"turn-{name}", key, headers, body)))
                 threads[-1].start()
                 until(lambda: server.metric("qianyi_requests_waiting") == count)
         for thread in threads:
             thread.join()
-        return "".join(order)
+        def order():
+            lines = [json.loads(line) for line in server.errors().splitlines()]
+            return "".join(line["request_id"][-1] for line in lines
+                           if line["event"] == "generation" and line["request_id"].startswith("turn-"))
+        until(lambda: len(order()) == len(asks))  # the log is written a little later
+        return order()
 
     def test_interactive_before_batch(self):
-        body = {**ENDLESS, "max_tokens": 60}
-        with Server("--batch", "1") as server:
+        body = self.LONG
+        with Server("--batch", "1", "--log-format", "json") as server:
             order = self.finished(server, [
                 ("b", None, {"X-Priority": "batch"}, body),
                 ("f", None, {}, {**body, "service_tier": "flex"}),
@@ -192,11 +199,12 @@ class Turns(unittest.TestCase):
                 self.assertEqual((status, json.loads(answer)["error"]["param"]), (400, param))
 
     def test_keys_take_turns_by_weight(self):
-        body = {**ENDLESS, "max_tokens": 40}
+        body = self.LONG
         with tempfile.TemporaryDirectory() as folder:
             keys = [make_key(folder, "boss", "--scopes", "admin"), make_key(folder, "a"),
                     make_key(folder, "b"), make_key(folder, "c", "--weight", "100")]
-            with Server("--batch", "1", "--keys", f"{folder}/keys.json", key=keys[0]) as server:
+            with Server("--batch", "1", "--log-format", "json", "--keys", f"{folder}/keys.json",
+                        key=keys[0]) as server:
                 order = self.finished(server, [(name, keys["-abc".index(name)], {}, body)
                                                for name in "aaabbcc"])
                 self.assertEqual(order, "abccaba")  # one of each, c's other, then as they came
