@@ -178,8 +178,7 @@ class Turns(unittest.TestCase):
         for thread in threads:
             thread.join()
         def order():
-            lines = [json.loads(line) for line in server.errors().splitlines()]
-            return "".join(line["request_id"][-1] for line in lines
+            return "".join(line["request_id"][-1] for line in server.log_lines()
                            if line["event"] == "generation" and line["request_id"].startswith("turn-"))
         until(lambda: len(order()) == len(asks))  # the log is written a little later
         return order()

@@ -20,15 +20,10 @@ SECRET = "床前明月光"
 class Json(ByReflection, ServerTest):
     FLAGS = ("--log-format", "json")
 
-    @classmethod
-    def lines(cls):
-        """All lines so far, each of them JSON."""
-        return [json.loads(line) for line in cls.server.errors().splitlines()]
-
     def line(self, event, request_id):
         """The line of a request; it is written after the answer."""
         for _ in range(1000):
-            found = [line for line in self.lines()
+            found = [line for line in self.server.log_lines()
                      if (line["event"], line.get("request_id")) == (event, request_id)]
             if found:
                 self.assertEqual(len(found), 1, found)
@@ -131,7 +126,7 @@ class Others(unittest.TestCase):
                 server.post("/v1/tasks/qa", {"question": SECRET, "max_tokens": 3})
                 server.ask("GET", "/v1/models", headers={"Authorization": "Bearer qy-secret"})
                 server.stop()
-                lines = [json.loads(line) for line in server.errors().splitlines()]
+                lines = server.log_lines()
         made = [line for line in lines if line["event"] == "generation"]
         self.assertEqual([line["prompt"] for line in made],
                          [SECRET, [{"role": "user", "content": SECRET}], {"persona": "", "question": SECRET}])

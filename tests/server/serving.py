@@ -46,6 +46,11 @@ class Server:
         # Without moving the file's position, which is also the server's.
         return os.pread(self.log.fileno(), 1 << 26, 0).decode()
 
+    def log_lines(self):
+        """The complete lines of a log in JSON."""
+        text = self.errors()
+        return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+
     def __enter__(self):
         return self
 
