@@ -29,7 +29,7 @@ struct Flags {
   int64_t context = 0;
   int64_t batch = 16;
   int64_t queue = 64;
-  uint64_t queue_bytes = 64 << 20;
+  uint64_t queue_bytes = 0;
   std::vector<std::string> adapters;
   uint64_t adapter_bytes = 0;
   std::string log_format = "off";
@@ -241,11 +241,10 @@ void AddServe(CLI::App& app, Run* run) {
       ->capture_default_str();
   command
       ->add_option("--queue-tokens", flags->server.queue.tokens,
-                   "tokens of those that run or wait, of each model [half of what so many full "
-                   "contexts would have]")
+                   "tokens of those that run or wait, of each model [of so many full contexts]")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   AddSize(*command, "--queue-memory", &flags->queue_bytes,
-          "for requests that run or wait, besides the cache [64 MiB]");
+          "for requests that run or wait, besides the cache [64 MiB, more for long contexts]");
   command
       ->add_option("--log-format", flags->log_format,
                    "of a line for each request on standard error: off, text or json")

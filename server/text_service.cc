@@ -13,6 +13,7 @@
 #include "runtime/chat/tool_name_constraint.h"
 #include "runtime/verse/verse_constraint.h"
 #include "server/error.h"
+#include "server/request_account.h"
 
 namespace qianyi {
 namespace {
@@ -236,60 +237,12 @@ absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const ChatFormat* fo
   return generate;
 }
 
-std::vector<Admission::LineLimit> LinesOf(std::span<const std::unique_ptr<ServedModel>> models,
-                                          int64_t tokens) {
-  std::vector<Admission::LineLimit> lines;
-  for (const auto& model : models) {
-    const int64_t choices = model->use().batch + model->queue;
-    const int64_t full = choices * model->use().context_tokens;
-    lines.push_back({choices, model->queue, tokens > 0 ? tokens : (full + 1) / 2});
-  }
-  return lines;
-}
-
-// What choices hold until they end, once their prompt and length are known.
-Load LoadOf(const GenerateRequest& request, int64_t choices) {
-  const int64_t prompt = static_cast<int64_t>(request.prompt.tokens.size());
-  const int64_t events = Engine::MaxEvents(request);
-  constexpr int64_t kPromptTokenBytes = 32;  // id, two positions, and what a sequence keeps
-  const int64_t event_bytes =
-      static_cast<int64_t>(sizeof(TokenEvent) + request.sampling.logprobs * sizeof(TokenLogprob));
-  return {.choices = 0,
-          .tokens = choices * (prompt + events),
-          .bytes = choices * (prompt * kPromptTokenBytes + events * event_bytes)};
-}
-
-// What users wrote, as they wrote it.
-nlohmann::json PromptJson(const TextRequest& request) {
-  if (const auto* completion = std::get_if<CompletionInput>(&request.input)) {
-    if (!completion->prompt_ids.empty()) return completion->prompt_ids;
-    return completion->prompt;
-  }
-  if (const auto* task = std::get_if<TaskInput>(&request.input)) return task->fields;
-  nlohmann::json messages = nlohmann::json::array();
-  for (const ChatMessage& message : std::get<ChatInput>(request.input).messages) {
-    messages.push_back({{"role", message.role}, {"content", message.content}});
-  }
-  return messages;
-}
-
-nlohmann::ordered_json LogLine(const TextRequest& request, const Accepted& accepted, bool prompts) {
-  const Caller& caller = request.caller;
-  nlohmann::ordered_json line = {{"request_id", caller.request_id}};
-  if (!caller.trace.trace_id.empty()) line["trace_id"] = caller.trace.trace_id;
-  if (!caller.name.empty()) line["key"] = caller.name;
-  line["model"] = accepted.model_name;
-  line["choices"] = request.parameters.n;
-  if (prompts) line["prompt"] = PromptJson(request);
-  return line;
-}
-
 }  // namespace
 
 TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models,
                          const QueueLimits& limits, Log& log)
     : log_(log),
-      admission_(LinesOf(models, limits.tokens), limits.bytes),
+      admission_(LinesOf(models, limits.tokens), MemoryOf(models, limits.bytes)),
       models_(std::move(models)),
       metrics_(models_, admission_) {}
 
@@ -403,7 +356,7 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
       model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),
       parameters->stop, std::move(prepared->reading), make_listener(accepted));
   call->Hold(*std::move(ticket));
-  if (log_.requests()) call->LogTo(log_, LogLine(request, accepted, log_.prompts()));
+  if (log_.requests()) call->LogTo(log_, LogLine(request, accepted.model_name, log_.prompts()));
   for (int64_t i = 0; i < parameters->n; ++i) {
     GenerateRequest choice = *generate;
     choice.sampling.seed += static_cast<uint64_t>(i);

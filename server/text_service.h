@@ -39,8 +39,8 @@ struct Accepted {
 
 // What requests may hold while they wait and run.
 struct QueueLimits {
-  int64_t tokens = 0;        // of a model; 0 = half of what as many full contexts would have
-  int64_t bytes = 64 << 20;  // of all
+  int64_t tokens = 0;  // of a model; 0 = those of as many full contexts
+  int64_t bytes = 0;   // of all; 0 = as of MemoryOf
 };
 
 // Thread-safe.
