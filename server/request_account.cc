@@ -33,7 +33,10 @@ std::vector<Admission::LineLimit> LinesOf(std::span<const std::unique_ptr<Served
                                           int64_t tokens) {
   std::vector<Admission::LineLimit> lines;
   for (const auto& model : models) {
-    const int64_t choices = model->use().batch + model->queue;
+    // Requests about pictures wait elsewhere, with as many candidates as there are places each.
+    const int64_t choices = model->picture == nullptr
+                                ? model->use().batch + model->queue
+                                : model->use().batch * (kMostPictureCalls + model->queue);
     const int64_t full = choices * model->use().context_tokens;
     lines.push_back({choices, model->queue, tokens > 0 ? tokens : full});
   }

@@ -58,7 +58,7 @@ class TextService {
   absl::StatusOr<Ticket> Admit(const Caller& caller, const ServedModel& model, const Load& load,
                                bool batch);
   // By "MODEL" or "MODEL:ADAPTER". NotFound with code model_not_found and the names there are. ""
-  // is the model, when there is one only.
+  // is the only model, or else the only one of text.
   absl::StatusOr<FoundModel> FindModel(std::string_view name) const;
 
   // `make_listener` is called once the request is accepted, before it hears of anything. Errors
@@ -86,6 +86,7 @@ class TextService {
   Admission admission_;  // outlives the calls
   CallPump pump_;        // outlives the engines, which ring its bell
   std::vector<std::unique_ptr<ServedModel>> models_;
+  const ServedModel* only_ = nullptr;  // what a request means that names no model; or null
   ServerMetrics metrics_;
 };
 

@@ -16,6 +16,9 @@ Scope ScopeOf(const std::string& method) {
       {"GenerateStream", Scope::kInference},
       {"Tokenize", Scope::kInference},
       {"ListModels", Scope::kInference},
+      {"GenerateImage", Scope::kInference},
+      {"EditImage", Scope::kInference},
+      {"CaptionImage", Scope::kInference},
       {"LoadAdapter", Scope::kAdmin},
       {"UnloadAdapter", Scope::kAdmin},
       // KServe's.

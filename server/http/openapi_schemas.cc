@@ -133,6 +133,41 @@ void AddRequests(json* schemas) {
              {"name", "path"});
 }
 
+// As JSON; forms have the same fields.
+void AddImageRequests(json* schemas) {
+  const json file = {{"type", "string"}, {"description", "PNG, JPEG or WebP in base64"}};
+  const json text = ParametersSchema();
+  json sampling;
+  for (const char* name : {"n", "seed", "temperature", "top_k", "top_p", "min_p"}) {
+    sampling[name] = text[name];
+  }
+  sampling["model"] = Or("string");
+  json paints = sampling;
+  paints.update(
+      {{"prompt", Type("string")},
+       {"style", Or("string")},
+       {"size", Or("string")},
+       {"output_format", OneOf({"png", "jpeg", "webp"})},
+       {"output_compression", {{"type", {"integer", "null"}}, {"minimum", 0}, {"maximum", 100}}},
+       {"response_format", OneOf({"b64_json"})},
+       {"return_scores", Or("boolean")},
+       {"stream", Or("boolean")}});
+  (*schemas)["ImageRequest"] = Object(paints, {"prompt"});
+  paints["image"] = paints["mask"] = file;
+  (*schemas)["ImageEditRequest"] = Object(paints, {"image"});
+  sampling["image"] = file;
+  (*schemas)["ImageCaptionRequest"] = Object(sampling, {"image"});
+  const json count = Type("integer");
+  for (const char* name : {"Images", "Captions"}) {
+    (*schemas)[name] = Object({{"created", count},
+                               {"model", Type("string")},
+                               {"seed", count},
+                               {"data", ListOf(Type("object"), 1)},
+                               {"usage", Type("object")}},
+                              {"created", "data"});
+  }
+}
+
 void AddTasks(json* schemas) {
   const std::pair<Task, const char*> names[] = {{Task::kPoem, "PoemRequest"},
                                                 {Task::kCouplet, "CoupletRequest"},
@@ -259,6 +294,7 @@ void AddAnswers(json* schemas) {
 json OpenApiSchemas() {
   json schemas;
   AddRequests(&schemas);
+  AddImageRequests(&schemas);
   AddTasks(&schemas);
   AddAnswers(&schemas);
   return schemas;
