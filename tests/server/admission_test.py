@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from access_test import make_key
+from pictures import make_painter
 from reflection import ByReflection
 from serving import ENDLESS, Server, ServerTest
 
@@ -59,11 +60,11 @@ def short(**more):
 
 class Refusal(unittest.TestCase):
 
-    def refused(self, server, status, reason, body=None, key=None):
+    def refused(self, server, status, reason, body=None, key=None, path=COMPLETE):
         """Asks, and looks at all that a refusal must have; returns its error."""
         before = rejected(server, reason)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        got, headers, answer = server.ask("POST", COMPLETE, body or short(), headers)
+        got, headers, answer = server.ask("POST", path, body or short(), headers)
         error = json.loads(answer)["error"]
         self.assertEqual(got, status, error)
         self.assertEqual(rejected(server, reason), before + 1, reason)
@@ -154,6 +155,28 @@ class Quota(Refusal):
         # Half a token a second; what was used beyond the minute's is paid back first.
         self.assertAlmostEqual(int(headers["Retry-After"]), 2 * (used - 30) + 2, delta=15)
         self.assertEqual(self.server.post(COMPLETE, short())[0], 200)
+
+
+class Pictures(Refusal):
+    """Quotas are of keys, whatever they ask for."""
+
+    def test_quotas(self):
+        path, body = "/v1/images/generations", {"prompt": "一只猫"}
+        with tempfile.TemporaryDirectory() as folder:
+            boss = make_key(folder, "boss", "--scopes", "admin")
+            one = make_key(folder, "one", "--concurrency", "1")
+            thrifty = make_key(folder, "thrifty", "--tokens-per-minute", "10")
+            with Server("--keys", f"{folder}/keys.json", model=make_painter(folder), key=boss) as server:
+                for more in ({"n": 2}, {"candidates": 2}):
+                    error = self.refused(server, 400, "invalid", {**body, **more}, one, path)
+                    self.assertIn("the key one may have 1 answers at once", error["message"])
+                for _ in range(3):
+                    self.assertEqual(server.ask("POST", path, body, {"X-Api-Key": one, "Authorization": ""})[0],
+                                     200)
+                self.assertEqual(server.ask("POST", path, body, {"X-Api-Key": thrifty, "Authorization": ""})[0],
+                                 200)
+                self.refused(server, 429, "key_tokens", body, thrifty, path)
+                self.assertEqual(server.metric("qianyi_admitted"), 0)
 
 
 class Turns(unittest.TestCase):
