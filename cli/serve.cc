@@ -31,9 +31,12 @@ struct Flags {
   int64_t context = 0;
   int64_t batch = 16;
   int64_t queue = 64;
+  uint64_t queue_bytes = 0;
   std::vector<std::string> adapters;
   std::vector<std::string> shares;
   uint64_t adapter_bytes = 0;
+  std::string log_format = "off";
+  LogOptions log;
   ServerOptions server;
 };
 
@@ -121,10 +124,9 @@ absl::Status AssignShares(const std::vector<std::string>& texts,
 
 std::string Describe(const ServedModel& model) {
   const ModelPlan& plan = model.engine->plan().models[0];
-  return absl::StrFormat(
-      "qianyi: model %s: %s of weights in memory, %s streamed; %d places of %d tokens\n",
-      model.name, FormatSize(plan.host_bytes + plan.constant_bytes), FormatSize(plan.disk_bytes),
-      plan.use.batch, plan.use.context_tokens);
+  return absl::StrFormat("model %s: %s of weights in memory, %s streamed; %d places of %d tokens",
+                         model.name, FormatSize(plan.host_bytes + plan.constant_bytes),
+                         FormatSize(plan.disk_bytes), plan.use.batch, plan.use.context_tokens);
 }
 
 absl::Status CheckFolder(const std::string& adapter_folder) {
@@ -139,21 +141,21 @@ absl::Status CheckFolder(const std::string& adapter_folder) {
 std::string Warnings(const ServerOptions& server) {
   if (IsLoopback(server.host)) return "";
   const std::string others =
-      absl::StrFormat("qianyi: warning: %s can be reached from other machines, and ", server.host);
-  if (server.no_keys) return others + "nobody is asked for a key\n";
+      absl::StrFormat("%s can be reached from other machines, and ", server.host);
+  if (server.no_keys) return others + "nobody is asked for a key";
   return server.tls.certificate.empty()
              ? others +
                    "keys and texts travel unencrypted; give --tls-cert, or put it behind "
-                   "something that encrypts\n"
+                   "something that encrypts"
              : "";
 }
 
 // Waits for SIGTERM or SIGINT, which every thread has blocked; a second one ends at once.
-void WaitForSignal(const sigset_t& signals) {
+void WaitForSignal(const sigset_t& signals, Log* log) {
   int signal = 0;
   sigwait(&signals, &signal);
-  std::fprintf(stderr, "qianyi: %s: finishing what runs; once more to stop at once\n",
-               strsignal(signal));
+  log->Notice(
+      absl::StrFormat("%s: finishing what runs; once more to stop at once", strsignal(signal)));
   std::thread([signals] {
     int second = 0;
     sigwait(&signals, &second);
@@ -163,6 +165,9 @@ void WaitForSignal(const sigset_t& signals) {
 
 absl::Status RunServe(Flags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
+  absl::StatusOr<LogFormat> format = ParseLogFormat(flags.log_format);
+  if (!format.ok()) return format.status();
+  flags.log.format = *format;
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -179,21 +184,26 @@ absl::Status RunServe(Flags flags) {
   if (absl::Status status = AssignAdapters(flags.adapters, &*files); !status.ok()) return status;
   if (absl::Status status = AssignShares(flags.shares, &*files); !status.ok()) return status;
   if (absl::Status status = CheckFolder(flags.server.adapter_folder); !status.ok()) return status;
+  flags.server.queue.bytes = static_cast<int64_t>(flags.queue_bytes);
   ComputeShare share;  // outlives the server
   options.share = &share;
   options.upload_bytes = kUploadBytes;
   auto models = OpenModels(*std::move(files), options);
   if (!models.ok()) return models.status();
-  std::string summary;
-  for (const auto& model : *models) summary += Describe(*model);
+  Log log(flags.log);
+  flags.server.log = &log;
+  std::vector<std::string> summary;
+  for (const auto& model : *models) summary.push_back(Describe(*model));
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(*std::move(models), flags.server);
   if (!server.ok()) return server.status();
-  std::fputs((summary + Warnings(flags.server)).c_str(), stderr);
+  for (const std::string& line : summary) log.Notice(line);
+  if (const std::string warning = Warnings(flags.server); !warning.empty()) log.Warning(warning);
+  log.Flush();  // what it serves is said before that it listens
   std::printf("listening on %s://%s:%d (REST) and %s:%d (gRPC)\n",
               flags.server.tls.certificate.empty() ? "http" : "https", flags.server.host.c_str(),
               (*server)->http_port(), flags.server.host.c_str(), (*server)->grpc_port());
   if (std::fflush(stdout) != 0) return OutputError();
-  WaitForSignal(signals);
+  WaitForSignal(signals, &log);
   (*server)->Drain();
   return absl::OkStatus();
 }
@@ -262,6 +272,17 @@ void AddServe(CLI::App& app, Run* run) {
   command->add_option("--queue", flags->queue, "requests that may wait; more are refused")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
+  command
+      ->add_option("--queue-tokens", flags->server.queue.tokens,
+                   "tokens of those that run or wait, of each model [of so many full contexts]")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  AddSize(*command, "--queue-memory", &flags->queue_bytes,
+          "for requests that run or wait, besides the cache [64 MiB, more for long contexts]");
+  command
+      ->add_option("--log-format", flags->log_format,
+                   "of a line for each request on standard error: off, text or json")
+      ->capture_default_str();
+  command->add_flag("--log-prompts", flags->log.prompts, "and in it what users wrote");
   command
       ->add_option("--drain-seconds", flags->server.drain_seconds,
                    "for requests in progress when told to end")

@@ -45,6 +45,7 @@ struct Engine::Call {
     sink->Close(status);
     for (auto& follower : followers) follower->sink->Close(status);
   }
+  int64_t candidates() const { return 1 + static_cast<int64_t>(followers.size()); }
   int64_t slots() const { return generation.sequence.prefix_slots + generation.max_cached(); }
   // All of the prompt but its last token, whose logits each candidate needs for itself.
   int64_t shared_slots() const {
@@ -161,12 +162,13 @@ absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request,
 }
 
 absl::StatusOr<uint64_t> Engine::Enqueue(std::unique_ptr<Call> call) {
+  const int64_t candidates = call->candidates();
   std::lock_guard lock(mutex_);
-  if (queued_ >= queue_limit_) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%d requests are waiting, which is the limit; try again later", queued_));
+  if (queued_ + candidates > queue_limit_) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d requests are waiting, and at most %d may; try again later", queued_, queue_limit_));
   }
-  ++queued_;
+  queued_ += candidates;
   call->id = next_id_++;
   const uint64_t id = call->id;
   for (auto& follower : call->followers) follower->id = id;
@@ -219,26 +221,32 @@ void Engine::Loop() {
     Admit();
     if (!order_.empty()) RunStep();
   }
+  const absl::Status ending = absl::CancelledError("the engine is shutting down");
   for (auto& call : running_) {
-    if (call != nullptr) Finish(call.get(), absl::CancelledError("the engine is shutting down"));
+    if (call != nullptr) Finish(call.get(), ending);
   }
-  for (auto* list : {&waiting_, &inbox_}) {
-    for (auto& call : *list) call->CloseAll(absl::CancelledError("the engine is shutting down"));
-  }
+  for (auto& [rank, call] : waiting_) call->CloseAll(ending);
+  for (auto& call : inbox_) call->CloseAll(ending);
 }
 
 // With the lock held: new calls move to the waiting line, cancelled ones leave.
 void Engine::TakeInbox() {
-  for (auto& call : inbox_) waiting_.push_back(std::move(call));
+  for (auto& call : inbox_) {
+    // What it holds of the cache is its cost, whether or not it writes that much.
+    const double cost = static_cast<double>(call->slots() * call->candidates());
+    const Rank rank = clock_.Enter(call->request.turn, cost, call->id);
+    waiting_.emplace(rank, std::move(call));
+  }
   inbox_.clear();
   const absl::Status cancelled = absl::CancelledError("the request was cancelled");
   for (const uint64_t id : cancelled_) {
     auto is_it = [id](const std::unique_ptr<Call>& call) { return call && call->id == id; };
-    auto waits = std::find_if(waiting_.begin(), waiting_.end(), is_it);
+    const auto waits = std::find_if(waiting_.begin(), waiting_.end(),
+                                    [&](const auto& entry) { return is_it(entry.second); });
     if (waits != waiting_.end()) {
-      (*waits)->CloseAll(cancelled);
+      queued_ -= waits->second->candidates();
+      waits->second->CloseAll(cancelled);
       waiting_.erase(waits);
-      --queued_;
     }
     for (auto& running : running_) {
       if (is_it(running)) Finish(running.get(), cancelled);
@@ -247,15 +255,18 @@ void Engine::TakeInbox() {
   cancelled_.clear();
 }
 
-// First come, first served: a call gets a place and all the cache it can need at once, so that
-// nothing that runs is ever thrown out for another.
+// Whose turn it is gets a place and all the cache it can need at once, so that nothing that runs is
+// ever thrown out for another. One that does not fit yet holds back those behind it.
 void Engine::Admit() {
   while (!waiting_.empty()) {
     const int64_t free_places = std::count(running_.begin(), running_.end(), nullptr);
-    Call* call = waiting_.front().get();
-    if (free_places < 1 + static_cast<int64_t>(call->followers.size()) || !ReserveAll(call)) return;
-    std::unique_ptr<Call> leader = std::move(waiting_.front());
-    waiting_.pop_front();
+    const auto next = waiting_.begin();
+    Call* call = next->second.get();
+    const int64_t candidates = call->candidates();
+    if (free_places < candidates || !ReserveAll(call)) return;
+    clock_.Serve(next->first);
+    std::unique_ptr<Call> leader = std::move(next->second);
+    waiting_.erase(next);
     auto followers = std::move(call->followers);
     Place(std::move(leader), /*runs=*/true);
     for (auto& follower : followers) {
@@ -263,8 +274,9 @@ void Engine::Admit() {
       Place(std::move(follower), /*runs=*/false);
     }
     std::lock_guard lock(mutex_);
-    --queued_;
+    queued_ -= candidates;
   }
+  clock_.Reset();
 }
 
 bool Engine::ReserveAll(Call* call) {

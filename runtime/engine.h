@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -14,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/constraint.h"
+#include "runtime/fair_clock.h"
 #include "runtime/generation.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sampler.h"
@@ -29,6 +31,7 @@ struct GenerateRequest {
   int32_t max_tokens = 256;                          // of each blank
   std::vector<int32_t> end_tokens;                   // a blank stops before any of these
   std::shared_ptr<const Adapter> adapter = nullptr;  // of this engine's adapters(); null = none
+  Turn turn = {};                                    // on whose account it waits for a place
 };
 
 struct EngineStats {
@@ -48,7 +51,7 @@ struct EngineStats {
 // and at each call's Sink.
 class Engine {
  public:
-  // `queue`: requests that may wait for a place, besides those that run.
+  // `queue`: requests that may wait for a place, besides those that run; candidates count each.
   Engine(std::unique_ptr<LoadedModel> model, int64_t queue);
   ~Engine();  // cancels everything, then returns
 
@@ -106,14 +109,15 @@ class Engine {
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Call>> inbox_;
   std::vector<uint64_t> cancelled_;
-  int64_t queued_ = 0;  // in the inbox or waiting
+  int64_t queued_ = 0;  // in the inbox or waiting, candidates each
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
   std::atomic<int64_t> placed_{0};  // requests that have a place
 
   // Engine thread only.
-  std::deque<std::unique_ptr<Call>> waiting_;
+  std::map<Rank, std::unique_ptr<Call>> waiting_;
+  FairClock clock_;
   std::vector<std::unique_ptr<Call>> running_;  // by place; null = free
   std::vector<Sequence*> sequences_;            // the same places, for the scheduler
   std::vector<int> order_;                      // places in order of arrival

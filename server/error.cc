@@ -1,5 +1,6 @@
 #include "server/error.h"
 
+#include "absl/strings/numbers.h"
 #include "nlohmann/json.hpp"
 
 namespace qianyi {
@@ -7,6 +8,9 @@ namespace {
 
 constexpr char kParam[] = "qianyi/param";
 constexpr char kCode[] = "qianyi/code";
+constexpr char kReason[] = "qianyi/reason";
+constexpr char kRetry[] = "qianyi/retry-after-seconds";
+constexpr char kOverQuota[] = "rate_limit_exceeded";
 
 std::string Payload(const absl::Status& status, const char* url) {
   const auto payload = status.GetPayload(url);
@@ -20,7 +24,7 @@ struct Kind {
   const char* code;
   int retry_after_seconds;
 };
-// The engine says ResourceExhausted when its queue is full: a matter of capacity, not of quota.
+// ResourceExhausted is a matter of capacity unless OverQuota says otherwise.
 constexpr Kind kKinds[] = {
     {absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "", 0},
     {absl::StatusCode::kOutOfRange, 413, "invalid_request_error", "", 0},
@@ -35,6 +39,13 @@ constexpr Kind kKinds[] = {
     {absl::StatusCode::kDeadlineExceeded, 504, "timeout_error", "", 0},
     {absl::StatusCode::kUnimplemented, 501, "not_supported_error", "", 0},
 };
+
+absl::Status Exhausted(std::string_view reason, std::string_view message, int seconds) {
+  absl::Status status = absl::ResourceExhaustedError(std::string(message));
+  status.SetPayload(kReason, absl::Cord(std::string(reason)));
+  status.SetPayload(kRetry, absl::Cord(std::to_string(seconds)));
+  return status;
+}
 
 }  // namespace
 
@@ -52,6 +63,23 @@ absl::Status BadParam(std::string_view param, std::string_view message) {
   return WithParam(absl::InvalidArgumentError(std::string(message)), param);
 }
 
+absl::Status OverQuota(std::string_view reason, std::string_view message, int retry_after_seconds) {
+  return WithCode(Exhausted(reason, message, retry_after_seconds), kOverQuota);
+}
+
+absl::Status OverCapacity(std::string_view reason, std::string_view message,
+                          int retry_after_seconds) {
+  return Exhausted(reason, message, retry_after_seconds);
+}
+
+std::string ReasonOf(const absl::Status& status) {
+  if (std::string reason = Payload(status, kReason); !reason.empty()) return reason;
+  if (absl::IsResourceExhausted(status)) return "queue_full";
+  if (absl::IsUnavailable(status)) return "draining";
+  if (absl::IsUnauthenticated(status)) return "unauthenticated";
+  return absl::IsPermissionDenied(status) ? "forbidden" : "invalid";
+}
+
 ApiError ToApiError(const absl::Status& status) {
   ApiError error{500, "server_error", Payload(status, kCode), Payload(status, kParam),
                  std::string(status.message())};
@@ -61,6 +89,12 @@ ApiError ToApiError(const absl::Status& status) {
     error.type = kind.type;
     if (error.code.empty()) error.code = kind.code;
     error.retry_after_seconds = kind.retry_after_seconds;
+  }
+  int seconds = 0;
+  if (absl::SimpleAtoi(Payload(status, kRetry), &seconds)) error.retry_after_seconds = seconds;
+  if (error.code == kOverQuota) {
+    error.http_status = 429;
+    error.type = "rate_limit_error";
   }
   return error;
 }

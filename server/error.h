@@ -22,6 +22,13 @@ struct ApiError {
 absl::Status WithParam(absl::Status status, std::string_view param);
 absl::Status WithCode(absl::Status status, std::string_view code);
 absl::Status BadParam(std::string_view param, std::string_view message);  // InvalidArgument
+// ResourceExhausted, for now: a key's own quota (429), or the server's capacity (503). `reason` is
+// what metrics count it by.
+absl::Status OverQuota(std::string_view reason, std::string_view message, int retry_after_seconds);
+absl::Status OverCapacity(std::string_view reason, std::string_view message,
+                          int retry_after_seconds);
+// What metrics call a refusal: "queue_full", "key_tokens", …, "invalid".
+std::string ReasonOf(const absl::Status& status);
 
 ApiError ToApiError(const absl::Status& status);
 // {"error": {"message", "type", "param", "code"}}

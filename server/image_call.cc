@@ -320,6 +320,10 @@ void ImageCall::End(const absl::StatusOr<ImageResult>& result, ImageMetrics& met
     if (captions) counts.first_seconds.Observe(Seconds());
     counts.seconds.Observe(Seconds());
   }
+  if (result.ok()) {
+    ticket_.Spend(accepted_.prompt_tokens + result->image_tokens + result->output_tokens);
+  }
+  ticket_ = Ticket();  // before the client hears of the end, and asks again
   listener_->OnEnd(result);
 }
 

@@ -6,11 +6,13 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/pictures/painter.h"
+#include "server/admission.h"
 #include "server/image_metrics.h"
 #include "server/image_request.h"
 #include "server/served_model.h"
@@ -71,6 +73,8 @@ class ImageCall {
                                                             const Painter& painter,
                                                             ImageRequest request);
   const AcceptedImage& accepted() const { return accepted_; }
+  // What it was let in with, held until its end.
+  void Hold(Ticket ticket) { ticket_ = std::move(ticket); }
   void Listen(std::unique_ptr<ImageListener> listener) { listener_ = std::move(listener); }
   void Cancel() { call_.Cancel(); }  // from any thread
 
@@ -99,6 +103,7 @@ class ImageCall {
   PaintRequest paint_;
   std::vector<int32_t> codes_;  // of a picture to be described
   PictureCall call_;
+  Ticket ticket_;
   std::unique_ptr<ImageListener> listener_;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "nlohmann/json_fwd.hpp"
 #include "runtime/pictures/picture_file.h"
+#include "server/access/key_ring.h"
 #include "server/parameters.h"
 
 namespace qianyi {
@@ -30,6 +31,8 @@ struct ImageRequest {
   std::string image;      // a file to be changed or described
   std::string mask;       // what is transparent in it is painted anew; empty: that of `image`
   Parameters parameters;  // n, seed and what bears on sampling
+  Caller caller = {};
+  int64_t body_bytes = 0;  // as it was received
 };
 
 // Sets one; null leaves the default. InvalidArgument names the field, its value and the limit. Of

@@ -92,8 +92,7 @@ absl::StatusOr<uint64_t> ImageService::Start(ImageRequest request,
                                              const MakeListener& make_listener) {
   absl::StatusOr<uint64_t> id = Accept(std::move(request), make_listener);
   if (!id.ok()) {
-    const bool full = absl::IsResourceExhausted(id.status());
-    text_.metrics().CountRejected(full ? "queue_full" : draining_ ? "draining" : "invalid");
+    text_.metrics().CountRejected(ReasonOf(id.status()));
   }
   return id;
 }
@@ -103,9 +102,16 @@ absl::StatusOr<uint64_t> ImageService::Accept(ImageRequest request,
   if (draining_) return ShuttingDown();
   absl::StatusOr<const Entry*> entry = Find(request.model, request.work);
   if (!entry.ok()) return entry.status();
+  const Caller caller = request.caller;
+  const Load load{.choices = std::max<int64_t>(request.parameters.n, request.candidates),
+                  .bytes = request.body_bytes};
   absl::StatusOr<std::unique_ptr<ImageCall>> call =
       ImageCall::Prepare(*(*entry)->model, (*entry)->painter, std::move(request));
   if (!call.ok()) return call.status();
+  // Before pictures are read, and anything is run.
+  absl::StatusOr<Ticket> ticket = text_.Admit(caller, *(*entry)->model, load, caller.batch);
+  if (!ticket.ok()) return ticket.status();
+  (*call)->Hold(*std::move(ticket));
   std::lock_guard lock(mutex_);
   if (draining_) return ShuttingDown();
   if (static_cast<int64_t>(waiting_.size()) >= queue_limit_) {

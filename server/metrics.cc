@@ -47,8 +47,10 @@ class Reading {
 
 }  // namespace
 
-ServerMetrics::ServerMetrics(std::span<const std::unique_ptr<ServedModel>> models)
+ServerMetrics::ServerMetrics(std::span<const std::unique_ptr<ServedModel>> models,
+                             const Admission& admission)
     : served_(models),
+      admission_(admission),
       http_(Counters(registry_, "qianyi_http_requests_total", "HTTP requests answered")),
       grpc_(Counters(registry_, "qianyi_grpc_requests_total", "gRPC calls answered")),
       rejected_(Counters(registry_, "qianyi_rejected_total", "Requests that were refused")) {
@@ -114,6 +116,15 @@ std::string ServerMetrics::Render() const {
   Reading adapters("qianyi_adapters", "Adapters that requests may name", gauge);
   Reading adapter_bytes("qianyi_adapter_bytes",
                         "Memory of adapters, those still in use after unloading included", gauge);
+  Reading admitted("qianyi_admitted", "What requests that run or wait hold, of what they may",
+                   gauge);
+  Reading admitted_limit("qianyi_admitted_limit", "What they may hold", gauge);
+  for (const auto& [reading, load] :
+       {std::pair(&admitted, admission_.held()), std::pair(&admitted_limit, admission_.limit())}) {
+    reading->Add({{"kind", "choices"}}, static_cast<double>(load.choices));
+    reading->Add({{"kind", "tokens"}}, static_cast<double>(load.tokens));
+    reading->Add({{"kind", "bytes"}}, static_cast<double>(load.bytes));
+  }
   uint64_t kv_bytes = 0;
   for (const auto& model : served_) {
     const Labels labels = {{"model", model->name}};
@@ -164,9 +175,10 @@ std::string ServerMetrics::Render() const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,  &generated, &steps,   &step_seconds, &image_steps,   &weight,      &compute,
-        &turn,    &link,      &stall,   &expert_uses,  &expert_bytes,  &expert_read, &running,
-        &waiting, &batch,     &weights, &adapters,     &adapter_bytes, &memory}) {
+       {&prompt,        &generated, &steps,    &step_seconds,  &image_steps, &weight,
+        &compute,       &turn,      &link,     &stall,         &expert_uses, &expert_bytes,
+        &expert_read,   &running,   &waiting,  &batch,         &weights,     &adapters,
+        &adapter_bytes, &memory,    &admitted, &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return prometheus::TextSerializer().Serialize(families);

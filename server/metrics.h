@@ -11,6 +11,7 @@
 #include "prometheus/family.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "server/admission.h"
 #include "server/served_model.h"
 
 namespace qianyi {
@@ -24,8 +25,8 @@ struct ModelMetrics {
 // Thread-safe.
 class ServerMetrics {
  public:
-  // `models` outlive this.
-  explicit ServerMetrics(std::span<const std::unique_ptr<ServedModel>> models);
+  // Both outlive this.
+  ServerMetrics(std::span<const std::unique_ptr<ServedModel>> models, const Admission& admission);
 
   ModelMetrics& Of(const ServedModel& model) { return models_.at(&model); }
   // `handler` is the route's pattern, "other" where there is none.
@@ -41,6 +42,7 @@ class ServerMetrics {
 
  private:
   const std::span<const std::unique_ptr<ServedModel>> served_;
+  const Admission& admission_;
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Counter>& http_;
   prometheus::Family<prometheus::Counter>& grpc_;

@@ -163,6 +163,32 @@ bool IsParameter(std::string_view name) {
          FindRow(Wholes(), name) != nullptr;
 }
 
+json ParametersSchema() {
+  json schema;
+  for (const Number& row : Numbers()) {
+    const bool above = row.bounds == Bounds::kOpenBelow;
+    const bool below = row.bounds == Bounds::kOpenAbove;
+    schema[row.name] = {{"type", {"number", "null"}},
+                        {above ? "exclusiveMinimum" : "minimum", row.least},
+                        {below ? "exclusiveMaximum" : "maximum", row.most}};
+  }
+  for (const Whole& row : Wholes()) {
+    schema[row.name] = {
+        {"type", {"integer", "null"}}, {"minimum", row.least}, {"maximum", row.most}};
+  }
+  // JSON schemas count characters, the table bytes.
+  const json stop = {{"type", "string"}, {"minLength", 1}, {"maxLength", kMaxStopBytes / 4}};
+  schema["stop"] = {
+      {"anyOf",
+       {stop, {{"type", "array"}, {"maxItems", kMaxStops}, {"items", stop}}, {{"type", "null"}}}}};
+  schema["logit_bias"] = {
+      {"type", {"object", "null"}},
+      {"maxProperties", kMaxBiases},
+      {"propertyNames", {{"pattern", "^[0-9]{1,9}$"}}},
+      {"additionalProperties", {{"type", "number"}, {"minimum", -100}, {"maximum", 100}}}};
+  return schema;
+}
+
 absl::Status SetParameter(std::string_view name, const json& value, Parameters* parameters) {
   if (value.is_null()) return absl::OkStatus();
   parameters->set.emplace_back(name == "max_completion_tokens" ? "max_tokens" : name);

@@ -26,5 +26,7 @@ bool IsParameter(std::string_view name);
 // Sets one; null leaves the default. InvalidArgument names the parameter, its value and the limit.
 absl::Status SetParameter(std::string_view name, const nlohmann::json& value,
                           Parameters* parameters);
+// The table as properties of a JSON schema, by name.
+nlohmann::json ParametersSchema();
 
 }  // namespace qianyi

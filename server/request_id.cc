@@ -20,11 +20,14 @@ bool IsFit(std::string_view id) {
 }  // namespace
 
 std::string RequestIdFrom(std::string_view given) {
-  if (IsFit(given)) return std::string(given);
+  return IsFit(given) ? std::string(given) : NewId("req-");
+}
+
+std::string NewId(std::string_view prefix) {
   thread_local std::mt19937_64 random{std::random_device{}()};
-  char id[40];
-  std::snprintf(id, sizeof id, "req-%016llx", static_cast<unsigned long long>(random()));
-  return id;
+  char digits[20];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(random()));
+  return std::string(prefix) + digits;
 }
 
 }  // namespace qianyi

@@ -10,4 +10,7 @@ namespace qianyi {
 // '.' and ':'. Otherwise a new one.
 std::string RequestIdFrom(std::string_view given);
 
+// `prefix` and 64 random bits.
+std::string NewId(std::string_view prefix);
+
 }  // namespace qianyi

@@ -79,9 +79,10 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan pla
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
       LoadedModel::Open(std::move(named.file), std::move(plan), load);
   if (!loaded.ok()) return loaded.status();
-  // Each candidate of each request about pictures waits for its score by itself.
-  const int64_t scores = model->picture == nullptr ? 0 : kMostPictureCalls * load.batch;
-  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue + scores);
+  // Each candidate of each request about pictures waits for its score by itself. Of text, all that
+  // admission lets in may wait for a moment, until the engine has looked.
+  const int64_t more = model->picture == nullptr ? load.batch : kMostPictureCalls * load.batch;
+  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue + more);
   absl::Status adapters = model->engine->adapters().LoadAll(named.adapters);
   if (!adapters.ok()) return adapters;
   return model;

@@ -32,7 +32,7 @@ struct ServedModel {
   std::unique_ptr<PictureConfig> picture;       // null: a model of text
   std::unique_ptr<Vqvae> vqvae;                 // of a picture model; null when its folder has none
   int64_t created_seconds = 0;                  // when it was opened
-  int64_t queue = 0;                            // requests that may wait
+  int64_t queue = 0;                            // requests that may wait, besides those that run
   const ComputeShare::Member* share = nullptr;  // null: it has the processors for itself
   std::unique_ptr<Engine> engine;
 

@@ -34,10 +34,10 @@ absl::Status CheckExposure(const ServerOptions& options) {
 class BothPorts final : public Server {
  public:
   BothPorts(std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options,
-            std::unique_ptr<KeyRing> keys)
+            Log& log, std::unique_ptr<KeyRing> keys)
       : options_(options),
         keys_(std::move(keys)),
-        text_(std::move(models)),
+        text_(std::move(models), options.queue, log),
         images_(text_, text_.models().front()->queue),
         adapters_(text_, options.adapter_folder),
         rest_(text_, images_, adapters_, *keys_, RulesOf(options)) {}
@@ -50,7 +50,14 @@ class BothPorts final : public Server {
     hooks.handler = [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
       rest_.Handle(std::move(request), std::move(reply));
     };
-    hooks.on_refused = [this](int status) { text_.metrics().CountHttp("other", "other", status); };
+    hooks.on_refused = [this](const std::string& request_id, int status) {
+      text_.log().Request("request", {{"request_id", request_id},
+                                      {"protocol", "http"},
+                                      {"route", "other"},
+                                      {"status", status}});
+      text_.metrics().CountHttp("other", "other", status);
+      if (status == 503) text_.metrics().CountRejected("body_memory");
+    };
     auto http =
         HttpServer::Start(options_.host, options_.http_port, HttpLimits{}, *tls, std::move(hooks));
     if (!http.ok()) return http.status();
@@ -108,9 +115,11 @@ bool IsLoopback(const std::string& host) { return host == "::1" || host.rfind("1
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options) {
   if (absl::Status status = CheckExposure(options); !status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<KeyRing>> keys = KeyRing::Open(options.key_file);
+  static Log& standard_error = *new Log(LogOptions{});  // never destroyed: outlives every server
+  Log& log = options.log != nullptr ? *options.log : standard_error;
+  absl::StatusOr<std::unique_ptr<KeyRing>> keys = KeyRing::Open(options.key_file, log);
   if (!keys.ok()) return keys.status();
-  auto server = std::make_unique<BothPorts>(std::move(models), options, *std::move(keys));
+  auto server = std::make_unique<BothPorts>(std::move(models), options, log, *std::move(keys));
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }

@@ -8,7 +8,9 @@
 #include "absl/status/statusor.h"
 #include "server/access/origin.h"
 #include "server/access/tls.h"
+#include "server/log.h"
 #include "server/served_model.h"
+#include "server/text_service.h"
 
 namespace qianyi {
 
@@ -16,6 +18,8 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int http_port = 8080;  // 0 = a free one
   int grpc_port = 50051;
+  QueueLimits queue;
+  Log* log = nullptr;  // outlives the server; null: what operators must know goes to standard error
   double drain_seconds = 30;   // for requests in progress, when told to end
   std::string adapter_folder;  // below which adapters may be loaded at run time; empty: none
   std::string key_file;        // empty: nobody is asked for a key

@@ -12,7 +12,7 @@ TextCall::TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prom
       stops_(std::move(stops)),
       reading_(std::move(reading)),
       listener_(std::move(listener)),
-      usage_{prompt_tokens, 0} {}
+      usage_{.prompt_tokens = prompt_tokens} {}
 
 void TextCall::AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink) {
   Choice choice;
@@ -52,8 +52,25 @@ bool TextCall::Poll() {
   if (open_ > 0) return false;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin_;
   metrics_.request_seconds.Observe(seconds.count());
+  if (log_ != nullptr) WriteLine(seconds.count());
+  ticket_.Spend(usage_.prompt_tokens + usage_.completion_tokens);
+  ticket_ = Ticket();  // before the client hears of the end, and asks again
   listener_->OnEnd(status_, usage_);
   return true;
+}
+
+void TextCall::LogTo(Log& log, nlohmann::ordered_json line) {
+  log_ = &log;
+  line_ = std::move(line);
+}
+
+void TextCall::WriteLine(double seconds) {
+  line_["prompt_tokens"] = usage_.prompt_tokens;
+  line_["completion_tokens"] = usage_.completion_tokens;
+  if (usage_.completion_tokens > 0) line_["first_token_seconds"] = first_token_seconds_;
+  line_["seconds"] = seconds;
+  line_["status"] = absl::StatusCodeToString(status_.code());
+  log_->Request("generation", line_);
 }
 
 void TextCall::EndChoice(int index) {
@@ -77,6 +94,7 @@ void TextCall::Take(int index, const TokenEvent& event) {
   choice.detokenizer->Finish(&text_);
   Write(index, event.blank, /*last=*/true);
   if (choice.stopped) return;
+  if (choice.detokenizer->stopped()) listener_->OnStop(index, StopOf(choice));
   listener_->OnBlankEnd(index, event.blank, event.finish);
   choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
 }
@@ -87,13 +105,21 @@ void TextCall::TakeToken(int index, const TokenEvent& event) {
   const std::chrono::duration<double> since = now - last_token_;
   (usage_.completion_tokens == 0 ? metrics_.first_token_seconds : metrics_.inter_token_seconds)
       .Observe(since.count());
+  if (usage_.completion_tokens == 0) first_token_seconds_ = since.count();
   last_token_ = now;
   ++usage_.completion_tokens;
   text_.clear();
   choice.detokenizer->Append(event.token.token, &text_);
   const bool stopped = choice.detokenizer->stopped();
   Write(index, event.blank, /*last=*/stopped);
-  if (stopped && !choice.stopped) Stop(index, event.blank);
+  if (choice.reasons) ++usage_.reasoning_tokens;
+  if (!stopped || choice.stopped) return;
+  listener_->OnStop(index, StopOf(choice));
+  Stop(index, event.blank);
+}
+
+const std::string& TextCall::StopOf(const Choice& choice) const {
+  return stops_[static_cast<size_t>(choice.detokenizer->stop_index())];
 }
 
 // Hands text_ on.
@@ -107,6 +133,7 @@ void TextCall::Write(int index, int blank, bool last) {
   choice.parser->Push(text_, &deltas_);
   if (last) choice.parser->Finish(&deltas_);
   for (const ChatDelta& delta : deltas_) {
+    choice.reasons = delta.kind == ChatDelta::Kind::kReasoning;
     switch (delta.kind) {
       case ChatDelta::Kind::kContent:
         listener_->OnText(index, blank, delta.text);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -13,6 +14,8 @@
 #include "runtime/detokenizer.h"
 #include "runtime/engine.h"
 #include "runtime/sink.h"
+#include "server/admission.h"
+#include "server/log.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
 #include "server/text_request.h"
@@ -30,6 +33,8 @@ class CallListener {
   // `arguments` is a JSON object. Of chats only.
   virtual void OnReasoning(int choice, std::string_view text) = 0;
   virtual void OnToolCall(int choice, int index, const ToolCall& call) = 0;
+  // The stop string that a choice ended with, before its OnBlankEnd.
+  virtual void OnStop(int, std::string_view) {}
   virtual void OnBlankEnd(int choice, int blank, FinishReason why) = 0;
   // The last call. Not OK: what came before is not to be used.
   virtual void OnEnd(const absl::Status& status, const Usage& usage) = 0;
@@ -49,6 +54,10 @@ class TextCall {
            std::vector<std::string> stops, ChatReading reading,
            std::unique_ptr<CallListener> listener);
 
+  // What it was let in with, held until the call is destroyed.
+  void Hold(Ticket ticket) { ticket_ = std::move(ticket); }
+  // At its end writes `line` with what became of it. `log` outlives this.
+  void LogTo(Log& log, nlohmann::ordered_json line);
   // A choice that was submitted; `sink` rings the pump's bell.
   void AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink);
   // Hands on what has come. True when the call has ended and may be destroyed.
@@ -63,21 +72,28 @@ class TextCall {
     std::unique_ptr<Detokenizer> detokenizer;
     std::unique_ptr<ChatParser> parser;  // or null
     int tool_calls = 0;
+    bool reasons = false;  // what came last was reasoning
     bool stopped = false;  // by a stop string: what still comes is dropped
     bool closed = false;
   };
 
+  void WriteLine(double seconds);
   void Take(int index, const TokenEvent& event);
   void TakeToken(int index, const TokenEvent& event);
   void EndChoice(int index);
   void Write(int index, int blank, bool last);
   void Stop(int index, int blank);
+  const std::string& StopOf(const Choice& choice) const;
 
   const ServedModel& model_;
   ModelMetrics& metrics_;
   const std::vector<std::string> stops_;
   const ChatReading reading_;
   const std::unique_ptr<CallListener> listener_;
+  Ticket ticket_;
+  Log* log_ = nullptr;
+  nlohmann::ordered_json line_;
+  double first_token_seconds_ = 0;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point last_token_ = begin_;
   std::vector<Choice> choices_;

@@ -9,6 +9,7 @@
 
 #include "runtime/prompts/prompts.h"
 #include "runtime/prompts/task.h"
+#include "server/access/key_ring.h"
 #include "server/parameters.h"
 
 namespace qianyi {
@@ -38,6 +39,9 @@ struct TextRequest {
   std::string model;  // may be empty when one model is served
   std::variant<CompletionInput, ChatInput, TaskInput> input;
   Parameters parameters;
+  Caller caller = {};
+  bool batch = false;      // may wait until nothing else does
+  int64_t body_bytes = 0;  // as it was received
 };
 
 // An adapter to load while the server runs.
@@ -50,6 +54,7 @@ struct AdapterRequest {
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  int64_t reasoning_tokens = 0;  // of those, before the answer itself began
 };
 
 }  // namespace qianyi

@@ -13,6 +13,7 @@
 #include "runtime/chat/tool_name_constraint.h"
 #include "runtime/verse/verse_constraint.h"
 #include "server/error.h"
+#include "server/request_account.h"
 
 namespace qianyi {
 namespace {
@@ -238,8 +239,12 @@ absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const ChatFormat* fo
 
 }  // namespace
 
-TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models)
-    : models_(std::move(models)), metrics_(models_) {
+TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models,
+                         const QueueLimits& limits, Log& log)
+    : log_(log),
+      admission_(LinesOf(models, limits.tokens), MemoryOf(models, limits.bytes)),
+      models_(std::move(models)),
+      metrics_(models_, admission_) {
   const auto is_text = [](const auto& model) { return model->picture == nullptr; };
   const auto text = std::find_if(models_.begin(), models_.end(), is_text);
   if (models_.size() == 1) only_ = models_.front().get();
@@ -289,17 +294,21 @@ absl::StatusOr<uint64_t> TextService::Start(const TextRequest& request,
   absl::StatusOr<uint64_t> call = Accept(request, make_listener);
   --starting_;
   if (!call.ok()) {
-    const bool full = absl::IsResourceExhausted(call.status());
-    metrics_.CountRejected(full ? "queue_full" : draining_ ? "draining" : "invalid");
+    metrics_.CountRejected(ReasonOf(call.status()));
   }
   return call;
 }
 
-absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
-                                             const MakeListener& make_listener) {
-  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
-  const absl::StatusOr<FoundModel> found = FindModel(request.model);
-  if (!found.ok()) return found.status();
+absl::StatusOr<Ticket> TextService::Admit(const Caller& caller, const ServedModel& model,
+                                          const Load& load, bool batch) {
+  const auto at = std::find_if(models_.begin(), models_.end(),
+                               [&](const auto& other) { return other.get() == &model; });
+  return admission_.Admit(caller, static_cast<size_t>(at - models_.begin()), load, batch);
+}
+
+absl::StatusOr<FoundModel> TextService::FindTextModel(std::string_view name) const {
+  absl::StatusOr<FoundModel> found = FindModel(name);
+  if (!found.ok()) return found;
   const ServedModel& model = *found->model;
   if (model.picture != nullptr) {
     return BadParam(
@@ -309,6 +318,31 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
     return BadParam(
         "model", absl::StrFormat("model %s has no tokenizer, so it cannot read text", model.name));
   }
+  return found;
+}
+
+absl::StatusOr<int64_t> TextService::CountTokens(const TextRequest& request) {
+  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
+  const absl::StatusOr<FoundModel> found = FindTextModel(request.model);
+  if (!found.ok()) return found.status();
+  const Load load{.choices = 1, .bytes = request.body_bytes};
+  const absl::StatusOr<Ticket> ticket = Admit(request.caller, *found->model, load, request.batch);
+  if (!ticket.ok()) return ticket.status();
+  absl::StatusOr<Prepared> prepared = Prepare(request, *found->model);
+  if (!prepared.ok()) return prepared.status();
+  return static_cast<int64_t>(prepared->prompt.tokens.size());
+}
+
+absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
+                                             const MakeListener& make_listener) {
+  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
+  const absl::StatusOr<FoundModel> found = FindTextModel(request.model);
+  if (!found.ok()) return found.status();
+  const ServedModel& model = *found->model;
+  const int64_t choices = request.parameters.n;
+  absl::StatusOr<Ticket> ticket = Admit(
+      request.caller, model, {.choices = choices, .bytes = request.body_bytes}, request.batch);
+  if (!ticket.ok()) return ticket.status();
   absl::StatusOr<Prepared> prepared = Prepare(request, model);
   if (!prepared.ok()) return prepared.status();
   const absl::StatusOr<Parameters> parameters = WithDefaults(request, model);
@@ -317,12 +351,18 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
       std::move(prepared->prompt), prepared->reading.format, request, *parameters, model);
   if (!generate.ok()) return generate.status();
   generate->adapter = found->adapter;
+  generate->turn = ticket->turn();
+  absl::Status grown = ticket->Grow(LoadOf(*generate, choices));
+  if (!grown.ok()) return grown;
 
   const Accepted accepted{&model, found->name(), generate->sampling.seed,
-                          static_cast<int>(generate->prompt.blanks.size())};
+                          static_cast<int>(generate->prompt.blanks.size()),
+                          static_cast<int64_t>(generate->prompt.tokens.size())};
   auto call = std::make_unique<TextCall>(
       model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),
       parameters->stop, std::move(prepared->reading), make_listener(accepted));
+  call->Hold(*std::move(ticket));
+  if (log_.requests()) call->LogTo(log_, LogLine(request, accepted.model_name, log_.prompts()));
   for (int64_t i = 0; i < parameters->n; ++i) {
     GenerateRequest choice = *generate;
     choice.sampling.seed += static_cast<uint64_t>(i);

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/admission.h"
 #include "server/call_pump.h"
+#include "server/log.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
 #include "server/text_request.h"
@@ -32,25 +34,40 @@ struct Accepted {
   std::string model_name;  // with its adapter's
   uint64_t seed = 0;
   int blanks = 1;  // of each choice
+  int64_t prompt_tokens = 0;
+};
+
+// What requests may hold while they wait and run.
+struct QueueLimits {
+  int64_t tokens = 0;  // of a model; 0 = those of as many full contexts
+  int64_t bytes = 0;   // of all; 0 = as of MemoryOf
 };
 
 // Thread-safe.
 class TextService {
  public:
-  explicit TextService(std::vector<std::unique_ptr<ServedModel>> models);
+  // `log` outlives this.
+  TextService(std::vector<std::unique_ptr<ServedModel>> models, const QueueLimits& limits,
+              Log& log);
   ~TextService();
 
   std::span<const std::unique_ptr<ServedModel>> models() const { return models_; }
   ServerMetrics& metrics() { return metrics_; }
+  Log& log() { return log_; }
+  // Work of any kind takes a ticket before it is begun; of the model's requests, one of models().
+  absl::StatusOr<Ticket> Admit(const Caller& caller, const ServedModel& model, const Load& load,
+                               bool batch);
   // By "MODEL" or "MODEL:ADAPTER". NotFound with code model_not_found and the names there are. ""
   // is the only model, or else the only one of text.
   absl::StatusOr<FoundModel> FindModel(std::string_view name) const;
 
   // `make_listener` is called once the request is accepted, before it hears of anything. Errors
-  // name the field at fault: InvalidArgument; ResourceExhausted when the queue is full;
+  // name the field at fault: InvalidArgument; ResourceExhausted (OverQuota, OverCapacity);
   // Unavailable while draining. The result is for Cancel.
   using MakeListener = std::function<std::unique_ptr<CallListener>(const Accepted&)>;
   absl::StatusOr<uint64_t> Start(const TextRequest& request, const MakeListener& make_listener);
+  // Of the prompt that Start would make of it; refuses what that would.
+  absl::StatusOr<int64_t> CountTokens(const TextRequest& request);
   void Cancel(uint64_t call) { pump_.Cancel(call); }
 
   // No new requests; returns when the others have ended, which are cancelled after `seconds`.
@@ -60,11 +77,14 @@ class TextService {
 
  private:
   const ServedModel* FindBase(std::string_view name) const;
+  absl::StatusOr<FoundModel> FindTextModel(std::string_view name) const;
   absl::StatusOr<uint64_t> Accept(const TextRequest& request, const MakeListener& make_listener);
 
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> starting_{0};  // requests that are neither refused nor the pump's yet
-  CallPump pump_;                     // outlives the engines, which ring its bell
+  Log& log_;
+  Admission admission_;  // outlives the calls
+  CallPump pump_;        // outlives the engines, which ring its bell
   std::vector<std::unique_ptr<ServedModel>> models_;
   const ServedModel* only_ = nullptr;  // what a request means that names no model; or null
   ServerMetrics metrics_;

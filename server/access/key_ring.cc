@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -19,8 +18,8 @@ constexpr auto kLookEvery = std::chrono::seconds(1);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Open(std::string path) {
-  std::unique_ptr<KeyRing> ring(new KeyRing(std::move(path)));
+absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Open(std::string path, Log& log) {
+  std::unique_ptr<KeyRing> ring(new KeyRing(std::move(path), log));
   if (!ring->required()) return ring;
   ring->version_ = ring->VersionNow();
   absl::StatusOr<std::vector<ApiKey>> keys = ReadKeyFile(ring->path_);
@@ -56,8 +55,8 @@ void KeyRing::Watch() {
     version_ = now;
     absl::StatusOr<std::vector<ApiKey>> keys = ReadKeyFile(path_);
     if (!keys.ok()) {
-      const std::string why(keys.status().message());
-      std::fprintf(stderr, "qianyi: warning: the keys stay as they were: %s\n", why.c_str());
+      log_.Warning(
+          absl::StrFormat("the keys stay as they were: %s", std::string(keys.status().message())));
       continue;
     }
     std::unique_lock write(mutex_);
@@ -84,7 +83,14 @@ absl::StatusOr<Caller> KeyRing::Admit(std::string_view presented, Scope needed) 
     return absl::PermissionDeniedError(absl::StrFormat(
         "the key %s may not do this; it needs the scope %s", found->name, NameOf(needed)));
   }
-  return Caller{found->name, found->limits};
+  return Caller{.name = found->name, .limits = found->limits};
+}
+
+absl::Status ReadPriority(std::string_view header, Caller* caller) {
+  caller->batch = header == "batch";
+  if (caller->batch || header.empty() || header == "interactive") return absl::OkStatus();
+  return BadParam("x-priority", absl::StrFormat("x-priority is %s; it must be interactive or batch",
+                                                std::string(header.substr(0, 50))));
 }
 
 std::string_view PresentedKey(std::string_view authorization, std::string_view x_api_key) {

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/access/key_file.h"
+#include "server/log.h"
 
 namespace qianyi {
 
@@ -21,14 +22,18 @@ namespace qianyi {
 struct Caller {
   std::string name;
   KeyLimits limits = {};
+  bool batch = false;  // waits until nothing else does
+  std::string request_id = {};
+  Trace trace = {};
 };
 
 // Thread-safe. A thread of its own looks at the file once a second; a file that is damaged or gone
-// leaves the keys as they were, and is complained of on standard error.
+// leaves the keys as they were, and is complained of in the log.
 class KeyRing {
  public:
   // An empty path asks nobody for a key.
-  static absl::StatusOr<std::unique_ptr<KeyRing>> Open(std::string path);
+  // `log` outlives this.
+  static absl::StatusOr<std::unique_ptr<KeyRing>> Open(std::string path, Log& log);
   ~KeyRing();
 
   bool required() const { return !path_.empty(); }
@@ -43,11 +48,12 @@ class KeyRing {
     bool operator==(const Version&) const = default;
   };
 
-  explicit KeyRing(std::string path) : path_(std::move(path)) {}
+  KeyRing(std::string path, Log& log) : path_(std::move(path)), log_(log) {}
   Version VersionNow() const;
   void Watch();
 
   const std::string path_;
+  Log& log_;
   Version version_;  // of the watching thread, once it runs
   mutable std::shared_mutex mutex_;
   std::vector<ApiKey> keys_;
@@ -56,6 +62,9 @@ class KeyRing {
   bool stop_ = false;
   std::thread thread_;
 };
+
+// "batch" or "interactive", of the header X-Priority; empty is interactive. InvalidArgument else.
+absl::Status ReadPriority(std::string_view header, Caller* caller);
 
 // The key of "Bearer KEY", or of "x-api-key: KEY" when there is no other.
 std::string_view PresentedKey(std::string_view authorization, std::string_view x_api_key);

@@ -36,6 +36,13 @@ int64_t NowSeconds() {
       .count();
 }
 
+// On whose account it runs.
+void Charge(const Caller& caller, const v1::GenerateRequest& message, TextRequest* request) {
+  request->caller = caller;
+  request->batch = caller.batch;
+  request->body_bytes = static_cast<int64_t>(message.ByteSizeLong());
+}
+
 // Forwards to a reactor, which outlives it: gRPC ends no call before Finish, and Finish comes
 // from OnEnd.
 template <typename Reactor>
@@ -90,6 +97,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
       OnEnd(request.status(), {});
       return;
     }
+    Charge(*caller, message, &*request);
     is_task_ = std::holds_alternative<TaskInput>(request->input);
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
       response_->set_id(NewId());
@@ -160,6 +168,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
       OnEnd(request.status(), {});
       return;
     }
+    Charge(*caller, message, &*request);
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
       model_ = accepted.model_name;
       last_blank_ = accepted.blanks - 1;

@@ -15,7 +15,7 @@ class Gate {
  public:
   Gate(const KeyRing& keys, ServerMetrics& metrics) : keys_(keys), metrics_(metrics) {}
 
-  // `method` is one of qianyi.v1.Inference; one that has no scope here asks for an admin's key.
+  // `method` is one of our services; one that has no scope here asks for an admin's key.
   // Adds x-request-id to what the call ends with: the client's if it is fit to be echoed, else a
   // new one. Errors as of KeyRing::Admit.
   absl::StatusOr<Caller> Enter(grpc::CallbackServerContext* context, const std::string& method);

@@ -9,9 +9,11 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "qianyi/v1/inference.grpc.pb.h"
+#include "server/grpc/call_log.h"
 #include "server/grpc/calls.h"
 #include "server/grpc/gate.h"
 #include "server/grpc/image_calls.h"
+#include "server/grpc/kserve_service.h"
 #include "server/grpc/messages.h"
 
 namespace qianyi {
@@ -176,7 +178,9 @@ void SetLimits(grpc::ServerBuilder* builder) {
 class Server final : public GrpcServer {
  public:
   Server(TextService& text, ImageService& images, AdapterAdmin& adapters, const KeyRing& keys)
-      : service_(text, images, adapters, keys) {}
+      : log_(text.log()),
+        service_(text, images, adapters, keys),
+        kserve_(MakeKserveService(text, keys)) {}
 
   absl::Status Listen(const GrpcOptions& options) {
     const auto& [host, port, tls] = options;
@@ -192,6 +196,12 @@ class Server final : public GrpcServer {
     SetLimits(&builder);
     builder.AddListeningPort(address, CredentialsOf(tls), &port_);
     builder.RegisterService(&service_);
+    builder.RegisterService(kserve_.get());
+    if (log_.requests()) {
+      std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> logs;
+      logs.push_back(MakeCallLog(log_));
+      builder.experimental().SetInterceptorCreators(std::move(logs));
+    }
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
       return absl::UnavailableError(absl::StrFormat(
@@ -207,11 +217,16 @@ class Server final : public GrpcServer {
   int port() const override { return port_; }
   void SetServing(bool serving) override {
     server_->GetHealthCheckService()->SetServingStatus(serving);
-    server_->GetHealthCheckService()->SetServingStatus(v1::Inference::service_full_name(), serving);
+    for (const char* service :
+         {v1::Inference::service_full_name(), "inference.GRPCInferenceService"}) {
+      server_->GetHealthCheckService()->SetServingStatus(service, serving);
+    }
   }
 
  private:
+  Log& log_;
   Service service_;
+  const std::unique_ptr<grpc::Service> kserve_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };

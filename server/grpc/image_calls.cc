@@ -281,20 +281,31 @@ absl::StatusOr<ImageRequest> ParseCaption(const v1::CaptionImageRequest& message
   return request;
 }
 
+// On whose account it runs.
+absl::StatusOr<ImageRequest> Charged(const absl::StatusOr<Caller>& caller, size_t bytes,
+                                     absl::StatusOr<ImageRequest> request) {
+  if (!caller.ok()) return caller.status();
+  if (!request.ok()) return request;
+  request->caller = *caller;
+  request->body_bytes = static_cast<int64_t>(bytes);
+  return request;
+}
+
 }  // namespace
 
 grpc::ServerWriteReactor<v1::GenerateImageChunk>* StartGenerateImage(
     ImageServer server, const absl::StatusOr<Caller>& caller,
     const v1::GenerateImageRequest& request) {
   auto* call = new PictureCallStream(server, "GenerateImage");  // OnDone deletes it
-  call->Start(caller.ok() ? ParseGenerate(request, ImageWork::kGenerate) : caller.status());
+  call->Start(
+      Charged(caller, request.ByteSizeLong(), ParseGenerate(request, ImageWork::kGenerate)));
   return call;
 }
 
 grpc::ServerWriteReactor<v1::GenerateImageChunk>* StartEditImage(
     ImageServer server, const absl::StatusOr<Caller>& caller, const v1::EditImageRequest& request) {
   auto* call = new PictureCallStream(server, "EditImage");  // OnDone deletes it
-  call->Start(caller.ok() ? ParseEdit(request) : caller.status());
+  call->Start(Charged(caller, request.ByteSizeLong(), ParseEdit(request)));
   return call;
 }
 
@@ -303,7 +314,7 @@ grpc::ServerUnaryReactor* StartCaptionImage(ImageServer server,
                                             const v1::CaptionImageRequest& request,
                                             v1::CaptionImageResponse* response) {
   auto* call = new CaptionCall(server, response);  // OnDone deletes it
-  call->Start(caller.ok() ? ParseCaption(request) : caller.status());
+  call->Start(Charged(caller, request.ByteSizeLong(), ParseCaption(request)));
   return call;
 }
 

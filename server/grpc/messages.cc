@@ -8,6 +8,7 @@
 #include "runtime/chat/chat_json.h"
 #include "server/chat_tools.h"
 #include "server/error.h"
+#include "server/grpc/error_details.h"
 
 namespace qianyi {
 namespace {
@@ -157,7 +158,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   const ApiError error = ToApiError(status);
   grpc::StatusCode code = static_cast<grpc::StatusCode>(status.code());
   if (error.http_status == 503) code = grpc::StatusCode::UNAVAILABLE;  // capacity, not quota
-  return grpc::Status(code, error.message);
+  return grpc::Status(code, error.message, ErrorDetails(error, code));
 }
 
 void SetUsage(const Usage& usage, v1::Usage* message) {

@@ -25,6 +25,7 @@ struct HttpRequest {
   std::string host, origin;
   std::string key;     // as it was presented; empty once it has been looked at
   Caller caller = {};  // whose key it is
+  std::string priority;
   std::string trace_parent;
 };
 
@@ -65,11 +66,11 @@ struct HttpLimits {
 };
 
 // What a server does with requests. Errors of the protocol (too large, malformed) are answered
-// without them and counted by `on_refused(status)`.
+// without them and counted by `on_refused`.
 struct HttpHooks {
   HttpScreen screen;
   HttpHandler handler;
-  std::function<void(int)> on_refused;
+  std::function<void(const std::string& request_id, int status)> on_refused;
 };
 
 class HttpServer {

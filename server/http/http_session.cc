@@ -164,7 +164,7 @@ void HttpSession::OnHeader() {
   if (!HoldBody()) {
     ++request_number_;
     stream_.tcp().expires_never();
-    shared_.hooks.on_refused(503);
+    shared_.hooks.on_refused(request_id_, 503);
     HttpResponse response;
     response.status = 503;
     response.body =
@@ -210,6 +210,7 @@ HttpRequest HttpSession::Head() const {
   const std::string authorization = text(message[http::field::authorization]);
   const std::string x_api_key = text(message["x-api-key"]);
   request.key = std::string(PresentedKey(authorization, x_api_key));
+  request.priority = text(message["x-priority"]);
   request.trace_parent = text(message["traceparent"]);
   request.request_id = RequestIdFrom(text(message["x-request-id"]));
   return request;
@@ -236,9 +237,9 @@ void HttpSession::OnRead(Error error) {
 }
 
 void HttpSession::Refuse(int status, const std::string& message) {
-  shared_.hooks.on_refused(status);
   head_only_ = false;
   request_id_ = RequestIdFrom("");
+  shared_.hooks.on_refused(request_id_, status);
   HttpResponse response;
   response.status = status;
   response.body = ToJson(ToApiError(absl::InvalidArgumentError(message)));

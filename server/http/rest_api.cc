@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/verse/verse_form.h"
 #include "server/error.h"
+#include "server/http/openapi.h"
 
 namespace qianyi {
 
@@ -61,25 +62,31 @@ RestApi::RestApi(TextService& service, ImageService& images, AdapterAdmin& adapt
       keys_(keys),
       origins_(std::move(origins)) {
   AddTextRoutes();
+  AddShapeRoutes();
+  AddKserveRoutes();
   AddImageRoutes();
   AddAdapterRoutes();
   AddOperatorRoutes();
   AddPageRoutes();
+  std::vector<RouteInfo> infos;
+  for (const Route& route : routes_) infos.push_back({route.scope, route.method, route.path});
+  openapi_ = OpenApi(infos);
 }
 
 void RestApi::AddTextRoutes() {
   routes_.push_back({Scope::kInference, "POST", "/v1/completions",
                      [this](const HttpRequest& request, const Reply& reply) {
-                       StartText(ParseCompletion(request.body), MakeCompletionAnswer, reply);
+                       StartText(request, ParseCompletion(request.body), MakeCompletionAnswer,
+                                 reply);
                      }});
   routes_.push_back({Scope::kInference, "POST", "/v1/chat/completions",
                      [this](const HttpRequest& request, const Reply& reply) {
-                       StartText(ParseChat(request.body), MakeChatAnswer, reply);
+                       StartText(request, ParseChat(request.body), MakeChatAnswer, reply);
                      }});
   for (const TaskInfo& info : Tasks()) {
     routes_.push_back({Scope::kInference, "POST", "/v1/tasks/" + info.name,
                        [this, task = info.task](const HttpRequest& request, const Reply& reply) {
-                         StartText(ParseTask(task, request.body), MakeTaskAnswer, reply);
+                         StartText(request, ParseTask(task, request.body), MakeTaskAnswer, reply);
                        }});
   }
   routes_.push_back({Scope::kInference, "GET", "/v1/tasks",
@@ -134,6 +141,9 @@ void RestApi::AddOperatorRoutes() {
          }
        }});
   routes_.push_back(
+      {Scope::kInference, "GET", "/openapi.json",
+       [this](const HttpRequest&, const Reply& reply) { SendJson(reply, openapi_); }});
+  routes_.push_back(
       {Scope::kMetrics, "GET", "/metrics", [this](const HttpRequest&, const Reply& reply) {
          HttpResponse response;
          response.content_type = "text/plain; version=0.0.4; charset=utf-8";
@@ -166,7 +176,7 @@ void RestApi::AddPageRoutes() {
   }
 }
 
-void RestApi::StartText(absl::StatusOr<RestRequest> request,
+void RestApi::StartText(const HttpRequest& http, absl::StatusOr<RestRequest> request,
                         std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                             Reply),
                         const Reply& reply) {
@@ -175,10 +185,25 @@ void RestApi::StartText(absl::StatusOr<RestRequest> request,
     reply->Send(ErrorResponse(request.status()));
     return;
   }
-  const absl::StatusOr<uint64_t> call = service_.Start(
-      request->text, [&](const Accepted& accepted) { return make(*request, accepted, reply); });
+  Start(
+      http, &request->text,
+      [&](const Accepted& accepted) { return make(*request, accepted, reply); }, ErrorResponse,
+      reply);
+}
+
+void RestApi::Charge(const HttpRequest& http, TextRequest* text) {
+  text->caller = http.caller;
+  text->batch |= http.caller.batch;
+  text->body_bytes = static_cast<int64_t>(http.body.size());
+}
+
+void RestApi::Start(const HttpRequest& http, TextRequest* text,
+                    const TextService::MakeListener& make,
+                    HttpResponse (*refuse)(const absl::Status&), const Reply& reply) {
+  Charge(http, text);
+  const absl::StatusOr<uint64_t> call = service_.Start(*text, make);
   if (!call.ok()) {
-    reply->Send(ErrorResponse(call.status()));
+    reply->Send(refuse(call.status()));
     return;
   }
   reply->OnGone([this, id = *call] { service_.Cancel(id); });

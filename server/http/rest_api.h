@@ -10,6 +10,7 @@
 #include "server/access/key_ring.h"
 #include "server/access/origin.h"
 #include "server/adapter_admin.h"
+#include "server/http/chat_shapes.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
 #include "server/image_service.h"
@@ -34,7 +35,8 @@ class RestApi {
   struct Route {
     Scope scope;  // what a key must have
     std::string method;
-    std::string path;  // ends in '/': a prefix, with more behind it
+    // Ends in '/': a prefix, with more behind it. "{name}" stands for anything without a '/'.
+    std::string path;
     Act act;
   };
 
@@ -46,14 +48,28 @@ class RestApi {
   Found Find(const HttpRequest& request) const;
   absl::Status Check(HttpRequest* request, const Route* route) const;
   void AddTextRoutes();
+  void AddShapeRoutes();
+  void AddKserveRoutes();
   void AddPageRoutes();
   void AddOperatorRoutes();
   void AddAdapterRoutes();
-  void AddImageRoutes();
-  void StartText(absl::StatusOr<RestRequest> request,
+  void StartText(const HttpRequest& http, absl::StatusOr<RestRequest> request,
                  std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                      std::shared_ptr<HttpReply>),
                  const std::shared_ptr<HttpReply>& reply);
+  using MakeShaped = std::unique_ptr<CallListener> (*)(const ShapedRequest&, const Accepted&,
+                                                       std::shared_ptr<HttpReply>);
+  void StartShaped(const HttpRequest& http, absl::StatusOr<ShapedRequest> request, MakeShaped make,
+                   HttpResponse (*refuse)(const absl::Status&),
+                   const std::shared_ptr<HttpReply>& reply);
+  void CountTokens(const HttpRequest& http, const std::shared_ptr<HttpReply>& reply);
+  void Infer(const HttpRequest& http, const std::shared_ptr<HttpReply>& reply);
+  // On whose account it runs.
+  static void Charge(const HttpRequest& http, TextRequest* text);
+  // `refuse` says in which shape errors are.
+  void Start(const HttpRequest& http, TextRequest* text, const TextService::MakeListener& make,
+             HttpResponse (*refuse)(const absl::Status&), const std::shared_ptr<HttpReply>& reply);
+  void AddImageRoutes();
   void StartImage(ImageWork work, const HttpRequest& request,
                   const std::shared_ptr<HttpReply>& reply);
   nlohmann::json ModelJson(const FoundModel& found) const;
@@ -66,6 +82,7 @@ class RestApi {
   const KeyRing& keys_;
   const OriginRules origins_;
   std::vector<Route> routes_;
+  nlohmann::json openapi_;
 };
 
 }  // namespace qianyi

@@ -13,8 +13,8 @@ using nlohmann::json;
 
 // Fields of OpenAI's API that change nothing here.
 const std::set<std::string, std::less<>>& Ignored() {
-  static const std::set<std::string, std::less<>> names = {
-      "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"};
+  static const std::set<std::string, std::less<>> names = {"user", "metadata", "store",
+                                                           "safety_identifier", "prompt_cache_key"};
   return names;
 }
 
@@ -32,8 +32,12 @@ absl::StatusOr<RestBody> RestBody::Parse(const std::string& text) {
 }
 
 const json& RestBody::Take(const char* name) {
-  static const json null;
   taken_.insert(name);
+  return Peek(name);
+}
+
+const json& RestBody::Peek(const char* name) const {
+  static const json null;
   const auto at = object_.find(name);
   return at == object_.end() ? null : *at;
 }
@@ -56,6 +60,20 @@ absl::Status RestBody::TakeBool(const char* name, bool* to) {
   return absl::OkStatus();
 }
 
+absl::Status RestBody::TakeTier(bool* batch) {
+  const json& tier = Take("service_tier");
+  if (tier.is_null()) return absl::OkStatus();
+  for (const char* known : {"auto", "default", "standard_only", "priority", "flex"}) {
+    if (tier == known) {
+      *batch = tier == "flex";
+      return absl::OkStatus();
+    }
+  }
+  return BadParam("service_tier",
+                  "service_tier must be flex, which waits until nothing else does, or auto, "
+                  "default, standard_only or priority, which are one here");
+}
+
 absl::Status RestBody::TakeRest(Parameters* parameters) {
   for (const auto& [name, value] : object_.items()) {
     if (taken_.count(name) != 0 || Ignored().count(name) != 0) continue;
@@ -71,6 +89,7 @@ absl::Status RestBody::TakeRest(Parameters* parameters) {
 }
 
 absl::Status RestBody::TakeStream(RestRequest* request) {
+  if (absl::Status status = TakeTier(&request->text.batch); !status.ok()) return status;
   if (absl::Status status = TakeBool("stream", &request->stream); !status.ok()) return status;
   const json& options = Take("stream_options");
   if (options.is_null()) return absl::OkStatus();

@@ -19,9 +19,12 @@ class RestBody {
 
   // Null when absent.
   const nlohmann::json& Take(const char* name);
+  const nlohmann::json& Peek(const char* name) const;  // takes nothing
   absl::Status TakeString(const char* name, std::string* to);
   absl::Status TakeBool(const char* name, bool* to);
-  // "stream" and "stream_options".
+  // "service_tier": whether it is batch work.
+  absl::Status TakeTier(bool* batch);
+  // "stream", "stream_options" and "service_tier".
   absl::Status TakeStream(RestRequest* request);
   // The parameters of the table (null: none are taken), and a refusal of what is left.
   absl::Status TakeRest(Parameters* parameters);

@@ -1,4 +1,5 @@
 // From a request to its route: who may go there, and what is counted on the way back.
+#include <chrono>
 #include <string_view>
 #include <utility>
 
@@ -12,16 +13,40 @@ namespace {
 using Reply = std::shared_ptr<HttpReply>;
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
-// Counts what is sent, and adds headers to it.
+// What the log says of a request; its path is that of the route, which holds nothing of a client's.
+void LogRequest(Log& log, const Caller& caller, const std::string& method,
+                const std::string& handler, int status, double seconds) {
+  nlohmann::ordered_json line = {{"request_id", caller.request_id},
+                                 {"protocol", "http"},
+                                 {"method", method},
+                                 {"route", handler},
+                                 {"status", status},
+                                 {"seconds", seconds}};
+  if (!caller.name.empty()) line["key"] = caller.name;
+  if (!caller.trace.trace_id.empty()) {
+    line["trace_id"] = caller.trace.trace_id;
+    line["parent_id"] = caller.trace.parent_id;
+  }
+  log.Request("request", line);
+}
+
+// Counts what is sent, adds headers to it, and logs it once it is over.
 class CountedReply final : public HttpReply {
  public:
-  CountedReply(Reply to, ServerMetrics& metrics, std::string handler, std::string method,
-               Headers headers)
+  CountedReply(Reply to, TextService& service, std::string handler, const HttpRequest& request,
+               std::string method, Headers headers)
       : to_(std::move(to)),
-        metrics_(metrics),
+        metrics_(service.metrics()),
+        log_(service.log()),
         handler_(std::move(handler)),
         method_(std::move(method)),
-        headers_(std::move(headers)) {}
+        headers_(std::move(headers)),
+        caller_(request.caller) {}
+  ~CountedReply() override {
+    if (!log_.requests()) return;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin_;
+    LogRequest(log_, caller_, method_, handler_, status_, seconds.count());
+  }
   void Send(HttpResponse response) override {
     Count(&response);
     to_->Send(std::move(response));
@@ -36,15 +61,20 @@ class CountedReply final : public HttpReply {
 
  private:
   void Count(HttpResponse* response) {
+    status_ = response->status;
     metrics_.CountHttp(handler_, method_, response->status);
     for (const auto& header : headers_) response->headers.push_back(header);
   }
 
   const Reply to_;
   ServerMetrics& metrics_;
+  Log& log_;
   const std::string handler_;
   const std::string method_;
   const Headers headers_;
+  const Caller caller_;
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  int status_ = 500;  // what a reply that is dropped unused answers
 };
 
 // Methods are a short known list in a label, whatever the client sent.
@@ -68,14 +98,27 @@ HttpResponse Preflight(std::string methods) {
   response.status = 204;
   response.headers = {
       {"Access-Control-Allow-Methods", std::move(methods)},
-      {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key, X-Request-Id"},
+      {"Access-Control-Allow-Headers",
+       "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Priority, traceparent"},
       {"Access-Control-Max-Age", "600"}};
   return response;
 }
 
-const char* ReasonOf(const absl::Status& status) {
-  if (absl::IsUnauthenticated(status)) return "unauthenticated";
-  return absl::IsPermissionDenied(status) ? "forbidden" : "invalid";
+bool Matches(std::string_view route, std::string_view path) {
+  constexpr std::string_view kName = "{name}";
+  if (const size_t at = route.find(kName); at != route.npos) {
+    const std::string_view before = route.substr(0, at), after = route.substr(at + kName.size());
+    if (path.size() <= before.size() + after.size() || path.substr(0, before.size()) != before ||
+        path.substr(path.size() - after.size()) != after) {
+      return false;
+    }
+    path.remove_prefix(before.size());
+    path.remove_suffix(after.size());
+    return path.find('/') == path.npos;
+  }
+  const bool prefix = route.size() > 1 && route.back() == '/';
+  return prefix ? path.size() > route.size() && path.substr(0, route.size()) == route
+                : path == route;
 }
 
 }  // namespace
@@ -83,11 +126,7 @@ const char* ReasonOf(const absl::Status& status) {
 RestApi::Found RestApi::Find(const HttpRequest& request) const {
   Found found;
   for (const Route& route : routes_) {
-    const bool prefix = route.path.size() > 1 && route.path.back() == '/';
-    const bool matches = prefix ? request.path.size() > route.path.size() &&
-                                      request.path.compare(0, route.path.size(), route.path) == 0
-                                : request.path == route.path;
-    if (!matches) continue;
+    if (!Matches(route.path, request.path)) continue;
     found.allowed += (found.allowed.empty() ? "" : ", ") + route.method;
     if (route.method != request.method) continue;
     found.route = &route;
@@ -105,8 +144,10 @@ absl::Status RestApi::Check(HttpRequest* request, const Route* route) const {
   absl::StatusOr<Caller> caller = keys_.Admit(request->key, scope);
   if (!caller.ok()) return caller.status();
   request->caller = *std::move(caller);
+  request->caller.request_id = request->request_id;
+  request->caller.trace = ParseTraceParent(request->trace_parent);
   request->key.clear();
-  return absl::OkStatus();
+  return ReadPriority(request->priority, &request->caller);
 }
 
 std::optional<HttpResponse> RestApi::Screen(HttpRequest* request) {
@@ -121,8 +162,12 @@ std::optional<HttpResponse> RestApi::Screen(HttpRequest* request) {
   }
   if (!answer.has_value()) return answer;
   answer->headers.insert(answer->headers.end(), cors.begin(), cors.end());
-  service_.metrics().CountHttp(found.route != nullptr ? found.route->path : "other",
-                               KnownMethod(request->method), answer->status);
+  const std::string handler = found.route != nullptr ? found.route->path : "other";
+  const std::string method = KnownMethod(request->method);
+  service_.metrics().CountHttp(handler, method, answer->status);
+  request->caller.request_id = request->request_id;
+  request->caller.trace = ParseTraceParent(request->trace_parent);
+  LogRequest(service_.log(), request->caller, method, handler, answer->status, 0);
   return answer;
 }
 
@@ -130,7 +175,7 @@ void RestApi::Handle(HttpRequest request, Reply reply) {
   const Found found = Find(request);
   const std::string handler = found.route != nullptr ? found.route->path : "other";
   auto counted =
-      std::make_shared<CountedReply>(std::move(reply), service_.metrics(), handler,
+      std::make_shared<CountedReply>(std::move(reply), service_, handler, request,
                                      KnownMethod(request.method), CorsHeaders(request, origins_));
   if (found.route != nullptr) {
     found.route->act(request, counted);

@@ -162,6 +162,8 @@ void RestApi::StartImage(ImageWork work, const HttpRequest& request, const Reply
     return;
   }
   const bool stream = image->stream;
+  image->caller = request.caller;
+  image->body_bytes = static_cast<int64_t>(request.body.size());
   const absl::StatusOr<uint64_t> call =
       images_.Start(*std::move(image), [&](const AcceptedImage& accepted) {
         return std::make_unique<ImageAnswer>(accepted, stream, reply);

@@ -5,6 +5,7 @@
 
 #include "nlohmann/json.hpp"
 #include "server/error.h"
+#include "server/http/chat_shapes.h"
 #include "server/http/rest_json.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -21,6 +22,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   };
   check(qianyi::ParseCompletion(body));
   check(qianyi::ParseChat(body));
+  for (const auto parse :
+       {qianyi::ParseResponses, qianyi::ParseMessages, qianyi::ParseCountTokens}) {
+    const absl::StatusOr<qianyi::ShapedRequest> shaped = parse(body);
+    check(shaped.ok() ? absl::StatusOr<qianyi::RestRequest>(shaped->rest)
+                      : absl::StatusOr<qianyi::RestRequest>(shaped.status()));
+  }
   const auto adapter = qianyi::ParseAdapter(body);
   if (adapter.ok() && (adapter->name.empty() || adapter->path.empty())) __builtin_trap();
   for (const qianyi::TaskInfo& info : qianyi::Tasks()) check(qianyi::ParseTask(info.task, body));

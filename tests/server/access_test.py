@@ -20,7 +20,7 @@ from serving import BINARY, POET, Server
 
 POEM = "/v1/tasks/poem"
 # All that a stranger may see: whether the server lives, and the page, which holds no secret.
-PUBLIC = {"/health/live", "/health/ready", "/", "/app.css", "/app.js", "/icon.svg"}
+PUBLIC = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/", "/app.css", "/app.js", "/icon.svg"}
 ROUTES = pathlib.Path(__file__).resolve().parents[2] / "server/http"
 
 
@@ -100,6 +100,8 @@ class WithKeys(unittest.TestCase):
                 if service in ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"):
                     continue  # public, as /health is; the API's description is no secret
                 for name, method in pool.FindServiceByName(service).methods_by_name.items():
+                    if name in ("ServerLive", "ServerReady"):
+                        continue  # KServe's, public as /v2/health is
                     for metadata in ((), (("authorization", "Bearer qy-wrong"),),
                                      (("x-api-key", "qy-wrong"),)):
                         path = f"/{service}/{name}"

@@ -115,10 +115,10 @@ class Grpc(ByReflection, ServerTest):
             completion={"prompt": ENDLESS["prompt"]},
             parameters={"n": 128, "max_tokens": 500, "logit_bias": ENDLESS["logit_bias"]})
         before = self.server.metric("qianyi_generated_tokens_total")
-        # More than may wait: refused whole.
+        # More than may ever run and wait: refused whole, and trying again is no use.
         with self.assertRaises(grpc.RpcError) as caught:
             self.call("Generate", request)
-        self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
         self.server.wait_until_idle()
         request.parameters.n = 48
         with self.assertRaises(grpc.RpcError) as caught:

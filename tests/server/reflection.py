@@ -17,7 +17,7 @@ class ByReflection:
     def tearDown(self):
         self.channel.close()
 
-    def message(self, name, **fields):
+    def message(self, name, /, **fields):
         kind = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
         return kind(**fields)
 

@@ -1,0 +1,46 @@
+// Whose turn it is among those who wait for a place: weighted shares, and batch work last.
+#pragma once
+
+#include <array>
+#include <compare>
+#include <cstdint>
+#include <unordered_map>
+
+namespace qianyi {
+
+// On whose account a request waits.
+struct Turn {
+  uint64_t flow = 0;   // those of one flow have one share together
+  double weight = 1;   // of that share, above 0
+  bool batch = false;  // after everything that is not
+};
+
+// Smaller ones are served first.
+struct Rank {
+  bool batch = false;
+  double start = 0;
+  uint64_t arrival = 0;
+  auto operator<=>(const Rank&) const = default;
+};
+
+// Start-time fair queueing (Goyal, Vin and Cheng 1996): work is ranked by when its flow would get
+// to it if each flow had its share of one server. A flow that waits alone has everything; one that
+// comes back after a while gets no credit for its absence. Pure; one thread.
+class FairClock {
+ public:
+  // Of work that has come; `cost` is above 0, `arrival` counts up.
+  Rank Enter(const Turn& turn, double cost, uint64_t arrival);
+  // That work got its place.
+  void Serve(const Rank& rank);
+  // Nobody waits any more: all begin anew.
+  void Reset();
+
+ private:
+  struct Line {
+    double now = 0;
+    std::unordered_map<uint64_t, double> ends;  // by flow: when its last work would be done
+  };
+  std::array<Line, 2> lines_;  // interactive, batch
+};
+
+}  // namespace qianyi

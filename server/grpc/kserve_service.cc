@@ -1,0 +1,273 @@
+#include "server/grpc/kserve_service.h"
+
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "inference/kserve.grpc.pb.h"
+#include "nlohmann/json.hpp"
+#include "server/error.h"
+#include "server/grpc/gate.h"
+#include "server/grpc/messages.h"
+#include "server/kserve.h"
+
+namespace qianyi {
+namespace {
+
+using nlohmann::json;
+
+json ValueOf(const inference::InferParameter& parameter) {
+  switch (parameter.parameter_choice_case()) {
+    case inference::InferParameter::kBoolParam:
+      return parameter.bool_param();
+    case inference::InferParameter::kInt64Param:
+      return parameter.int64_param();
+    case inference::InferParameter::kStringParam:
+      return parameter.string_param();
+    case inference::InferParameter::kDoubleParam:
+      return parameter.double_param();
+    case inference::InferParameter::kUint64Param:
+      return parameter.uint64_param();
+    case inference::InferParameter::PARAMETER_CHOICE_NOT_SET:
+      break;
+  }
+  return nullptr;
+}
+
+// The elements of a raw tensor; null when it ends inside one.
+json RawElements(const std::string& raw) {
+  json elements = json::array();
+  for (size_t at = 0; at < raw.size();) {
+    if (raw.size() - at < 4) return nullptr;
+    uint32_t size = 0;
+    for (int i = 3; i >= 0; --i) size = size << 8 | static_cast<uint8_t>(raw[at + i]);
+    at += 4;
+    if (raw.size() - at < size) return nullptr;
+    elements.push_back(raw.substr(at, size));
+    at += size;
+  }
+  return elements;
+}
+
+std::string Raw(const std::vector<std::string>& elements) {
+  std::string raw;
+  for (const std::string& element : elements) {
+    for (int i = 0; i < 4; ++i) raw += static_cast<char>(element.size() >> (8 * i));
+    raw += element;
+  }
+  return raw;
+}
+
+// The message as the body that REST would have had: one reader checks both.
+json BodyOf(const inference::ModelInferRequest& message) {
+  json body = {{"id", message.id()}, {"parameters", json::object()}, {"inputs", json::array()}};
+  for (const auto& [name, value] : message.parameters()) body["parameters"][name] = ValueOf(value);
+  for (int i = 0; i < message.inputs_size(); ++i) {
+    const auto& tensor = message.inputs(i);
+    json shape = json::array(), data = json::array();
+    for (const int64_t extent : tensor.shape()) shape.push_back(extent);
+    for (const std::string& element : tensor.contents().bytes_contents()) data.push_back(element);
+    if (i < message.raw_input_contents_size()) data = RawElements(message.raw_input_contents(i));
+    body["inputs"].push_back({{"name", tensor.name()},
+                              {"datatype", tensor.datatype()},
+                              {"shape", std::move(shape)},
+                              {"data", std::move(data)}});
+  }
+  for (const auto& output : message.outputs()) body["outputs"].push_back({{"name", output.name()}});
+  return body;
+}
+
+void SetTensor(const char* name, const std::vector<std::string>& elements, bool raw,
+               inference::ModelInferResponse* response) {
+  auto* tensor = response->add_outputs();
+  tensor->set_name(name);
+  tensor->set_datatype("BYTES");
+  tensor->add_shape(static_cast<int64_t>(elements.size()));
+  if (raw) {
+    response->add_raw_output_contents(Raw(elements));
+    return;
+  }
+  for (const std::string& element : elements) {
+    tensor->mutable_contents()->add_bytes_contents(element);
+  }
+}
+
+void SetTensors(
+    const json& list,
+    google::protobuf::RepeatedPtrField<inference::ModelMetadataResponse::TensorMetadata>* tensors) {
+  for (const json& entry : list) {
+    auto* tensor = tensors->Add();
+    tensor->set_name(entry["name"].get<std::string>());
+    tensor->set_datatype(entry["datatype"].get<std::string>());
+    for (const json& extent : entry["shape"]) tensor->add_shape(extent.get<int64_t>());
+  }
+}
+
+// Deletes itself when the call is done.
+class InferCall final : public grpc::ServerUnaryReactor {
+ public:
+  InferCall(TextService& text, inference::ModelInferResponse* response)
+      : text_(text), response_(response) {}
+
+  void Start(const absl::StatusOr<Caller>& caller, const inference::ModelInferRequest& message) {
+    absl::Status entry = caller.status();
+    if (entry.ok()) entry = CheckVersion(message.model_version());
+    absl::StatusOr<InferRequest> request = entry.ok()
+                                               ? ReadInfer(message.model_name(), BodyOf(message))
+                                               : absl::StatusOr<InferRequest>(entry);
+    if (!request.ok()) {
+      End(request.status());
+      return;
+    }
+    request->text.caller = *caller;
+    request->text.batch = caller->batch;
+    request->text.body_bytes = static_cast<int64_t>(message.ByteSizeLong());
+    request_ = *std::move(request);
+    raw_ = message.raw_input_contents_size() > 0;
+    const absl::StatusOr<uint64_t> call =
+        StartInfer(text_, request_, [this](const absl::Status& status, const InferAnswer& answer) {
+          if (status.ok()) Fill(answer);
+          End(status);
+        });
+    if (call.ok()) {
+      SetCall(*call);
+    } else {
+      End(call.status());
+    }
+  }
+
+  void OnCancel() override {
+    std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    if (call_.has_value()) text_.Cancel(*call_);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  // The call may have ended already; cancelling it then does nothing. What was cancelled before it
+  // was known is cancelled now.
+  void SetCall(uint64_t call) {
+    std::lock_guard lock(mutex_);
+    call_ = call;
+    if (cancelled_) text_.Cancel(call);
+  }
+  void Fill(const InferAnswer& answer) {
+    response_->set_model_name(answer.model);
+    response_->set_model_version("1");
+    response_->set_id(request_.id);
+    const auto set = [this](const char* name, int64_t value) {
+      (*response_->mutable_parameters())[name].set_int64_param(value);
+    };
+    set("prompt_tokens", answer.usage.prompt_tokens);
+    set("completion_tokens", answer.usage.completion_tokens);
+    set("seed", static_cast<int64_t>(answer.seed));
+    if (request_.text_out) SetTensor("text", answer.texts, raw_, response_);
+    if (request_.reasons_out) SetTensor("finish_reason", answer.reasons, raw_, response_);
+  }
+  void End(const absl::Status& status) {
+    const grpc::Status answer = ToGrpcStatus(status);
+    text_.metrics().CountGrpc("ModelInfer", answer.error_code());
+    Finish(answer);
+  }
+
+  TextService& text_;
+  inference::ModelInferResponse* const response_;
+  InferRequest request_;
+  bool raw_ = false;
+  std::mutex mutex_;  // guards the rest
+  std::optional<uint64_t> call_;
+  bool cancelled_ = false;
+};
+
+class Service final : public inference::GRPCInferenceService::CallbackService {
+ public:
+  Service(TextService& text, const KeyRing& keys) : text_(text), gate_(keys, text.metrics()) {}
+
+  grpc::ServerUnaryReactor* ServerLive(grpc::CallbackServerContext* context,
+                                       const inference::ServerLiveRequest*,
+                                       inference::ServerLiveResponse* response) override {
+    return Answer(context, "ServerLive", [&] {
+      response->set_live(true);
+      return absl::OkStatus();
+    });
+  }
+  grpc::ServerUnaryReactor* ServerReady(grpc::CallbackServerContext* context,
+                                        const inference::ServerReadyRequest*,
+                                        inference::ServerReadyResponse* response) override {
+    return Answer(context, "ServerReady", [&] {
+      response->set_ready(!text_.draining());
+      return absl::OkStatus();
+    });
+  }
+  grpc::ServerUnaryReactor* ModelReady(grpc::CallbackServerContext* context,
+                                       const inference::ModelReadyRequest* request,
+                                       inference::ModelReadyResponse* response) override {
+    return Answer(context, "ModelReady", [&] {
+      response->set_ready(!text_.draining());
+      return Find(request->name(), request->version()).status();
+    });
+  }
+  grpc::ServerUnaryReactor* ServerMetadata(grpc::CallbackServerContext* context,
+                                           const inference::ServerMetadataRequest*,
+                                           inference::ServerMetadataResponse* response) override {
+    return Answer(context, "ServerMetadata", [&] {
+      const json metadata = ServerMetadataJson();
+      response->set_name(metadata["name"].get<std::string>());
+      response->set_version(metadata["version"].get<std::string>());
+      return absl::OkStatus();
+    });
+  }
+  grpc::ServerUnaryReactor* ModelMetadata(grpc::CallbackServerContext* context,
+                                          const inference::ModelMetadataRequest* request,
+                                          inference::ModelMetadataResponse* response) override {
+    return Answer(context, "ModelMetadata", [&] {
+      const absl::StatusOr<FoundModel> found = Find(request->name(), request->version());
+      if (!found.ok()) return found.status();
+      const json metadata = InferMetadata(*found);
+      response->set_name(metadata["name"].get<std::string>());
+      response->add_versions(metadata["versions"][0].get<std::string>());
+      response->set_platform(metadata["platform"].get<std::string>());
+      SetTensors(metadata["inputs"], response->mutable_inputs());
+      SetTensors(metadata["outputs"], response->mutable_outputs());
+      return absl::OkStatus();
+    });
+  }
+  grpc::ServerUnaryReactor* ModelInfer(grpc::CallbackServerContext* context,
+                                       const inference::ModelInferRequest* request,
+                                       inference::ModelInferResponse* response) override {
+    auto* call = new InferCall(text_, response);  // OnDone deletes it
+    call->Start(gate_.Enter(context, "ModelInfer"), *request);
+    return call;
+  }
+
+ private:
+  absl::StatusOr<FoundModel> Find(const std::string& name, const std::string& version) const {
+    if (absl::Status status = CheckVersion(version); !status.ok()) return status;
+    return text_.FindModel(name);
+  }
+
+  // What `act` says, once the caller has been let in.
+  template <typename Act>
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const char* method,
+                                   Act act) {
+    const absl::StatusOr<Caller> caller = gate_.Enter(context, method);
+    const absl::Status status = caller.ok() ? act() : caller.status();
+    const grpc::Status answer = ToGrpcStatus(status);
+    text_.metrics().CountGrpc(method, answer.error_code());
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(answer);
+    return reactor;
+  }
+
+  TextService& text_;
+  Gate gate_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeKserveService(TextService& text, const KeyRing& keys) {
+  return std::make_unique<Service>(text, keys);
+}
+
+}  // namespace qianyi

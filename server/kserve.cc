@@ -1,0 +1,158 @@
+#include "server/kserve.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "server/error.h"
+
+namespace qianyi {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kVersion[] = "1";  // of every model: a folder has one
+
+json Member(const json& object, const char* name) {
+  return object.is_object() ? object.value(name, json()) : json();
+}
+
+// [1] or [1, 1]: one text.
+bool IsOne(const json& shape) {
+  if (!shape.is_array() || shape.empty() || shape.size() > 2) return false;
+  for (const json& extent : shape) {
+    if (extent != 1) return false;
+  }
+  return true;
+}
+
+absl::Status ReadInput(const json& inputs, CompletionInput* completion) {
+  if (!inputs.is_array() || inputs.size() != 1) {
+    return BadParam("inputs", "inputs must be a list of one tensor, called text");
+  }
+  const json& tensor = inputs[0];
+  if (Member(tensor, "name") != "text") {
+    return BadParam("inputs[0].name", "inputs[0].name must be text, which is the only input");
+  }
+  if (Member(tensor, "datatype") != "BYTES") {
+    return BadParam("inputs[0].datatype", "inputs[0].datatype must be BYTES");
+  }
+  if (!IsOne(Member(tensor, "shape"))) {
+    return BadParam("inputs[0].shape",
+                    "inputs[0].shape must be [1] or [1, 1]: send one request for each text");
+  }
+  json data = Member(tensor, "data");
+  if (data.is_array() && data.size() == 1 && data[0].is_array()) data = json(data[0]);
+  if (!data.is_array() || data.size() != 1 || !data[0].is_string()) {
+    return BadParam("inputs[0].data", "inputs[0].data must be a list of one string");
+  }
+  completion->prompt = data[0].get<std::string>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadOutputs(const json& outputs, InferRequest* request) {
+  if (outputs.is_null() || outputs == json::array()) return absl::OkStatus();
+  if (!outputs.is_array()) return BadParam("outputs", "outputs must be a list");
+  request->text_out = request->reasons_out = false;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const json name = Member(outputs[i], "name");
+    if (name != "text" && name != "finish_reason") {
+      const std::string where = absl::StrFormat("outputs[%d].name", i);
+      return BadParam(where, where + " must be text or finish_reason");
+    }
+    (name == "text" ? request->text_out : request->reasons_out) = true;
+  }
+  return absl::OkStatus();
+}
+
+// Collects the only blank of each choice.
+class Listener final : public CallListener {
+ public:
+  Listener(InferAnswer answer, InferDone done)
+      : answer_(std::move(answer)), done_(std::move(done)) {}
+  void OnText(int choice, int blank, std::string_view text) override {
+    if (blank == 0) answer_.texts[choice].append(text);
+  }
+  void OnReasoning(int, std::string_view) override {}
+  void OnToolCall(int, int, const ToolCall&) override {}
+  void OnBlankEnd(int choice, int, FinishReason why) override {
+    if (why == FinishReason::kLength) answer_.reasons[choice] = "length";
+  }
+  void OnEnd(const absl::Status& status, const Usage& usage) override {
+    answer_.usage = usage;
+    done_(status, answer_);
+  }
+
+ private:
+  InferAnswer answer_;
+  const InferDone done_;
+};
+
+}  // namespace
+
+absl::StatusOr<InferRequest> ReadInfer(const std::string& model, const json& body) {
+  if (!body.is_object()) return absl::InvalidArgumentError("the body must be a JSON object");
+  InferRequest request;
+  request.text.model = model;
+  for (const auto& [name, value] : body.items()) {
+    if (name == "id" || name == "parameters" || name == "inputs" || name == "outputs") continue;
+    const std::string shown = name.substr(0, 100);
+    return BadParam(shown, absl::StrFormat("%s is not supported here; remove it", shown));
+  }
+  const json id = Member(body, "id");
+  if (!id.is_null() && !id.is_string()) return BadParam("id", "id must be a string");
+  if (id.is_string()) request.id = id.get<std::string>();
+  CompletionInput completion;
+  absl::Status status = ReadInput(Member(body, "inputs"), &completion);
+  if (status.ok()) status = ReadOutputs(Member(body, "outputs"), &request);
+  if (!status.ok()) return status;
+  const json parameters = Member(body, "parameters");
+  if (!parameters.is_null() && !parameters.is_object()) {
+    return BadParam("parameters", "parameters must be an object");
+  }
+  for (const auto& [name, value] : parameters.items()) {
+    if (!IsParameter(name)) {
+      const std::string where = "parameters." + name.substr(0, 100);
+      return BadParam(where, absl::StrFormat("%s is not supported here; remove it", where));
+    }
+    if (status = SetParameter(name, value, &request.text.parameters); !status.ok()) return status;
+  }
+  request.text.input = std::move(completion);
+  return request;
+}
+
+absl::StatusOr<uint64_t> StartInfer(TextService& service, const InferRequest& request,
+                                    InferDone done) {
+  return service.Start(request.text, [&](const Accepted& accepted) {
+    InferAnswer answer;
+    answer.model = accepted.model_name;
+    answer.seed = accepted.seed;
+    answer.texts.resize(static_cast<size_t>(request.text.parameters.n));
+    answer.reasons.assign(answer.texts.size(), "stop");
+    return std::make_unique<Listener>(std::move(answer), std::move(done));
+  });
+}
+
+json InferMetadata(const FoundModel& model) {
+  const auto tensor = [](const char* name, int extent) {
+    return json{{"name", name}, {"datatype", "BYTES"}, {"shape", json::array({extent})}};
+  };
+  return {{"name", model.name()},
+          {"versions", json::array({kVersion})},
+          {"platform", "qianyi_" + model.model->engine->model().spec().family},
+          {"inputs", json::array({tensor("text", 1)})},
+          {"outputs", json::array({tensor("text", -1), tensor("finish_reason", -1)})}};
+}
+
+json ServerMetadataJson() {
+  return {{"name", "qianyi"}, {"version", kVersion}, {"extensions", json::array()}};
+}
+
+absl::Status CheckVersion(const std::string& version) {
+  if (version.empty() || version == kVersion) return absl::OkStatus();
+  return WithParam(absl::NotFoundError(absl::StrFormat("version '%s' is not served; there is 1",
+                                                       version.substr(0, 50))),
+                   "model_version");
+}
+
+}  // namespace qianyi
