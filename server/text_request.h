@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "runtime/json/json_schema.h"
 #include "runtime/prompts/prompts.h"
 #include "runtime/prompts/task.h"
 #include "server/parameters.h"
@@ -38,6 +39,8 @@ struct TextRequest {
   std::string model;  // may be empty when one model is served
   std::variant<CompletionInput, ChatInput, TaskInput> input;
   Parameters parameters;
+  std::optional<JsonSchema> json_form = std::nullopt;  // that the answer follows; not of tasks
+  bool streamed = false;                               // answered while it is written
 };
 
 // An adapter to load while the server runs.

@@ -147,6 +147,8 @@ class ChatGlm2 : public CausalModel {
     return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
   }
 
+  void FinalNorm(Tensor rows, Pass& pass) const override { Norm(rows, final_norm_, rows, pass); }
+
  private:
   struct LayerWeights {
     int input_norm;
@@ -197,7 +199,7 @@ class ChatGlm2 : public CausalModel {
 
   absl::Status Head(const Step& step, Pass& pass) const {
     pass.TakeLogitRows(step);
-    Norm(pass.head_input(), final_norm_, pass.head_input(), pass);
+    FinalNorm(pass.head_input(), pass);
     return pass.Linear(head_, pass.head_input(), pass.logits());
   }
 

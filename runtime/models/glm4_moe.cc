@@ -217,6 +217,8 @@ class Glm4Moe : public CausalModel {
     return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
   }
 
+  void FinalNorm(Tensor rows, Pass& pass) const override { Norm(rows, final_norm_, rows, pass); }
+
  private:
   struct LayerWeights {
     int input_norm;
@@ -286,7 +288,7 @@ class Glm4Moe : public CausalModel {
 
   absl::Status Head(const Step& step, Pass& pass) const {
     pass.TakeLogitRows(step);
-    Norm(pass.head_input(), final_norm_, pass.head_input(), pass);
+    FinalNorm(pass.head_input(), pass);
     return pass.Linear(head_, pass.head_input(), pass.logits());
   }
 

@@ -260,6 +260,10 @@ class Glm4MoeLite : public CausalModel {
     return stage % 2 == 1 ? Attend(layer, step, pass) : Mlp(layer, pass);
   }
 
+  void FinalNorm(Tensor rows, Pass& pass) const override {
+    Norm(rows, final_norm_, config_.epsilon, rows, pass);
+  }
+
  private:
   struct LayerWeights {
     int input_norm;
@@ -353,7 +357,7 @@ class Glm4MoeLite : public CausalModel {
 
   absl::Status Head(const Step& step, Pass& pass) const {
     pass.TakeLogitRows(step);
-    Norm(pass.head_input(), final_norm_, config_.epsilon, pass.head_input(), pass);
+    FinalNorm(pass.head_input(), pass);
     return pass.Linear(head_, pass.head_input(), pass.logits());
   }
 

@@ -58,6 +58,8 @@ RestApi::RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& ke
                  OriginRules origins)
     : service_(service), adapters_(adapters), keys_(keys), origins_(std::move(origins)) {
   AddTextRoutes();
+  AddBatchRoutes();
+  AddTokenRoutes();
   AddAdapterRoutes();
   AddOperatorRoutes();
   AddPageRoutes();

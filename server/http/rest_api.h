@@ -12,6 +12,7 @@
 #include "server/adapter_admin.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
+#include "server/http/rest_batch.h"
 #include "server/text_service.h"
 
 namespace qianyi {
@@ -47,10 +48,13 @@ class RestApi {
   void AddPageRoutes();
   void AddOperatorRoutes();
   void AddAdapterRoutes();
+  void AddBatchRoutes();
+  void AddTokenRoutes();
   void StartText(absl::StatusOr<RestRequest> request,
                  std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                      std::shared_ptr<HttpReply>),
                  const std::shared_ptr<HttpReply>& reply);
+  void StartBatch(absl::StatusOr<RestBatch> request, const std::shared_ptr<HttpReply>& reply);
   void ListModels(const std::shared_ptr<HttpReply>& reply);
   void ShowModel(const std::string& name, const std::shared_ptr<HttpReply>& reply);
 
