@@ -3,7 +3,6 @@
 // zai-org/ChatGLM2-6B, zai-org/ChatGLM3, zai-org/GLM-4.
 #include "runtime/models/chatglm2.h"
 
-#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -12,44 +11,39 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "runtime/models/aliases.h"
-#include "runtime/models/causal.h"
-#include "runtime/models/config.h"
 #include "runtime/models/gguf_config.h"
+#include "runtime/models/pre_norm.h"
 #include "runtime/models/sources.h"
-#include "runtime/storage/model_file.h"
 
 namespace qianyi {
 namespace {
 
 struct Config {
-  int64_t layers, hidden, ffn, heads, groups, head_dim, vocab, positions;
-  float epsilon;
-  double rope_base;
-  bool qkv_bias;
-  std::vector<int32_t> end_tokens;
-
-  int64_t query_cols() const { return heads * head_dim; }
-  int64_t group_cols() const { return groups * head_dim; }
-  int64_t qkv_cols() const { return query_cols() + 2 * group_cols(); }
+  PreNormConfig base;
+  GroupedQueries queries;
 };
 
 absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   ConfigReader reader(json);
-  Config c;
+  PreNormConfig c;
   c.layers = reader.Int("num_layers", 1, 1024);
   c.hidden = reader.Int("hidden_size", 1, 1 << 17);
   c.ffn = reader.Int("ffn_hidden_size", 1, 1 << 19);
-  c.heads = reader.Int("num_attention_heads", 1, 1024);
-  c.groups = reader.Bool("multi_query_attention", true)
-                 ? reader.Int("multi_query_group_num", 1, 1024)
-                 : c.heads;
-  c.head_dim = reader.Int("kv_channels", 4, 1024);
   c.vocab = reader.Int("padded_vocab_size", 1, 1 << 24);
   c.positions = reader.Int("seq_length", 1, 1 << 24);
   c.epsilon = static_cast<float>(reader.Number("layernorm_epsilon", 0, 1, 1e-5));
-  c.rope_base = 1e4 * reader.Number("rope_ratio", 1e-3, 1e9, 1.0);
-  c.qkv_bias = reader.Bool("add_qkv_bias", true);
   c.end_tokens = reader.Ids("eos_token_id", c.vocab, {});
+  c.embedding = "transformer.embedding.word_embeddings.weight";
+  c.final_norm = "transformer.encoder.final_layernorm.weight";
+  c.head = "transformer.output_layer.weight";
+  GroupedQueries q;
+  q.heads = reader.Int("num_attention_heads", 1, 1024);
+  q.groups = reader.Bool("multi_query_attention", true)
+                 ? reader.Int("multi_query_group_num", 1, 1024)
+                 : q.heads;
+  q.head_dim = reader.Int("kv_channels", 4, 1024);
+  q.bias = reader.Bool("add_qkv_bias", true);
+  c.rope = {1e4 * reader.Number("rope_ratio", 1e-3, 1e9, 1.0), q.head_dim / 2};
   reader.MustBe("rmsnorm", true);
   reader.MustBe("post_layer_norm", true);
   reader.MustBe("add_bias_linear", false);
@@ -57,158 +51,96 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   reader.MustBe("tie_word_embeddings", false);
   reader.MustBe("original_rope", true);
   if (reader.status().ok()) {
-    reader.Require(c.heads % c.groups == 0,
+    reader.Require(q.heads % q.groups == 0,
                    "num_attention_heads must be a multiple of multi_query_group_num");
-    reader.Require(c.head_dim % 4 == 0, "kv_channels must be a multiple of 4");
+    reader.Require(q.head_dim % 4 == 0, "kv_channels must be a multiple of 4");
   }
   if (!reader.status().ok()) return reader.status();
-  return c;
+  return Config{std::move(c), q};
 }
 
 std::string Layer(int64_t layer, const char* name) {
   return absl::StrCat("transformer.encoder.layers.", layer, ".", name);
 }
 
+void ListAttention(const Config& c, int64_t layer, TensorLister& list) {
+  const GroupedQueries& q = c.queries;
+  const int64_t hidden = c.base.hidden;
+  list.Constant(Layer(layer, "input_layernorm.weight"), {hidden});
+  list.Linear(Layer(layer, "self_attention.query_key_value"), q.qkv_cols(), hidden, q.bias);
+  list.Linear(Layer(layer, "self_attention.dense"), hidden, q.query_cols(), false);
+  NameAttentionParts({.layer = Layer(layer, "self_attention."),
+                      .sat = absl::StrCat("transformer.layers.", layer, ".attention."),
+                      .q = {0, q.query_cols()},
+                      .k = {q.query_cols(), q.group_cols()},
+                      .v = {q.query_cols() + q.group_cols(), q.group_cols()},
+                      .out_rows = hidden},
+                     &list.spec().aliases);
+}
+
 absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
   absl::StatusOr<Config> config = ReadConfig(json);
   if (!config.ok()) return config.status();
   const Config& c = *config;
+  const int64_t hidden = c.base.hidden, ffn = c.base.ffn;
   ModelSpec spec;
   spec.family = "chatglm2";
-  auto add = [&](std::string name, std::vector<int64_t> shape, TensorUse use) {
-    spec.tensors.push_back(
-        {std::move(name), std::move(shape), use, static_cast<int>(spec.units.size()) - 1});
+  TensorLister list(&spec);
+  const auto mlp = [&](int64_t i) {
+    list.Constant(Layer(i, "post_attention_layernorm.weight"), {hidden});
+    list.Linear(Layer(i, "mlp.dense_h_to_4h"), 2 * ffn, hidden, false);
+    list.Linear(Layer(i, "mlp.dense_4h_to_h"), hidden, ffn, false);
   };
-  spec.units.push_back("embedding");
-  add("transformer.embedding.word_embeddings.weight", {c.vocab, c.hidden}, TensorUse::kEmbedding);
-  for (int64_t i = 0; i < c.layers; ++i) {
-    spec.units.push_back(absl::StrCat("attention ", i));
-    add(Layer(i, "input_layernorm.weight"), {c.hidden}, TensorUse::kConstant);
-    if (c.qkv_bias) {
-      add(Layer(i, "self_attention.query_key_value.bias"), {c.qkv_cols()}, TensorUse::kConstant);
-    }
-    add(Layer(i, "self_attention.query_key_value.weight"), {c.qkv_cols(), c.hidden},
-        TensorUse::kMatrix);
-    add(Layer(i, "self_attention.dense.weight"), {c.hidden, c.query_cols()}, TensorUse::kMatrix);
-    NameAttentionParts({.layer = absl::StrCat("transformer.encoder.layers.", i, ".self_attention."),
-                        .sat = absl::StrCat("transformer.layers.", i, ".attention."),
-                        .q = {0, c.query_cols()},
-                        .k = {c.query_cols(), c.group_cols()},
-                        .v = {c.query_cols() + c.group_cols(), c.group_cols()},
-                        .out_rows = c.hidden},
-                       &spec.aliases);
-    spec.units.push_back(absl::StrCat("mlp ", i));
-    add(Layer(i, "post_attention_layernorm.weight"), {c.hidden}, TensorUse::kConstant);
-    add(Layer(i, "mlp.dense_h_to_4h.weight"), {2 * c.ffn, c.hidden}, TensorUse::kMatrix);
-    add(Layer(i, "mlp.dense_4h_to_h.weight"), {c.hidden, c.ffn}, TensorUse::kMatrix);
-  }
-  spec.units.push_back("head");
-  add("transformer.encoder.final_layernorm.weight", {c.hidden}, TensorUse::kConstant);
-  add("transformer.output_layer.weight", {c.vocab, c.hidden}, TensorUse::kMatrix);
-  spec.kv = {static_cast<int>(c.layers), c.groups, c.head_dim, c.head_dim};
-  spec.hidden_size = c.hidden;
-  spec.attention_cols = c.query_cols();
-  spec.widest_row = std::max(c.qkv_cols(), 2 * c.ffn);
-  spec.rotary_dims = c.head_dim / 2;
-  spec.vocab_size = c.vocab;
-  spec.max_positions = c.positions;
+  ListPreNorm(
+      c.base, [&](int64_t layer) { ListAttention(c, layer, list); }, mlp, list);
+  SizeGroupedQueries(c.queries, &spec);
   return spec;
 }
 
-class ChatGlm2 : public CausalModel {
+class ChatGlm2 : public PreNormModel {
  public:
-  ChatGlm2(Config config, const ModelFile& file)
-      : CausalModel(file.spec, config.end_tokens),
-        config_(std::move(config)),
-        frequencies_(RopeFrequencies(config_.rope_base, config_.head_dim / 2)) {
-    embedding_ = file.Find("transformer.embedding.word_embeddings.weight");
-    for (int64_t i = 0; i < config_.layers; ++i) {
+  ChatGlm2(const Config& config, const ModelFile& file)
+      : PreNormModel(config.base, file), config_(config) {
+    for (int64_t i = 0; i < config_.base.layers; ++i) {
       layers_.push_back({
-          .input_norm = file.Find(Layer(i, "input_layernorm.weight")),
-          .qkv = {file.Find(Layer(i, "self_attention.query_key_value.weight")),
-                  file.Find(Layer(i, "self_attention.query_key_value.bias"))},
-          .dense = {file.Find(Layer(i, "self_attention.dense.weight"))},
+          .attention = {.input_norm = file.Find(Layer(i, "input_layernorm.weight")),
+                        .q = FindLinear(file, Layer(i, "self_attention.query_key_value")),
+                        .out = FindLinear(file, Layer(i, "self_attention.dense"))},
           .mlp_norm = file.Find(Layer(i, "post_attention_layernorm.weight")),
-          .up = {file.Find(Layer(i, "mlp.dense_h_to_4h.weight"))},
-          .down = {file.Find(Layer(i, "mlp.dense_4h_to_h.weight"))},
+          .up = FindLinear(file, Layer(i, "mlp.dense_h_to_4h")),
+          .down = FindLinear(file, Layer(i, "mlp.dense_4h_to_h")),
       });
     }
-    final_norm_ = file.Find("transformer.encoder.final_layernorm.weight");
-    head_ = {file.Find("transformer.output_layer.weight")};
   }
-
-  absl::Status Run(int stage, const Step& step, Pass& pass) const override {
-    if (stage == 0) {
-      pass.PrepareRope(step.positions[0], frequencies_);
-      return pass.Embed(embedding_, step);
-    }
-    if (stage == stages() - 1) return Head(step, pass);
-    const int layer = (stage - 1) / 2;
-    return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
-  }
-
-  void FinalNorm(Tensor rows, Pass& pass) const override { Norm(rows, final_norm_, rows, pass); }
 
  private:
   struct LayerWeights {
-    int input_norm;
-    Projection qkv, dense;
+    GroupedWeights attention;
     int mlp_norm;
     Projection up, down;
   };
 
-  void Norm(Tensor x, int weight, Tensor out, Pass& pass) const {
-    pass.backend().rms_norm(
-        {.x = x, .weight = pass.constant(weight), .epsilon = config_.epsilon, .out = out},
-        pass.stream());
+  absl::Status Attention(int layer, const Step& step, Pass& pass) const override {
+    const GroupedWeights& w = layers_[layer].attention;
+    Tensor attended;
+    if (auto status = AttendGrouped(config_.queries, w, layer, step, pass, &attended);
+        !status.ok()) {
+      return status;
+    }
+    return pass.Linear(w.out, attended, pass.hidden(), pass.hidden());
   }
 
-  absl::Status Attention(int layer, const Step& step, Pass& pass) const {
+  absl::Status Mlp(int layer, Pass& pass) const override {
     const LayerWeights& w = layers_[layer];
-    const Tensor x = pass.hidden();
-    const Tensor normed = pass.narrow(config_.hidden);
-    const Tensor qkv = pass.wide(config_.qkv_cols());
-    Norm(x, w.input_norm, normed, pass);
-    if (auto status = pass.Linear(w.qkv, normed, qkv); !status.ok()) return status;
-    const Tensor q = qkv.Columns(0, config_.query_cols());
-    const Tensor k = qkv.Columns(config_.query_cols(), config_.group_cols());
-    const Tensor v = qkv.Columns(config_.query_cols() + config_.group_cols(), config_.group_cols());
-    pass.Rope(q, config_.heads, config_.head_dim, 0, RopePairs::kInterleaved);
-    pass.Rope(k, config_.groups, config_.head_dim, 0, RopePairs::kInterleaved);
-    const Tensor attended = pass.narrow(config_.query_cols());
-    const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-    pass.Attend(step, layer, q, k, v, config_.heads, scale, attended);
-    return pass.Linear(w.dense, attended, x, x);
-  }
-
-  absl::Status Mlp(int layer, Pass& pass) const {
-    const LayerWeights& w = layers_[layer];
-    const Tensor x = pass.hidden();
-    const Tensor normed = pass.narrow(config_.hidden);
-    const Tensor up = pass.wide(2 * config_.ffn);
-    Norm(x, w.mlp_norm, normed, pass);
-    if (auto status = pass.Linear(w.up, normed, up); !status.ok()) return status;
-    const Tensor gated = up.Columns(0, config_.ffn);
-    pass.backend().gated_activate({.kind = Activation::kSilu,
-                                   .gate = gated,
-                                   .value = up.Columns(config_.ffn, config_.ffn),
-                                   .out = gated},
-                                  pass.stream());
-    return pass.Linear(w.down, gated, x, x);
-  }
-
-  absl::Status Head(const Step& step, Pass& pass) const {
-    pass.TakeLogitRows(step);
-    FinalNorm(pass.head_input(), pass);
-    return pass.Linear(head_, pass.head_input(), pass.logits());
+    Tensor gated;
+    if (auto status = GatedUp(w.mlp_norm, w.up, config_.base.ffn, pass, &gated); !status.ok()) {
+      return status;
+    }
+    return pass.Linear(w.down, gated, pass.hidden(), pass.hidden());
   }
 
   const Config config_;
-  const std::vector<float> frequencies_;
-  int embedding_ = -1;
   std::vector<LayerWeights> layers_;
-  int final_norm_ = -1;
-  Projection head_;
 };
 
 // SwissArmyTransformer's names and GGUF's (architecture "chatglm"), whose converter keeps fused
@@ -232,17 +164,17 @@ std::vector<SourceParts> OtherLayouts(const nlohmann::json& json, const TensorSp
   const std::string sat = absl::StrCat("transformer.layers.", layer, ".");
   const std::string gguf = absl::StrCat("blk.", layer, ".");
   if (rest == "mlp.dense_h_to_4h.weight") {
-    return {Stacked({{sat + rest, config->ffn},
-                     {absl::StrCat("mixins.mlp.w2.", layer, ".weight"), config->ffn}}),
+    return {Stacked({{sat + rest, config->base.ffn},
+                     {absl::StrCat("mixins.mlp.w2.", layer, ".weight"), config->base.ffn}}),
             Renamed(tensor, gguf + "ffn_up.weight")};
   }
   for (const char* what : {"weight", "bias"}) {
     if (rest != absl::StrCat("self_attention.query_key_value.", what)) continue;
     return {Renamed(tensor, absl::StrCat(sat, "attention.query_key_value.", what)),
             Renamed(tensor, absl::StrCat(gguf, "attn_qkv.", what)),
-            Stacked({{absl::StrCat(gguf, "attn_q.", what), config->query_cols()},
-                     {absl::StrCat(gguf, "attn_k.", what), config->group_cols()},
-                     {absl::StrCat(gguf, "attn_v.", what), config->group_cols()}})};
+            Stacked({{absl::StrCat(gguf, "attn_q.", what), config->queries.query_cols()},
+                     {absl::StrCat(gguf, "attn_k.", what), config->queries.group_cols()},
+                     {absl::StrCat(gguf, "attn_v.", what), config->queries.group_cols()}})};
   }
   static constexpr const char* kRenamed[][3] = {
       {"input_layernorm.weight", "input_layernorm.weight", "attn_norm.weight"},

@@ -12,8 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
-#include "runtime/models/aliases.h"
 #include "runtime/models/config.h"
+#include "runtime/models/megatron_names.h"
 #include "runtime/pictures/picture_config.h"
 #include "runtime/pictures/picture_query.h"
 #include "runtime/storage/model_file.h"
@@ -50,54 +50,27 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   return c;
 }
 
-std::string Layer(int64_t layer, const char* name) {
-  return absl::StrCat("transformer.layers.", layer, ".", name);
-}
-
 absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
   absl::StatusOr<Config> config = ReadConfig(json);
   if (!config.ok()) return config.status();
   const Config& c = *config;
   ModelSpec spec;
   spec.family = "cogview";
-  auto add = [&](std::string name, std::vector<int64_t> shape, TensorUse use) {
-    spec.tensors.push_back(
-        {std::move(name), std::move(shape), use, static_cast<int>(spec.units.size()) - 1});
-  };
-  auto add_norm = [&](const std::string& name) {
-    add(name + ".weight", {c.hidden}, TensorUse::kConstant);
-    add(name + ".bias", {c.hidden}, TensorUse::kConstant);
-  };
-  auto add_linear = [&](const std::string& name, int64_t rows, int64_t cols) {
-    add(name + ".bias", {rows}, TensorUse::kConstant);
-    add(name + ".weight", {rows, cols}, TensorUse::kMatrix);
-  };
-  spec.units.push_back("embedding");
-  add("transformer.position_embeddings.weight", {c.picture.positions, c.hidden},
-      TensorUse::kConstant);
+  TensorLister list(&spec);
+  list.Unit("embedding");
+  list.Constant("transformer.position_embeddings.weight", {c.picture.positions, c.hidden});
   for (int64_t i = 0; i < c.layers; ++i) {
-    spec.units.push_back(absl::StrCat("attention ", i));
-    add_norm(Layer(i, "input_layernorm"));
-    add_linear(Layer(i, "attention.query_key_value"), 3 * c.hidden, c.hidden);
-    add_linear(Layer(i, "attention.dense"), c.hidden, c.hidden);
-    add_norm(Layer(i, "third_layernorm"));
-    NameAttentionParts({.layer = Layer(i, "attention."),
-                        .sat = Layer(i, "attention."),
-                        .q = {0, c.hidden},
-                        .k = {c.hidden, c.hidden},
-                        .v = {2 * c.hidden, c.hidden},
-                        .out_rows = c.hidden},
-                       &spec.aliases);
-    spec.units.push_back(absl::StrCat("mlp ", i));
-    add_norm(Layer(i, "post_attention_layernorm"));
-    add_linear(Layer(i, "mlp.dense_h_to_4h"), 4 * c.hidden, c.hidden);
-    add_linear(Layer(i, "mlp.dense_4h_to_h"), c.hidden, 4 * c.hidden);
-    add_norm(Layer(i, "fourth_layernorm"));
+    list.Unit(absl::StrCat("attention ", i));
+    ListMegatronAttention(i, c.hidden, list);
+    list.LayerNorm(MegatronTensor(i, "third_layernorm"), c.hidden);
+    list.Unit(absl::StrCat("mlp ", i));
+    ListMegatronMlp(i, c.hidden, 4 * c.hidden, 4 * c.hidden, list);
+    list.LayerNorm(MegatronTensor(i, "fourth_layernorm"), c.hidden);
   }
-  spec.units.push_back("head");
-  add_norm("transformer.final_layernorm");
-  add("word_embeddings.weight", {c.picture.vocab_size, c.hidden}, TensorUse::kEmbedding);
-  spec.tensors.back().tied = true;
+  list.Unit("head");
+  list.LayerNorm("transformer.final_layernorm", c.hidden);
+  list.Add("word_embeddings.weight", {c.picture.vocab_size, c.hidden}, TensorUse::kEmbedding).tied =
+      true;
   const int64_t head_dim = c.hidden / c.heads;
   spec.kv = {static_cast<int>(c.layers), c.heads, head_dim, head_dim};
   spec.hidden_size = c.hidden;
@@ -109,39 +82,22 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
   return spec;
 }
 
-struct NormWeights {
-  int weight, bias;
-};
 struct LayerWeights {
-  NormWeights input_norm;
-  Projection qkv, dense;
-  NormWeights third_norm, mlp_norm;
-  Projection up, down;
-  NormWeights fourth_norm;
+  MegatronLayer blocks;
+  LayerNormWeights third_norm, fourth_norm;  // of what attention and the MLP add
 };
 
 class CogView : public Model {
  public:
   CogView(Config config, const ModelFile& file) : Model(file.spec), config_(std::move(config)) {
-    auto norm = [&](const std::string& name) {
-      return NormWeights{file.Find(name + ".weight"), file.Find(name + ".bias")};
-    };
-    auto linear = [&](const std::string& name) {
-      return Projection{file.Find(name + ".weight"), file.Find(name + ".bias")};
-    };
     embedding_ = file.Find("word_embeddings.weight");
     positions_ = file.Find("transformer.position_embeddings.weight");
     for (int64_t i = 0; i < config_.layers; ++i) {
-      layers_.push_back({.input_norm = norm(Layer(i, "input_layernorm")),
-                         .qkv = linear(Layer(i, "attention.query_key_value")),
-                         .dense = linear(Layer(i, "attention.dense")),
-                         .third_norm = norm(Layer(i, "third_layernorm")),
-                         .mlp_norm = norm(Layer(i, "post_attention_layernorm")),
-                         .up = linear(Layer(i, "mlp.dense_h_to_4h")),
-                         .down = linear(Layer(i, "mlp.dense_4h_to_h")),
-                         .fourth_norm = norm(Layer(i, "fourth_layernorm"))});
+      layers_.push_back({FindMegatronLayer(file, i),
+                         FindLayerNorm(file, MegatronTensor(i, "third_layernorm")),
+                         FindLayerNorm(file, MegatronTensor(i, "fourth_layernorm"))});
     }
-    final_norm_ = norm("transformer.final_layernorm");
+    final_norm_ = FindLayerNorm(file, "transformer.final_layernorm");
   }
 
   absl::Status Run(int stage, const Step& step, Pass& pass) const override {
@@ -181,7 +137,7 @@ class CogView : public Model {
   const std::vector<int32_t>& end_tokens() const override { return end_tokens_; }
 
  private:
-  void Norm(Tensor x, NormWeights w, Tensor out, Pass& pass) const {
+  void Norm(Tensor x, LayerNormWeights w, Tensor out, Pass& pass) const {
     LayerNorm norm = {.x = x,
                       .weight = pass.constant(w.weight),
                       .bias = pass.constant(w.bias),
@@ -211,7 +167,7 @@ class CogView : public Model {
   }
 
   // x += norm(branch).
-  void AddNormed(Tensor branch, NormWeights w, std::string_view name, Pass& pass) const {
+  void AddNormed(Tensor branch, LayerNormWeights w, std::string_view name, Pass& pass) const {
     Norm(branch, w, branch, pass);
     pass.Show(name, branch);
     pass.backend().add_rows({.table = branch, .ids = nullptr, .x = pass.hidden()}, pass.stream());
@@ -222,14 +178,14 @@ class CogView : public Model {
     const int64_t d = config_.hidden;
     const Tensor normed = pass.narrow(d);
     const Tensor qkv = pass.wide(3 * d);
-    Norm(pass.hidden(), w.input_norm, normed, pass);
+    Norm(pass.hidden(), w.blocks.input_norm, normed, pass);
     pass.Show("input_layernorm", normed);
-    if (auto status = pass.Linear(w.qkv, normed, qkv); !status.ok()) return status;
+    if (auto status = pass.Linear(w.blocks.qkv, normed, qkv); !status.ok()) return status;
     const float scale = 1.0f / std::sqrt(static_cast<float>(d / config_.heads));
     pass.Attend(step, layer, qkv.Columns(0, d), qkv.Columns(d, d), qkv.Columns(2 * d, d),
                 config_.heads, scale, normed);
     const Tensor branch = pass.wide(d);
-    if (auto status = pass.Linear(w.dense, normed, branch); !status.ok()) return status;
+    if (auto status = pass.Linear(w.blocks.dense, normed, branch); !status.ok()) return status;
     pass.Show("attention", branch);
     AddNormed(branch, w.third_norm, "third_layernorm", pass);
     return absl::OkStatus();
@@ -239,11 +195,11 @@ class CogView : public Model {
     const LayerWeights& w = layers_[layer];
     const Tensor normed = pass.narrow(config_.hidden);
     const Tensor up = pass.wide(4 * config_.hidden);
-    Norm(pass.hidden(), w.mlp_norm, normed, pass);
+    Norm(pass.hidden(), w.blocks.mlp_norm, normed, pass);
     pass.Show("post_attention_layernorm", normed);
-    if (auto status = pass.Linear(w.up, normed, up); !status.ok()) return status;
+    if (auto status = pass.Linear(w.blocks.up, normed, up); !status.ok()) return status;
     pass.backend().activate({.kind = Activation::kGeluTanh, .x = up, .out = up}, pass.stream());
-    if (auto status = pass.Linear(w.down, up, normed); !status.ok()) return status;
+    if (auto status = pass.Linear(w.blocks.down, up, normed); !status.ok()) return status;
     pass.Show("mlp", normed);
     AddNormed(normed, w.fourth_norm, "fourth_layernorm", pass);
     return absl::OkStatus();
@@ -259,7 +215,7 @@ class CogView : public Model {
   const std::vector<int32_t> end_tokens_;
   int embedding_ = -1, positions_ = -1;
   std::vector<LayerWeights> layers_;
-  NormWeights final_norm_{};
+  LayerNormWeights final_norm_;
 };
 
 bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "cogview"; }

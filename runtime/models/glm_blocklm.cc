@@ -13,8 +13,8 @@
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "runtime/model.h"
-#include "runtime/models/aliases.h"
 #include "runtime/models/config.h"
+#include "runtime/models/megatron_names.h"
 #include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/tokenizers/utf8.h"
@@ -75,54 +75,27 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   return c;
 }
 
-std::string Layer(int64_t layer, const char* name) {
-  return absl::StrCat("transformer.layers.", layer, ".", name);
-}
-
 absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
   absl::StatusOr<Config> config = ReadConfig(json);
   if (!config.ok()) return config.status();
   const Config& c = *config;
   ModelSpec spec;
   spec.family = "glm-blocklm";
-  auto add = [&](std::string name, std::vector<int64_t> shape, TensorUse use) {
-    spec.tensors.push_back(
-        {std::move(name), std::move(shape), use, static_cast<int>(spec.units.size()) - 1});
-  };
-  auto add_norm = [&](const std::string& name) {
-    add(name + ".weight", {c.hidden}, TensorUse::kConstant);
-    add(name + ".bias", {c.hidden}, TensorUse::kConstant);
-  };
-  auto add_linear = [&](const std::string& name, int64_t rows, int64_t cols) {
-    add(name + ".bias", {rows}, TensorUse::kConstant);
-    add(name + ".weight", {rows, cols}, TensorUse::kMatrix);
-  };
-  spec.units.push_back("embedding");
+  TensorLister list(&spec);
+  list.Unit("embedding");
   for (const char* table :
        {"transformer.position_embeddings.weight", "transformer.block_position_embeddings.weight"}) {
-    add(table, {c.positions + 1, c.hidden}, TensorUse::kConstant);
+    list.Constant(table, {c.positions + 1, c.hidden});
   }
   for (int64_t i = 0; i < c.layers; ++i) {
-    spec.units.push_back(absl::StrCat("attention ", i));
-    add_norm(Layer(i, "input_layernorm"));
-    add_linear(Layer(i, "attention.query_key_value"), 3 * c.hidden, c.hidden);
-    add_linear(Layer(i, "attention.dense"), c.hidden, c.hidden);
-    NameAttentionParts({.layer = Layer(i, "attention."),
-                        .sat = Layer(i, "attention."),
-                        .q = {0, c.hidden},
-                        .k = {c.hidden, c.hidden},
-                        .v = {2 * c.hidden, c.hidden},
-                        .out_rows = c.hidden},
-                       &spec.aliases);
-    spec.units.push_back(absl::StrCat("mlp ", i));
-    add_norm(Layer(i, "post_attention_layernorm"));
-    add_linear(Layer(i, "mlp.dense_h_to_4h"), 4 * c.hidden, c.hidden);
-    add_linear(Layer(i, "mlp.dense_4h_to_h"), c.hidden, 4 * c.hidden);
+    list.Unit(absl::StrCat("attention ", i));
+    ListMegatronAttention(i, c.hidden, list);
+    list.Unit(absl::StrCat("mlp ", i));
+    ListMegatronMlp(i, c.hidden, 4 * c.hidden, 4 * c.hidden, list);
   }
-  spec.units.push_back("head");
-  add_norm("transformer.final_layernorm");
-  add("word_embeddings.weight", {c.vocab, c.hidden}, TensorUse::kEmbedding);
-  spec.tensors.back().tied = true;
+  list.Unit("head");
+  list.LayerNorm("transformer.final_layernorm", c.hidden);
+  list.Add("word_embeddings.weight", {c.vocab, c.hidden}, TensorUse::kEmbedding).tied = true;
   const int64_t head_dim = c.hidden / c.heads;
   spec.kv = {static_cast<int>(c.layers), c.heads, head_dim, head_dim};
   spec.hidden_size = c.hidden;
@@ -137,24 +110,11 @@ absl::StatusOr<ModelSpec> Describe(const nlohmann::json& json) {
 class GlmBlockLm : public Model {
  public:
   GlmBlockLm(Config config, const ModelFile& file) : Model(file.spec), config_(std::move(config)) {
-    auto norm = [&](const std::string& name) {
-      return NormWeights{file.Find(name + ".weight"), file.Find(name + ".bias")};
-    };
-    auto linear = [&](const std::string& name) {
-      return Projection{file.Find(name + ".weight"), file.Find(name + ".bias")};
-    };
     embedding_ = file.Find("word_embeddings.weight");
     positions_ = file.Find("transformer.position_embeddings.weight");
     block_positions_ = file.Find("transformer.block_position_embeddings.weight");
-    for (int64_t i = 0; i < config_.layers; ++i) {
-      layers_.push_back({.input_norm = norm(Layer(i, "input_layernorm")),
-                         .qkv = linear(Layer(i, "attention.query_key_value")),
-                         .dense = linear(Layer(i, "attention.dense")),
-                         .mlp_norm = norm(Layer(i, "post_attention_layernorm")),
-                         .up = linear(Layer(i, "mlp.dense_h_to_4h")),
-                         .down = linear(Layer(i, "mlp.dense_4h_to_h"))});
-    }
-    final_norm_ = norm("transformer.final_layernorm");
+    for (int64_t i = 0; i < config_.layers; ++i) layers_.push_back(FindMegatronLayer(file, i));
+    final_norm_ = FindLayerNorm(file, "transformer.final_layernorm");
   }
 
   absl::Status Run(int stage, const Step& step, Pass& pass) const override {
@@ -215,17 +175,7 @@ class GlmBlockLm : public Model {
     return id == config_.ids.mask || id == config_.ids.gmask || id == config_.ids.smask;
   }
 
-  struct NormWeights {
-    int weight, bias;
-  };
-  struct LayerWeights {
-    NormWeights input_norm;
-    Projection qkv, dense;
-    NormWeights mlp_norm;
-    Projection up, down;
-  };
-
-  void Norm(Tensor x, NormWeights w, Tensor out, Pass& pass) const {
+  void Norm(Tensor x, LayerNormWeights w, Tensor out, Pass& pass) const {
     pass.backend().layer_norm({.x = x,
                                .weight = pass.constant(w.weight),
                                .bias = pass.constant(w.bias),
@@ -250,7 +200,7 @@ class GlmBlockLm : public Model {
   }
 
   absl::Status Attention(int layer, const Step& step, Pass& pass) const {
-    const LayerWeights& w = layers_[layer];
+    const MegatronLayer& w = layers_[layer];
     const int64_t d = config_.hidden;
     const Tensor x = pass.hidden();
     const Tensor normed = pass.narrow(d);
@@ -264,7 +214,7 @@ class GlmBlockLm : public Model {
   }
 
   absl::Status Mlp(int layer, Pass& pass) const {
-    const LayerWeights& w = layers_[layer];
+    const MegatronLayer& w = layers_[layer];
     const Tensor x = pass.hidden();
     const Tensor normed = pass.narrow(config_.hidden);
     const Tensor up = pass.wide(4 * config_.hidden);
@@ -282,8 +232,8 @@ class GlmBlockLm : public Model {
 
   const Config config_;
   int embedding_ = -1, positions_ = -1, block_positions_ = -1;
-  std::vector<LayerWeights> layers_;
-  NormWeights final_norm_{};
+  std::vector<MegatronLayer> layers_;
+  LayerNormWeights final_norm_;
 };
 
 // How ranks cut the tensors, and SwissArmyTransformer's names where they differ.

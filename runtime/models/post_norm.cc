@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/packed.h"
-#include "runtime/models/aliases.h"
 #include "runtime/models/causal.h"
 
 namespace qianyi {
@@ -14,55 +13,27 @@ namespace {
 
 constexpr char kEmbedding[] = "transformer.word_embeddings.weight";
 
-std::string Layer(int64_t layer, const char* name) {
-  return absl::StrCat("transformer.layers.", layer, ".", name);
-}
-
 }  // namespace
 
 ModelSpec DescribePostNorm(const PostNormShape& s) {
   ModelSpec spec;
-  auto add = [&](std::string name, std::vector<int64_t> shape, TensorUse use) -> TensorSpec& {
-    spec.tensors.push_back(
-        {std::move(name), std::move(shape), use, static_cast<int>(spec.units.size()) - 1});
-    return spec.tensors.back();
-  };
-  auto add_norm = [&](const std::string& name) {
-    add(name + ".weight", {s.hidden}, TensorUse::kConstant);
-    add(name + ".bias", {s.hidden}, TensorUse::kConstant);
-  };
-  auto add_linear = [&](const std::string& name, int64_t rows, int64_t cols, int64_t by_head = 0) {
-    add(name + ".bias", {rows}, TensorUse::kConstant).by_head = by_head;
-    add(name + ".weight", {rows, cols}, TensorUse::kMatrix).by_head = by_head;
-  };
+  TensorLister list(&spec);
   const int64_t d = s.hidden;
   const bool tied = s.head.empty();
-  spec.units.push_back("embedding");
-  if (!tied) add(kEmbedding, {s.vocab, d}, TensorUse::kEmbedding);
+  list.Unit("embedding");
+  if (!tied) list.Add(kEmbedding, {s.vocab, d}, TensorUse::kEmbedding);
   for (int64_t i = 0; i < s.layers; ++i) {
-    spec.units.push_back(absl::StrCat("attention ", i));
-    add_norm(Layer(i, "input_layernorm"));
-    add_linear(Layer(i, "attention.query_key_value"), 3 * d, d, s.head_dim());
-    add_linear(Layer(i, "attention.dense"), d, d);
-    NameAttentionParts({.layer = Layer(i, "attention."),
-                        .sat = Layer(i, "attention."),
-                        .q = {0, d},
-                        .k = {d, d},
-                        .v = {2 * d, d},
-                        .out_rows = d,
-                        .fused = {0, s.head_dim(), s.head_dim(), s.heads, 3, d}},
-                       &spec.aliases);
-    spec.units.push_back(absl::StrCat("mlp ", i));
-    add_norm(Layer(i, "post_attention_layernorm"));
-    add_linear(Layer(i, "mlp.dense_h_to_4h"), s.gated ? 2 * s.inner : s.inner, d);
-    add_linear(Layer(i, "mlp.dense_4h_to_h"), d, s.inner);
+    list.Unit(absl::StrCat("attention ", i));
+    ListMegatronAttention(i, d, list, s.head_dim());
+    list.Unit(absl::StrCat("mlp ", i));
+    ListMegatronMlp(i, d, s.gated ? 2 * s.inner : s.inner, s.inner, list);
   }
-  spec.units.push_back("head");
-  add_norm("transformer.final_layernorm");
+  list.Unit("head");
+  list.LayerNorm("transformer.final_layernorm", d);
   if (tied) {
-    add(kEmbedding, {s.vocab, d}, TensorUse::kEmbedding).tied = true;
+    list.Add(kEmbedding, {s.vocab, d}, TensorUse::kEmbedding).tied = true;
   } else {
-    add(s.head, {s.vocab, d}, TensorUse::kMatrix);
+    list.Matrix(s.head, s.vocab, d);
   }
   spec.kv = {static_cast<int>(s.layers), s.heads, s.head_dim(), s.head_dim()};
   spec.hidden_size = d;
@@ -94,26 +65,13 @@ PostNormModel::PostNormModel(PostNormShape shape, const ModelFile& file)
       alpha_(std::sqrt(2.0f * static_cast<float>(shape_.layers))),
       frequencies_(
           RopeFrequencies(shape_.rope_base, shape_.head_dim() / (shape_.two_rows ? 2 : 1))) {
-  auto norm = [&](const std::string& name) {
-    return NormWeights{file.Find(name + ".weight"), file.Find(name + ".bias")};
-  };
-  auto linear = [&](const std::string& name) {
-    return Projection{file.Find(name + ".weight"), file.Find(name + ".bias")};
-  };
   for (float& f : frequencies_) {
     if (shape_.half_frequencies) f = HalfToFloat(FloatToHalf(f));
   }
   embedding_ = file.Find(kEmbedding);
   head_ = shape_.head.empty() ? embedding_ : file.Find(shape_.head);
-  for (int64_t i = 0; i < shape_.layers; ++i) {
-    layers_.push_back({.input_norm = norm(Layer(i, "input_layernorm")),
-                       .qkv = linear(Layer(i, "attention.query_key_value")),
-                       .dense = linear(Layer(i, "attention.dense")),
-                       .mlp_norm = norm(Layer(i, "post_attention_layernorm")),
-                       .up = linear(Layer(i, "mlp.dense_h_to_4h")),
-                       .down = linear(Layer(i, "mlp.dense_4h_to_h"))});
-  }
-  final_norm_ = norm("transformer.final_layernorm");
+  for (int64_t i = 0; i < shape_.layers; ++i) layers_.push_back(FindMegatronLayer(file, i));
+  final_norm_ = FindLayerNorm(file, "transformer.final_layernorm");
 }
 
 absl::Status PostNormModel::Run(int stage, const Step& step, Pass& pass) const {
@@ -123,7 +81,7 @@ absl::Status PostNormModel::Run(int stage, const Step& step, Pass& pass) const {
   return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
 }
 
-void PostNormModel::Norm(Tensor x, NormWeights w, Pass& pass) const {
+void PostNormModel::Norm(Tensor x, LayerNormWeights w, Pass& pass) const {
   pass.backend().layer_norm({.x = x,
                              .weight = pass.constant(w.weight),
                              .bias = pass.constant(w.bias),
@@ -145,7 +103,7 @@ absl::Status PostNormModel::Embed(const Step& step, Pass& pass) const {
 }
 
 absl::Status PostNormModel::Attention(int layer, const Step& step, Pass& pass) const {
-  const LayerWeights& w = layers_[layer];
+  const MegatronLayer& w = layers_[layer];
   const int64_t d = shape_.hidden;
   const Tensor x = pass.hidden();
   const Tensor qkv = pass.wide(3 * d);
@@ -162,7 +120,7 @@ absl::Status PostNormModel::Attention(int layer, const Step& step, Pass& pass) c
 }
 
 absl::Status PostNormModel::Mlp(int layer, Pass& pass) const {
-  const LayerWeights& w = layers_[layer];
+  const MegatronLayer& w = layers_[layer];
   const int64_t inner = shape_.inner;
   const Tensor x = pass.hidden();
   const Tensor up = pass.wide(shape_.gated ? 2 * inner : inner);

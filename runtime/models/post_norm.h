@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "runtime/model.h"
 #include "runtime/model_spec.h"
+#include "runtime/models/megatron_names.h"
 #include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 
@@ -39,17 +40,7 @@ class PostNormModel : public Model {
   void FinalNorm(Tensor rows, Pass& pass) const override { Norm(rows, final_norm_, pass); }
 
  private:
-  struct NormWeights {
-    int weight = -1, bias = -1;
-  };
-  struct LayerWeights {
-    NormWeights input_norm;
-    Projection qkv, dense;
-    NormWeights mlp_norm;
-    Projection up, down;
-  };
-
-  void Norm(Tensor x, NormWeights w, Pass& pass) const;
+  void Norm(Tensor x, LayerNormWeights w, Pass& pass) const;
   void Rotate(Tensor x, Pass& pass) const;
   absl::Status Embed(const Step& step, Pass& pass) const;
   absl::Status Attention(int layer, const Step& step, Pass& pass) const;
@@ -60,8 +51,8 @@ class PostNormModel : public Model {
   const float alpha_;
   std::vector<float> frequencies_;
   int embedding_ = -1, head_ = -1;
-  std::vector<LayerWeights> layers_;
-  NormWeights final_norm_;
+  std::vector<MegatronLayer> layers_;
+  LayerNormWeights final_norm_;
 };
 
 }  // namespace qianyi

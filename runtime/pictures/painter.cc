@@ -102,6 +102,11 @@ bool PictureCall::Add(Engine* engine, uint64_t id) {
   return !cancelled_;
 }
 
+bool PictureCall::cancelled() {
+  std::lock_guard lock(mutex_);
+  return cancelled_;
+}
+
 void PictureCall::Clear() {
   std::lock_guard lock(mutex_);
   running_.clear();
@@ -339,6 +344,8 @@ absl::StatusOr<std::vector<Painted>> Painter::Paint(const PaintRequest& request,
     status = Magnify(request, call, progress, &one);
     if (!status.ok()) return status;
   }
+  // The engine may have been done before it heard of it.
+  if (call.cancelled()) return absl::CancelledError("the request was cancelled");
   return painted;
 }
 

@@ -55,6 +55,7 @@ class PictureCall {
  private:
   friend class Painter;
   bool Add(Engine* engine, uint64_t id);  // false: it was cancelled
+  bool cancelled();
   void Clear();
 
   std::mutex mutex_;

@@ -61,6 +61,10 @@ class BlockLoaderTest : public testing::Test {
   std::vector<SweepBlock> sweep_;
   std::vector<std::byte> file_;
   Memory resident_ = Pages(0), ring_ = Pages(0);
+  // What faults are made by: the loader reads ahead until it is destroyed, after a test's own
+  // variables are gone.
+  std::mt19937 random_{9};
+  std::atomic<bool> broken_{true};
   std::unique_ptr<BlockLoader> loader_;
 };
 
@@ -112,19 +116,17 @@ TEST_F(BlockLoaderTest, ALeaseIsKeptWhileOthersPass) {
 }
 
 TEST_F(BlockLoaderTest, ShortReadsAreCompleted) {
-  std::mt19937 random(9);
   Make(30, 7 << 20, 0.3,
-       [&random](uint64_t) { return Fault{.at_most = 4096 + random() % 300000, .status = {}}; });
+       [this](uint64_t) { return Fault{.at_most = 4096 + random_() % 300000, .status = {}}; });
   for (int lap = 0; lap < 2; ++lap) {
     for (int i = 0; i < 30; ++i) ASSERT_TRUE(Use(i).ok());
   }
 }
 
 TEST_F(BlockLoaderTest, AReadErrorFailsItsBlockAndNoOther) {
-  std::atomic<bool> broken{true};
-  Make(12, 7 << 20, 0.0, [&](uint64_t offset) {
+  Make(12, 7 << 20, 0.0, [this](uint64_t offset) {
     const Block& bad = sweep_[5].block;
-    const bool hit = broken && offset >= bad.offset && offset < bad.offset + bad.bytes;
+    const bool hit = broken_ && offset >= bad.offset && offset < bad.offset + bad.bytes;
     return Fault{.status = hit ? absl::DataLossError("Input/output error") : absl::OkStatus()};
   });
   for (int i = 0; i < 12; ++i) {
@@ -135,7 +137,7 @@ TEST_F(BlockLoaderTest, AReadErrorFailsItsBlockAndNoOther) {
       EXPECT_NE(status.message().find("Input/output error"), absl::string_view::npos) << status;
     }
   }
-  broken = false;  // the next lap reads it again, apart from what is in the ring already
+  broken_ = false;  // the next lap reads it again, apart from what is in the ring already
   for (int lap = 0; lap < 2; ++lap) {
     for (int i = 0; i < 12; ++i) ASSERT_TRUE(Use(i).ok() || lap == 0);
   }
