@@ -10,11 +10,11 @@
 namespace qianyi {
 namespace {
 
-absl::Status Bad(std::string_view what) {
+absl::Status Bad(const std::string& what) {
   return BadParam("response_format", absl::StrCat("response_format", what));
 }
 
-absl::Status Only(const OrderedJson& object, std::string_view where,
+absl::Status Only(const OrderedJson& object, const std::string& where,
                   std::initializer_list<std::string_view> names) {
   for (const auto& [name, value] : object.items()) {
     bool known = value.is_null();

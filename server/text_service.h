@@ -16,6 +16,7 @@
 #include "server/call_pump.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
+#include "server/text_call.h"
 #include "server/text_request.h"
 
 namespace qianyi {

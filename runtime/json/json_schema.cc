@@ -70,10 +70,10 @@ class Compiler {
 
   static size_t Index(int32_t i) { return static_cast<size_t>(i); }
 
-  void Fail(const std::string& where, std::string_view what) {
+  void Fail(const std::string& where, const std::string& what) {
     if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(where, " ", what));
   }
-  void Unsupported(const std::string& where, std::string_view name) {
+  void Unsupported(const std::string& where, const std::string& name) {
     Fail(where,
          absl::StrCat("has ", name.substr(0, 50), ", which is not supported here; remove it"));
   }

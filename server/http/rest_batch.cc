@@ -77,7 +77,7 @@ void AppendVector(const std::vector<float>& vector, bool base64, std::string* ou
   if (base64) {
     const std::string_view bytes(reinterpret_cast<const char*>(vector.data()),
                                  vector.size() * sizeof(float));
-    absl::StrAppend(out, "\"", absl::Base64Escape(bytes), "\"");
+    absl::StrAppend(out, "\"", absl::Base64Escape({bytes.data(), bytes.size()}), "\"");
     return;
   }
   char separator = '[';

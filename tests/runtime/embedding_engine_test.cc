@@ -84,7 +84,8 @@ TEST(EmbeddingEngineTest, IsTheMeanAndTheSameHoweverItIsComputed) {
     }
     for (size_t i = 0; i < together.size(); ++i) {
       ASSERT_TRUE(together[i].status.ok()) << together[i].status;
-      if (i < 3) EXPECT_EQ(together[i].values, ByHand(plain, requests[i])) << config << i;
+      if (i >= 3) continue;
+      EXPECT_EQ(together[i].values, ByHand(plain, requests[i])) << config << i;
     }
     for (const EngineSetup& setup :
          {EngineSetup{.config = config, .batch = 1},
