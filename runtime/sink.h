@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -48,11 +47,11 @@ class Sink {
   }
 
   // For the mean of a prompt's final hidden states, of so many dimensions: no event comes.
-  static std::shared_ptr<Sink> ForMean(int64_t dimensions, Bell* bell) {
-    auto sink = std::make_shared<Sink>(0, 0, bell);
-    sink->mean_.resize(static_cast<size_t>(dimensions));
-    return sink;
-  }
+  struct Mean {
+    int64_t dimensions = 0;
+  };
+  explicit Sink(Mean mean, Bell* bell = nullptr)
+      : bell_(bell), mean_(static_cast<size_t>(mean.dimensions)) {}
   int64_t dimensions() const { return static_cast<int64_t>(mean_.size()); }
 
   // Engine: before Close.

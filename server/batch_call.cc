@@ -55,7 +55,7 @@ absl::Status BatchCall::StartMore() {
     std::shared_ptr<Sink> sink;
     std::unique_ptr<Constraint> constraint;
     if (job.given.empty()) {
-      sink = Sink::ForMean(model_.engine->model().spec().hidden_size, bell_);
+      sink = std::make_shared<Sink>(Sink::Mean{model_.engine->model().spec().hidden_size}, bell_);
     } else {
       sink = std::make_shared<Sink>(Engine::MaxEvents(job.request), 0, bell_);
       constraint = std::make_unique<GivenText>(job.given);

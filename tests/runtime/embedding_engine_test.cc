@@ -19,7 +19,7 @@ struct Mean {
 std::vector<Mean> Embed(Engine& engine, const std::vector<GenerateRequest>& requests) {
   std::vector<std::shared_ptr<Sink>> sinks;
   for (const GenerateRequest& request : requests) {
-    sinks.push_back(Sink::ForMean(engine.model().spec().hidden_size, nullptr));
+    sinks.push_back(std::make_shared<Sink>(Sink::Mean{engine.model().spec().hidden_size}));
     const auto id = engine.Submit(request, sinks.back());
     EXPECT_TRUE(id.ok()) << id.status();
   }
