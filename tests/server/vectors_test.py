@@ -111,7 +111,7 @@ class Scores(ServerTest):
                                      check=True).stdout.split()
         for (upper, lower), expected in zip(lines, printed):
             status, answer = self.server.post(SCORE, {
-                "prompt": f"上联：{upper}下联：[gMASK]", "continuations": [lower, upper]})
+                "prompt": f"上联：{upper}下联：[gMASK]", "continuations": [lower, "a" * len(lower)]})
             self.assertEqual(status, 200, answer)
             score = answer["data"][0]
             self.assertAlmostEqual(score["logprob"], float(expected), delta=2e-2)
