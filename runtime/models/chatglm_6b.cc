@@ -134,8 +134,14 @@ bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "chatglm" && !json.contains("ffn_hidden_size");
 }
 
+// SwissArmyTransformer has another name of the head, and queries, keys and values in thirds.
+constexpr char kSatHead[] = "mixins.chatglm-final.lm_head.weight";
+
 TensorSources Sources(const nlohmann::json&, const TensorSpec& tensor) {
-  return PostNormSources(tensor, /*gated=*/false);
+  TensorSources sources = PostNormSources(tensor, /*gated=*/false);
+  if (tensor.name == "lm_head.weight") sources.others = {Renamed(tensor, kSatHead)};
+  if (tensor.by_head > 0) sources.thirds_where = kSatHead;
+  return sources;
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {

@@ -35,6 +35,9 @@ using SourceParts = std::vector<SourcePart>;  // together all of ours
 struct TensorSources {
   RankSplit split = RankSplit::kWhole;
   std::vector<SourceParts> others = {};  // the first that is complete counts
+  // Checkpoints with a tensor of this name have rows in thirds, as we do, in spite of
+  // TensorSpec::by_head.
+  std::string thirds_where = {};
 };
 
 // "BEFOREnAFTER" -> n and AFTER; n is -1 when the name is of another form.

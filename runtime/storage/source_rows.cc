@@ -17,8 +17,13 @@ int8_t SignedNibble(int bits) { return static_cast<int8_t>((bits & 15) - ((bits 
 }  // namespace
 
 absl::StatusOr<SourceRows> SourceRows::Find(const Checkpoint& checkpoint, const TensorSpec& spec,
-                                            const TensorSources& sources) {
+                                            const TensorSources& said) {
   SourceRows rows(spec, spec.shape.size() < 2 ? 1 : spec.cols());
+  TensorSources sources = said;
+  if (!said.thirds_where.empty() && !checkpoint.Find(said.thirds_where).empty()) {
+    rows.spec_.by_head = 0;
+    sources.split = RankSplit::kRowThirds;
+  }
   TensorSpec stored = spec;
   const HeadSlice& slice = spec.slice;
   if (!slice.tensor.empty()) {

@@ -99,6 +99,20 @@ TEST(CheckpointFiles, RanksMustBeCompleteAndFit) {
   EXPECT_TRUE(Fails(Qianyi(convert), 1, {"mp_rank_00_model_states.pt", "[48]", "[96]"}));
 }
 
+// SwissArmyTransformer has the rows of queries, keys and values in another order under one name.
+TEST(CheckpointFiles, ChatGlm6bInTheNamesOfItsTraining) {
+  TempFolder temp;
+  for (const char* form : {"weights", "weights_sat"}) {
+    const std::string source = temp / form;
+    fs::create_directory(source);
+    fs::copy(Fixture("chatglm-6b/config.json"), source);
+    fs::copy(Fixture(absl::StrCat("chatglm-6b/", form, ".safetensors")),
+             source + "/model.safetensors");
+    Output({"convert", source, source + "-model", "--dtype", "f32"});
+  }
+  EXPECT_TRUE(Weights(temp / "weights_sat-model") == Weights(temp / "weights-model"));
+}
+
 // A GGUF file says itself what it is: no config.json and no tokenizer stand beside it.
 TEST(GgufCheckpoints, ConvertToTheSameModel) {
   TempFolder temp;
