@@ -13,7 +13,7 @@ namespace qianyi {
 struct TokenReport {
   struct Alternative {
     int32_t id = 0;
-    std::string bytes;  // none of a control token
+    std::string bytes;  // of a command its word
     float logprob = 0;  // natural log, of the model's own distribution
   };
   Alternative taken;

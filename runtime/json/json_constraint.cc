@@ -40,14 +40,13 @@ class JsonConstraint final : public Constraint {
       Walk(trie_.others(), /*plain=*/false);
       Walk(trie_.plain(), /*plain=*/true);
     }
-    if (broken_ || !any_ || machine_.MayEnd(levels_[0])) {
-      for (const int32_t end : end_tokens_) {
-        if (static_cast<size_t>(end) < allowed_.size()) allowed_[static_cast<size_t>(end)] = 1;
-      }
+    const bool may_end = broken_ || !any_ || machine_.MayEnd(levels_[0]);
+    for (const int32_t end : end_tokens_) {  // also where one of them has a text
+      if (static_cast<size_t>(end) < allowed_.size()) allowed_[static_cast<size_t>(end)] = may_end;
     }
     const size_t known = std::min(logits.size(), allowed_.size());
     for (size_t id = 0; id < known; ++id) logits[id] = allowed_[id] != 0 ? logits[id] : kOut;
-    KeepEndsBeyond(logits.subspan(known), known);
+    KeepEndsBeyond(logits.subspan(known), known, may_end);
   }
 
   // A token that Mask took away comes only when no other had a number for a logit: the text can
@@ -102,9 +101,7 @@ class JsonConstraint final : public Constraint {
   }
 
   // Of a model with more logits than tokens.
-  void KeepEndsBeyond(std::span<float> logits, size_t first) {
-    if (logits.empty()) return;
-    const bool may_end = broken_ || !any_ || machine_.MayEnd(levels_[0]);
+  void KeepEndsBeyond(std::span<float> logits, size_t first, bool may_end) {
     for (size_t i = 0; i < logits.size(); ++i) {
       const int32_t id = static_cast<int32_t>(first + i);
       const bool end = std::find(end_tokens_.begin(), end_tokens_.end(), id) != end_tokens_.end();

@@ -21,7 +21,7 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
   std::vector<Entry> plain, others, parts;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     const std::string_view bytes = tokenizer.TokenBytes(id);
-    if (bytes.empty() || bytes.size() > kMaxBytes) continue;
+    if (bytes.empty() || bytes.size() > kMaxBytes || tokenizer.WordId(bytes) == id) continue;
     if (bytes.size() == 1) single_[static_cast<uint8_t>(bytes[0])] = true;
     const bool whole = WellFormedPrefix(bytes) == bytes.size();
     (!whole ? parts : IsPlain(bytes) ? plain : others).emplace_back(bytes, id);

@@ -15,7 +15,7 @@
 
 namespace qianyi {
 
-// Built once per tokenizer, which outlives it; immutable afterwards, thread-safe. Control
+// Built once per tokenizer, which outlives it; immutable afterwards, thread-safe. Command
 // tokens and those of more than kMaxBytes are left out; so are parts of characters, unless the
 // vocabulary can complete every one of them byte by byte.
 class TokenTrie {

@@ -7,6 +7,7 @@ import openai
 
 from reflection import ByReflection
 from serving import ServerTest
+from tools_test import TOOLS, SpellingTest
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
@@ -210,6 +211,42 @@ class Grpc(ByReflection, ServerTest):
         request = self.generate(poem={"title": "春"}, response_format={"json_object": True})
         with self.assertRaisesRegex(Exception, "tasks"):
             self.call("Generate", request)
+
+
+class WithTools(SpellingTest):
+    """A model that thinks and calls tools: in an answer of a form it does neither."""
+
+    FORMAT = "glm4.5"
+    TEXTS = (("<|assistant|>", "天晴", "<|user|>"),)
+
+    def test_what_looks_like_a_thought_or_a_call_is_text(self):
+        for text in ("<think>x</think>", "<tool_call>now\n</tool_call>", "<|user|>", "<|endoftext|>"):
+            answer = self.ask(response_format=form({"const": text}))
+            self.assertEqual(json.loads(answer.choices[0].message.content), text)
+            self.assertIsNone(answer.choices[0].message.tool_calls)
+            self.assertEqual(answer.choices[0].finish_reason, "stop")
+            self.assertFalse(getattr(answer.choices[0].message, "reasoning_content", None))
+
+    def test_control_tokens_are_in_no_string(self):
+        for word in ("<|user|>", "<|assistant|>", "<think>"):
+            wanted = {str(self.model.token(word)): 100}
+            answer = self.ask(response_format=form({"type": "string", "maxLength": 40}),
+                              logit_bias=wanted, max_tokens=60)
+            text = answer.choices[0].message.content
+            self.assertNotIn(word, text)
+            if answer.choices[0].finish_reason == "stop":
+                self.assertIsInstance(json.loads(text), str)
+
+    def test_what_it_cannot_be_joined_with(self):
+        form_of = form({"type": "integer"})
+        for fields, param in (({"tools": TOOLS}, "response_format"),
+                              ({"reasoning_effort": "low"}, "reasoning_effort"),
+                              ({"extra_body": {"thinking": {"type": "enabled"}}}, "thinking")):
+            with self.assertRaises(openai.BadRequestError) as caught:
+                self.ask(response_format=form_of, **fields)
+            self.assertEqual(caught.exception.param, param)
+        answer = self.ask(response_format=form_of, tools=TOOLS, tool_choice="none", max_tokens=40)
+        self.assertIsInstance(json.loads(answer.choices[0].message.content), int)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,23 @@ TEST(JsonConstraintTest, TheEndComesWithTheEndOfTheValue) {
   EXPECT_TRUE(std::isinf(logits[1 + 'x']));
 }
 
+// The end of a text is no part of a string, whatever it is called.
+TEST(JsonConstraintTest, EndTokensWithATextOnlyEnd) {
+  const ByteVocabulary vocabulary({"</s>"});
+  const TokenTrie trie(vocabulary);
+  auto constraint = MakeJsonConstraint(trie, Compiled(R"({"type":"string"})"), {257});
+  ASSERT_TRUE(constraint.ok());
+  std::vector<float> logits(258, 0.0f);
+  for (const char byte : std::string("\"a\"")) {
+    (*constraint)->Mask(logits);
+    EXPECT_TRUE(std::isinf(logits[257]));
+    (*constraint)->Accept(1 + byte);
+    logits.assign(258, 0.0f);
+  }
+  (*constraint)->Mask(logits);
+  EXPECT_EQ(logits[257], 0.0f);
+}
+
 // Without single bytes, characters are whole or not at all, and what cannot be written is refused.
 TEST(JsonConstraintTest, VocabulariesThatLackCharacters) {
   class Words final : public Tokenizer {
