@@ -111,6 +111,8 @@ class Compiler {
   void AnyOf(int32_t value, const OrderedJson& schema, const std::string& where, int depth);
   void Literals(int32_t value, const OrderedJson& schema, const std::string& where);
   void Typed(int32_t value, const OrderedJson& schema, const std::string& where, int depth);
+  Node OfType(std::string_view type, const OrderedJson& schema, const std::string& where,
+              int depth);
   Names TypesOf(const OrderedJson& schema, const std::string& where);
   void Object(Node* node, const OrderedJson& schema, const std::string& where, int depth);
   void Require(Node* node, const std::vector<std::string>& names, const OrderedJson& schema,
@@ -289,35 +291,41 @@ void Compiler::Typed(int32_t value, const OrderedJson& schema, const std::string
   }
   if (types.count("number") != 0) types.erase("integer");
   for (const std::string_view type : types) {
-    Node node;
-    if (type == "object") {
-      node.kind = Kind::kObject;
-      Object(&node, schema, where, depth);
-    } else if (type == "array") {
-      node.kind = Kind::kArray;
-      node.least = Count(schema, "minItems", 0, where);
-      node.most = Count(schema, "maxItems", JsonSchema::kUnlimited, where);
-      node.items =
-          schema.contains("items") ? Sub(schema["items"], where + ".items", depth) : AnyValue();
-      Need("[],");
-    } else if (type == "string") {
-      node.kind = Kind::kString;
-      node.least = Count(schema, "minLength", 0, where);
-      node.most = Count(schema, "maxLength", JsonSchema::kUnlimited, where);
-      Need("\"0");
-    } else if (type == "number" || type == "integer") {
-      node.kind = type == "number" ? Kind::kNumber : Kind::kInteger;
-      Need("0123456789");
-    } else {
-      node.literals = type == "null" ? std::vector<std::string>{"null"}
-                                     : std::vector<std::string>{"false", "true"};
-      for (const std::string& literal : node.literals) Need(literal);
-    }
+    Node node = OfType(type, schema, where, depth);
     if (node.least > node.most) Fail(where, "has a least number above the most");
     if (!status_.ok()) return;
     const int32_t added = AddNode(std::move(node));
     drafts_[Index(value)].nodes.push_back(added);
   }
+}
+
+Node Compiler::OfType(std::string_view type, const OrderedJson& schema, const std::string& where,
+                      int depth) {
+  Node node;
+  if (type == "object") {
+    node.kind = Kind::kObject;
+    Object(&node, schema, where, depth);
+  } else if (type == "array") {
+    node.kind = Kind::kArray;
+    node.least = Count(schema, "minItems", 0, where);
+    node.most = Count(schema, "maxItems", JsonSchema::kUnlimited, where);
+    node.items =
+        schema.contains("items") ? Sub(schema["items"], where + ".items", depth) : AnyValue();
+    Need("[],");
+  } else if (type == "string") {
+    node.kind = Kind::kString;
+    node.least = Count(schema, "minLength", 0, where);
+    node.most = Count(schema, "maxLength", JsonSchema::kUnlimited, where);
+    Need("\"0");
+  } else if (type == "number" || type == "integer") {
+    node.kind = type == "number" ? Kind::kNumber : Kind::kInteger;
+    Need("0123456789");
+  } else {
+    node.literals = {"null"};
+    if (type == "boolean") node.literals = {"false", "true"};
+    for (const std::string& literal : node.literals) Need(literal);
+  }
+  return node;
 }
 
 int32_t Compiler::Count(const OrderedJson& schema, const char* name, int32_t otherwise,
