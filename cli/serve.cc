@@ -11,9 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "cli/command.h"
+#include "runtime/compute_share.h"
 #include "runtime/memory_size.h"
 #include "server/server.h"
 
@@ -30,6 +32,7 @@ struct Flags {
   int64_t batch = 16;
   int64_t queue = 64;
   std::vector<std::string> adapters;
+  std::vector<std::string> shares;
   uint64_t adapter_bytes = 0;
   ServerOptions server;
 };
@@ -94,6 +97,28 @@ absl::Status AssignAdapters(const std::vector<std::string>& texts,
   return absl::OkStatus();
 }
 
+// "MODEL=WEIGHT" to the model it is for.
+absl::Status AssignShares(const std::vector<std::string>& texts,
+                          std::vector<NamedModelFile>* files) {
+  for (const std::string& text : texts) {
+    const size_t equals = text.rfind('=');
+    const std::string name = text.substr(0, std::min(equals, text.size()));
+    const auto owner = std::find_if(files->begin(), files->end(),
+                                    [&](const NamedModelFile& file) { return file.name == name; });
+    double weight = 0;
+    if (equals == std::string::npos || !absl::SimpleAtod(text.substr(equals + 1), &weight) ||
+        !(weight >= 0.01 && weight <= 100) || owner == files->end()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--share %s: it is MODEL=WEIGHT, with a weight of 0.01 to 100; the models are: %s", text,
+          absl::StrJoin(*files, ", ", [](std::string* out, const NamedModelFile& file) {
+            out->append(file.name);
+          })));
+    }
+    owner->weight = weight;
+  }
+  return absl::OkStatus();
+}
+
 std::string Describe(const ServedModel& model) {
   const ModelPlan& plan = model.engine->plan().models[0];
   return absl::StrFormat(
@@ -152,7 +177,11 @@ absl::Status RunServe(Flags flags) {
   options.load.adapter_bytes = flags.adapter_bytes;
   options.spare_adapter_bytes = flags.server.adapter_folder.empty() ? 0 : kSpareAdapterBytes;
   if (absl::Status status = AssignAdapters(flags.adapters, &*files); !status.ok()) return status;
+  if (absl::Status status = AssignShares(flags.shares, &*files); !status.ok()) return status;
   if (absl::Status status = CheckFolder(flags.server.adapter_folder); !status.ok()) return status;
+  ComputeShare share;  // outlives the server
+  options.share = &share;
+  options.upload_bytes = kUploadBytes;
   auto models = OpenModels(*std::move(files), options);
   if (!models.ok()) return models.status();
   std::string summary;
@@ -221,6 +250,10 @@ void AddServe(CLI::App& app, Run* run) {
       ->type_name("DIR");
   AddSize(*command, "--adapter-memory", &flags->adapter_bytes,
           "for all adapters of a model [what --adapter needs, and 256 MiB with --adapter-folder]");
+  command
+      ->add_option("--share", flags->shares,
+                   "a model's share of the processors beside others [1 each]; repeatable")
+      ->type_name("MODEL=WEIGHT");
   command->add_option("--context", flags->context, "tokens of one request [2048 at most]")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   command->add_option("--batch", flags->batch, "requests that run at once")

@@ -84,6 +84,10 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
       WeightStore::Open(std::move(file), loaded->plan_.models[0], backend, readers);
   if (!store.ok()) return store.status();
   loaded->store_ = *std::move(store);
+  if (backend.host_memory) {
+    loaded->share_ = options.share;
+    loaded->store_->Observe(options.share);
+  }
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   loaded->stream_ = backend.create_stream(options.threads > 0 ? options.threads : cores);
   if (!backend.host_memory) {
@@ -134,9 +138,11 @@ absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
     return absl::UnimplementedError(
         absl::StrFormat("pictures are not made on %s yet; use --device cpu", backend_.name));
   }
+  ComputeTurn turn(share_);
   pass_->Begin(step);
   absl::Status status;
   for (int stage = 0; stage < model_->stages() && status.ok(); ++stage) {
+    if (stage > 0) turn.Yield();
     status = model_->Run(stage, step, *pass_);
     if (status.ok() && observe) observe(stage, *pass_);
   }

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "runtime/adapters/adapter_set.h"
+#include "runtime/compute_share.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model.h"
 #include "runtime/pass.h"
@@ -33,6 +34,9 @@ struct LoadOptions {
   const Backend* backend = nullptr;  // a device with memory of its own; null = the CPU
   uint64_t device_bytes = 0;         // that the process may take of it; 0 = 95% of what is free
   uint64_t picture_bytes = 0;        // of the VQ-VAE that belongs to a picture model
+  // This model's turn among others on the same processors; null: it has them for itself. Outlives
+  // the model.
+  ComputeShare::Member* share = nullptr;
 };
 
 // 80% of what the machine or its cgroup has.
@@ -76,6 +80,7 @@ class LoadedModel {
   explicit LoadedModel(const Backend& backend) : backend_(backend) {}
 
   const Backend& backend_;
+  ComputeShare::Member* share_ = nullptr;  // null also on a device, which has queues of its own
   Stream stream_;
   Plan plan_;
   std::unique_ptr<WeightStore> store_;

@@ -92,6 +92,11 @@ std::string ServerMetrics::Render() const {
   Reading generated("qianyi_generated_tokens_total", "Tokens generated", counter);
   Reading steps("qianyi_steps_total", "Steps of the engine", counter);
   Reading step_seconds("qianyi_step_seconds_total", "Time spent in steps", counter);
+  Reading image_steps("qianyi_image_steps_total", "Of these, steps of models of pictures", counter);
+  Reading weight("qianyi_compute_weight", "Share of the processors, beside other models", gauge);
+  Reading compute("qianyi_compute_seconds_total", "A model had its turn on the processors",
+                  counter);
+  Reading turn("qianyi_compute_wait_seconds_total", "It waited for its turn", counter);
   Reading link("qianyi_link_bytes_total", "Weight bytes moved, by link", counter);
   Reading stall("qianyi_weight_stall_seconds_total", "Steps waited for weights", counter);
   Reading expert_uses("qianyi_expert_uses_total",
@@ -122,6 +127,13 @@ std::string ServerMetrics::Render() const {
     generated.Add(labels, static_cast<double>(stats.generated_tokens));
     steps.Add(labels, static_cast<double>(stats.steps));
     step_seconds.Add(labels, stats.step_seconds);
+    if (model->picture != nullptr) image_steps.Add(labels, static_cast<double>(stats.steps));
+    if (model->share != nullptr) {
+      const ComputeShare::Stats share = model->share->stats();
+      weight.Add(labels, share.weight);
+      compute.Add(labels, share.seconds);
+      turn.Add(labels, share.wait_seconds);
+    }
     link.Add(with("link", "disk"), static_cast<double>(store.read_bytes));
     stall.Add(labels, store.stall_seconds);
     running.Add(labels, static_cast<double>(stats.running));
@@ -152,8 +164,9 @@ std::string ServerMetrics::Render() const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt, &generated, &steps, &step_seconds, &link, &stall, &expert_uses, &expert_bytes,
-        &expert_read, &running, &waiting, &batch, &weights, &adapters, &adapter_bytes, &memory}) {
+       {&prompt,  &generated, &steps,   &step_seconds, &image_steps,   &weight,      &compute,
+        &turn,    &link,      &stall,   &expert_uses,  &expert_bytes,  &expert_read, &running,
+        &waiting, &batch,     &weights, &adapters,     &adapter_bytes, &memory}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return prometheus::TextSerializer().Serialize(families);

@@ -33,6 +33,9 @@ class ServerMetrics {
   void CountGrpc(const std::string& method, int code);
   void CountRejected(const std::string& reason);
 
+  // For those who count more.
+  prometheus::Registry& registry() { return registry_; }
+
   // The whole page of /metrics, engines' counters read now.
   std::string Render() const;
 

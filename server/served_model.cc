@@ -39,9 +39,11 @@ bool HasVqvae(const NamedModelFile& file) {
 
 absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan plan,
                                                   std::optional<PictureConfig> picture,
-                                                  int64_t grid, const ServeModelOptions& options) {
+                                                  int64_t grid, ComputeShare::Member* share,
+                                                  const ServeModelOptions& options) {
   auto model = std::make_unique<ServedModel>();
   model->name = named.name;
+  model->queue = options.queue;
   if (picture.has_value()) {
     model->picture = std::make_unique<PictureConfig>(*std::move(picture));
     if (HasVqvae(named)) {
@@ -71,10 +73,15 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan pla
   }
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   model->created_seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
+  LoadOptions load = options.load;
+  load.share = share;
+  model->share = share;
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
-      LoadedModel::Open(std::move(named.file), std::move(plan), options.load);
+      LoadedModel::Open(std::move(named.file), std::move(plan), load);
   if (!loaded.ok()) return loaded.status();
-  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue);
+  // Each candidate of each request about pictures waits for its score by itself.
+  const int64_t scores = model->picture == nullptr ? 0 : kMostPictureCalls * load.batch;
+  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue + scores);
   absl::Status adapters = model->engine->adapters().LoadAll(named.adapters);
   if (!adapters.ok()) return adapters;
   return model;
@@ -106,7 +113,7 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
       absl::StatusOr<uint64_t> bytes =
           Vqvae::MemoryBytes(files[i].folder, LargestGrid(*picture, any_magnifies));
       if (!bytes.ok()) return Named(files[i].name, bytes.status());
-      load.picture_bytes = *bytes;
+      load.picture_bytes = *bytes + options.upload_bytes;
     }
     uses.push_back(UseOf(files[i].file, load));
     if (load.adapter_bytes > 0) continue;
@@ -121,9 +128,12 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
   for (size_t i = 0; i < files.size(); ++i) {
     const std::string name = files[i].name;
     const int64_t grid = pictures[i].has_value() ? LargestGrid(*pictures[i], any_magnifies) : 0;
+    ComputeShare::Member* share = options.share == nullptr || files.size() == 1
+                                      ? nullptr
+                                      : options.share->Add(files[i].weight);
     absl::StatusOr<std::unique_ptr<ServedModel>> model =
         Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, std::move(pictures[i]),
-             grid, options);
+             grid, share, options);
     if (!model.ok()) return Named(name, model.status());
     models.push_back(*std::move(model));
   }

@@ -20,15 +20,22 @@
 
 namespace qianyi {
 
+// Requests about pictures in progress at once, of all models together.
+inline constexpr int64_t kMostPictureCalls = 16;
+// What a client's picture may take while it is read, one at a time.
+inline constexpr uint64_t kUploadBytes = 48 << 20;
+
 // All but the engine is immutable; every member is thread-safe.
 struct ServedModel {
   std::string name;
   std::unique_ptr<Tokenizer> tokenizer;  // or null: then prompts are token ids
   Prompts prompts;
-  std::unique_ptr<VerseTokens> verse;      // null without a tokenizer
-  std::unique_ptr<PictureConfig> picture;  // null: a model of text
-  std::unique_ptr<Vqvae> vqvae;            // of a picture model; null when its folder has none
-  int64_t created_seconds = 0;             // when it was opened
+  std::unique_ptr<VerseTokens> verse;           // null without a tokenizer
+  std::unique_ptr<PictureConfig> picture;       // null: a model of text
+  std::unique_ptr<Vqvae> vqvae;                 // of a picture model; null when its folder has none
+  int64_t created_seconds = 0;                  // when it was opened
+  int64_t queue = 0;                            // requests that may wait
+  const ComputeShare::Member* share = nullptr;  // null: it has the processors for itself
   std::unique_ptr<Engine> engine;
 
   // Made when it is first asked for; there must be a tokenizer.
@@ -46,6 +53,10 @@ struct ServedModel {
 struct ServeModelOptions {
   LoadOptions load;    // of all models together
   int64_t queue = 64;  // requests that may wait, of each model
+  // By which models take turns on the processors, where there are several; null: as they come.
+  // Outlives them.
+  ComputeShare* share = nullptr;
+  uint64_t upload_bytes = 0;  // besides each model of pictures, for a client's picture
   // Besides what each model's own adapters take, when load.adapter_bytes is 0.
   uint64_t spare_adapter_bytes = 0;
 };
@@ -56,6 +67,7 @@ struct NamedModelFile {
   std::string folder;  // empty: no tokenizer
   ModelFile file;
   std::vector<NamedAdapter> adapters = {};  // loaded before the model is served
+  double weight = 1;                        // of its share of the processors
 };
 
 // Opens all within one budget: each gets what it could use, or a share by size where that is

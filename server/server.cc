@@ -1,5 +1,7 @@
 #include "server/server.h"
 
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -8,6 +10,7 @@
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_api.h"
+#include "server/image_service.h"
 #include "server/text_service.h"
 
 namespace qianyi {
@@ -35,8 +38,9 @@ class BothPorts final : public Server {
       : options_(options),
         keys_(std::move(keys)),
         text_(std::move(models)),
+        images_(text_, text_.models().front()->queue),
         adapters_(text_, options.adapter_folder),
-        rest_(text_, adapters_, *keys_, RulesOf(options)) {}
+        rest_(text_, images_, adapters_, *keys_, RulesOf(options)) {}
 
   absl::Status Listen() {
     absl::StatusOr<Tls> tls = ReadTls(options_.tls);
@@ -51,8 +55,8 @@ class BothPorts final : public Server {
         HttpServer::Start(options_.host, options_.http_port, HttpLimits{}, *tls, std::move(hooks));
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
-    auto grpc =
-        GrpcServer::Start({options_.host, options_.grpc_port, *tls}, text_, adapters_, *keys_);
+    auto grpc = GrpcServer::Start({options_.host, options_.grpc_port, *tls}, text_, images_,
+                                  adapters_, *keys_);
     if (!grpc.ok()) return grpc.status();
     grpc_ = *std::move(grpc);
     return absl::OkStatus();
@@ -60,6 +64,7 @@ class BothPorts final : public Server {
 
   ~BothPorts() override {
     text_.Drain(0);
+    images_.Drain(0);
     adapters_.Stop();
     grpc_.reset();
     http_.reset();
@@ -69,7 +74,12 @@ class BothPorts final : public Server {
   int grpc_port() const override { return grpc_->port(); }
   void Drain() override {
     grpc_->SetServing(false);
+    const auto end =
+        std::chrono::steady_clock::now() + std::chrono::duration<double>(options_.drain_seconds);
+    images_.Refuse();
     text_.Drain(options_.drain_seconds);
+    const std::chrono::duration<double> left = end - std::chrono::steady_clock::now();
+    images_.Drain(std::max(0.0, left.count()));
     adapters_.Stop();
     http_->Finish(kFinishSeconds);
   }
@@ -84,6 +94,7 @@ class BothPorts final : public Server {
   const ServerOptions options_;
   const std::unique_ptr<KeyRing> keys_;
   TextService text_;
+  ImageService images_;
   AdapterAdmin adapters_;
   RestApi rest_;
   std::unique_ptr<HttpServer> http_;

@@ -267,7 +267,12 @@ absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const ChatFormat* fo
 }  // namespace
 
 TextService::TextService(std::vector<std::unique_ptr<ServedModel>> models)
-    : models_(std::move(models)), metrics_(models_) {}
+    : models_(std::move(models)), metrics_(models_) {
+  const auto is_text = [](const auto& model) { return model->picture == nullptr; };
+  const auto text = std::find_if(models_.begin(), models_.end(), is_text);
+  if (models_.size() == 1) only_ = models_.front().get();
+  if (std::count_if(models_.begin(), models_.end(), is_text) == 1) only_ = text->get();
+}
 
 TextService::~TextService() { Drain(0); }
 
@@ -276,8 +281,9 @@ std::string FoundModel::name() const {
 }
 
 const ServedModel* TextService::FindBase(std::string_view name) const {
+  if (name.empty()) return only_;
   for (const auto& model : models_) {
-    if (model->name == name || (name.empty() && models_.size() == 1)) return model.get();
+    if (model->name == name) return model.get();
   }
   return nullptr;
 }

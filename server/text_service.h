@@ -46,7 +46,7 @@ class TextService {
   std::span<const std::unique_ptr<ServedModel>> models() const { return models_; }
   ServerMetrics& metrics() { return metrics_; }
   // By "MODEL" or "MODEL:ADAPTER". NotFound with code model_not_found and the names there are. ""
-  // is the model, when there is one only.
+  // is the only model, or else the only one of text.
   absl::StatusOr<FoundModel> FindModel(std::string_view name) const;
   // One that reads and writes text; InvalidArgument for others.
   absl::StatusOr<FoundModel> FindTextModel(std::string_view name) const;
@@ -79,6 +79,7 @@ class TextService {
   std::atomic<int64_t> starting_{0};  // requests that are neither refused nor the pump's yet
   CallPump pump_;                     // outlives the engines, which ring its bell
   std::vector<std::unique_ptr<ServedModel>> models_;
+  const ServedModel* only_ = nullptr;  // what a request means that names no model; or null
   ServerMetrics metrics_;
 };
 

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/storage/block_reads.h"
 #include "runtime/storage/model_file.h"
+#include "runtime/storage/wait_observer.h"
 
 namespace qianyi {
 
@@ -43,6 +44,8 @@ class BlockLoader {
   // Waits for block `index` of the sweep. Consumer thread only.
   absl::StatusOr<Held> Acquire(int index);
   void Release(uint64_t ticket);
+  // Hears of waits in Acquire; null: nobody does. Outlives them.
+  void Observe(WaitObserver* observer) { observer_ = observer; }
 
   bool resident(int index) const { return blocks_[index].resident; }
   uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }
@@ -80,7 +83,8 @@ class BlockLoader {
   std::byte* const ring_;
   const uint64_t ring_bytes_;
   std::vector<std::atomic<State>> resident_state_;
-  std::vector<bool> checked_;  // by block; loader thread only
+  std::vector<bool> checked_;         // by block; loader thread only
+  WaitObserver* observer_ = nullptr;  // consumer thread only
 
   BlockReads reads_;  // loader thread only
   mutable std::mutex mutex_;
@@ -91,7 +95,6 @@ class BlockLoader {
   size_t next_resident_ = 0;
   uint64_t next_issue_ = 0;  // ticket to load next; block streamed_[ticket % size]
   uint64_t next_use_ = 0;    // first ticket the consumer has not asked for
-  uint64_t ring_head_ = 0;   // where the next block may begin
   bool stop_ = false;
 
   std::atomic<uint64_t> read_bytes_{0};

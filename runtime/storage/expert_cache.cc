@@ -258,6 +258,7 @@ void ExpertCache::Foresee(std::span<const int32_t> experts) {
 }
 
 absl::StatusOr<int32_t> ExpertCache::Next() {
+  ObservedWait observed(observer_);
   std::unique_lock lock(mutex_);
   taken_ = -1;
   if (missing_begin_ < missing_.size()) issued_.notify_one();  // there may be room now
@@ -268,6 +269,7 @@ absl::StatusOr<int32_t> ExpertCache::Next() {
   auto found = settled();
   if (found == wanted_.end()) {
     const auto start = Clock::now();
+    observed.Begin();
     ready_.wait(lock, [&] {
       found = settled();
       return found != wanted_.end();

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/storage/block_reads.h"
 #include "runtime/storage/model_file.h"
+#include "runtime/storage/wait_observer.h"
 
 namespace qianyi {
 
@@ -64,6 +65,8 @@ class ExpertCache {
   // next call. DataLoss names file, tensor and offset when one cannot be read or its checksum is
   // wrong; the layer ends with that, the cache stays usable.
   absl::StatusOr<int32_t> Next();
+  // Hears of waits in Next; null: nobody does. Outlives them.
+  void Observe(WaitObserver* observer) { observer_ = observer; }
   // Part `part` of the expert that Next gave last.
   const std::byte* Data(int32_t expert, int part) const;
 
@@ -102,8 +105,10 @@ class ExpertCache {
   const uint64_t slot_bytes_;
   std::byte* const memory_;
 
-  BlockReads reads_;           // loader thread only
-  std::vector<bool> checked_;  // by part; loader thread only
+  BlockReads reads_;                  // loader thread only
+  std::vector<bool> checked_;         // by part; loader thread only
+  WaitObserver* observer_ = nullptr;  // consumer thread only
+
   mutable std::mutex mutex_;
   std::condition_variable ready_;   // something was read
   std::condition_variable issued_;  // there is something to read

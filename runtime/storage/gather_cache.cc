@@ -50,7 +50,9 @@ absl::Status GatherCache::Load(std::span<Wish> wishes) {
     slot.used = 0;
     status.Update(why);
   };
+  ObservedWait observed(observer_);
   while (!reads_.idle()) {
+    observed.Begin();
     const std::optional<BlockReads::Done> done = reads_.Wait();
     if (done && !done->status.ok()) fail(static_cast<int>(done->id), done->status);
   }

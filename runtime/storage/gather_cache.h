@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "runtime/storage/block_reads.h"
 #include "runtime/storage/model_file.h"
+#include "runtime/storage/wait_observer.h"
 
 namespace qianyi {
 
@@ -35,6 +36,8 @@ class GatherCache {
   absl::Status Load(std::span<Wish> wishes);
 
   uint64_t read_bytes() const { return read_bytes_; }
+  // Hears of waits in Load; null: nobody does. Outlives them.
+  void Observe(WaitObserver* observer) { observer_ = observer; }
 
  private:
   struct Slot {
@@ -47,6 +50,7 @@ class GatherCache {
   std::vector<int> slot_of_;   // by block id, -1 = not here
   std::vector<bool> checked_;  // by block id
   BlockReads reads_;
+  WaitObserver* observer_ = nullptr;
   uint64_t clock_ = 0;
   uint64_t read_bytes_ = 0;
 };

@@ -225,6 +225,12 @@ absl::StatusOr<WeightStore::Lease> WeightStore::Acquire(int tensor, int block) {
                file_.tensors[tensor].blocks[block].row_begin);
 }
 
+void WeightStore::Observe(WaitObserver* observer) {
+  loader_->Observe(observer);
+  if (gathers_ != nullptr) gathers_->Observe(observer);
+  if (experts_ != nullptr) experts_->Observe(observer);
+}
+
 absl::Status WeightStore::Gather(int tensor, std::span<const int32_t> ids, Tensor out,
                                  Stream stream) {
   const StoredTensor& stored = file_.tensors[tensor];

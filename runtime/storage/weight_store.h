@@ -98,6 +98,8 @@ class WeightStore {
   absl::Status Gather(int tensor, std::span<const int32_t> ids, Tensor out, Stream stream);
 
   WeightStoreStats stats() const;
+  // Hears of the consumer's waits; null: nobody does. Outlives them.
+  void Observe(WaitObserver* observer);
 
  private:
   struct Memory {  // of the backend, given back with the store

@@ -10,11 +10,13 @@ namespace {
 
 Scope ScopeOf(const std::string& method) {
   static const std::map<std::string, Scope> scopes = {
-      {"Generate", Scope::kInference},   {"GenerateStream", Scope::kInference},
-      {"Tokenize", Scope::kInference},   {"ListModels", Scope::kInference},
-      {"LoadAdapter", Scope::kAdmin},    {"UnloadAdapter", Scope::kAdmin},
-      {"Embed", Scope::kInference},      {"Score", Scope::kInference},
-      {"Detokenize", Scope::kInference}, {"GetServerInfo", Scope::kInference},
+      {"Generate", Scope::kInference},      {"GenerateStream", Scope::kInference},
+      {"Tokenize", Scope::kInference},      {"ListModels", Scope::kInference},
+      {"GenerateImage", Scope::kInference}, {"EditImage", Scope::kInference},
+      {"CaptionImage", Scope::kInference},  {"LoadAdapter", Scope::kAdmin},
+      {"UnloadAdapter", Scope::kAdmin},     {"Embed", Scope::kInference},
+      {"Score", Scope::kInference},         {"Detokenize", Scope::kInference},
+      {"GetServerInfo", Scope::kInference},
   };
   const auto at = scopes.find(method);
   return at == scopes.end() ? Scope::kAdmin : at->second;

@@ -15,6 +15,7 @@
 #include "server/grpc/batch_calls.h"
 #include "server/grpc/calls.h"
 #include "server/grpc/gate.h"
+#include "server/grpc/image_calls.h"
 #include "server/grpc/messages.h"
 #include "server/server_info.h"
 
@@ -30,8 +31,8 @@ constexpr auto kCutOff = std::chrono::seconds(2);
 
 class Service final : public v1::Inference::CallbackService {
  public:
-  Service(TextService& text, AdapterAdmin& adapters, const KeyRing& keys)
-      : text_(text), adapters_(adapters), gate_(keys, text.metrics()) {}
+  Service(TextService& text, ImageService& images, AdapterAdmin& adapters, const KeyRing& keys)
+      : text_(text), images_(images), adapters_(adapters), gate_(keys, text.metrics()) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const v1::GenerateRequest* request,
@@ -42,6 +43,22 @@ class Service final : public v1::Inference::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateChunk>* GenerateStream(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
     return StartGenerateStream(text_, gate_.Enter(context, "GenerateStream"), *request);
+  }
+
+  grpc::ServerWriteReactor<v1::GenerateImageChunk>* GenerateImage(
+      grpc::CallbackServerContext* context, const v1::GenerateImageRequest* request) override {
+    return StartGenerateImage(Images(), gate_.Enter(context, "GenerateImage"), *request);
+  }
+
+  grpc::ServerWriteReactor<v1::GenerateImageChunk>* EditImage(
+      grpc::CallbackServerContext* context, const v1::EditImageRequest* request) override {
+    return StartEditImage(Images(), gate_.Enter(context, "EditImage"), *request);
+  }
+
+  grpc::ServerUnaryReactor* CaptionImage(grpc::CallbackServerContext* context,
+                                         const v1::CaptionImageRequest* request,
+                                         v1::CaptionImageResponse* response) override {
+    return StartCaptionImage(Images(), gate_.Enter(context, "CaptionImage"), *request, response);
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
@@ -121,7 +138,9 @@ class Service final : public v1::Inference::CallbackService {
   }
 
  private:
-  static void Describe(const FoundModel& found, v1::ModelInfo* info) {
+  ImageServer Images() { return {images_, text_.metrics()}; }
+
+  void Describe(const FoundModel& found, v1::ModelInfo* info) const {
     const ServedModel& model = *found.model;
     const ModelSpec& spec = model.engine->model().spec();
     info->set_name(found.name());
@@ -129,8 +148,9 @@ class Service final : public v1::Inference::CallbackService {
     info->set_context_tokens(model.use().context_tokens);
     info->set_vocabulary_size(spec.vocab_size);
     info->set_batch(model.use().batch);
-    info->set_queue(model.engine->queue_limit());
+    info->set_queue(model.queue);
     if (found.adapter != nullptr) info->set_parent(model.name);
+    DescribePictures(images_, model, info);
   }
 
   // What `act` says, once the caller has been let in.
@@ -173,6 +193,7 @@ class Service final : public v1::Inference::CallbackService {
   }
 
   TextService& text_;
+  ImageService& images_;
   AdapterAdmin& adapters_;
   Gate gate_;
 };
@@ -204,8 +225,8 @@ void SetLimits(grpc::ServerBuilder* builder) {
 
 class Server final : public GrpcServer {
  public:
-  Server(TextService& text, AdapterAdmin& adapters, const KeyRing& keys)
-      : service_(text, adapters, keys) {}
+  Server(TextService& text, ImageService& images, AdapterAdmin& adapters, const KeyRing& keys)
+      : service_(text, images, adapters, keys) {}
 
   absl::Status Listen(const GrpcOptions& options) {
     const auto& [host, port, tls] = options;
@@ -249,9 +270,10 @@ class Server final : public GrpcServer {
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcOptions& options,
                                                               TextService& service,
+                                                              ImageService& images,
                                                               AdapterAdmin& adapters,
                                                               const KeyRing& keys) {
-  auto server = std::make_unique<Server>(service, adapters, keys);
+  auto server = std::make_unique<Server>(service, images, adapters, keys);
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
   server->SetServing(true);
   return server;

@@ -8,6 +8,7 @@
 #include "server/access/key_ring.h"
 #include "server/access/tls.h"
 #include "server/adapter_admin.h"
+#include "server/image_service.h"
 #include "server/text_service.h"
 
 namespace qianyi {
@@ -20,9 +21,10 @@ struct GrpcOptions {
 
 class GrpcServer {
  public:
-  // Unavailable when the address is taken. `service`, `adapters` and `keys` outlive this.
+  // Unavailable when the address is taken. All but `options` outlive this.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcOptions& options,
                                                            TextService& service,
+                                                           ImageService& images,
                                                            AdapterAdmin& adapters,
                                                            const KeyRing& keys);
   virtual ~GrpcServer() = default;  // calls in progress are cut off

@@ -25,17 +25,16 @@ void SendJson(const Reply& reply, const json& value) {
   reply->Send(std::move(response));
 }
 
-json ModelJson(const FoundModel& found) {
-  const ServedModel& model = *found.model;
-  const bool adapted = found.adapter != nullptr;
-  return {{"id", found.name()},
-          {"object", "model"},
-          {"created", adapted ? found.adapter->created_seconds() : model.created_seconds},
-          {"owned_by", "qianyi"},
-          {"root", model.name},
-          {"parent", adapted ? json(model.name) : json()},
-          {"family", model.engine->model().spec().family},
-          {"context_tokens", model.use().context_tokens}};
+// What a model does with pictures: sizes and styles that requests may name.
+json PicturesJson(const PictureConfig& config, const std::vector<std::string>& sizes) {
+  json styles = json::array();
+  for (const auto& [name, suffix] : config.styles) styles.push_back(name);
+  return {{"paints", config.paints},
+          {"captions", config.captions},
+          {"magnifies", config.magnifies},
+          {"grid", config.grid},
+          {"sizes", sizes},
+          {"styles", std::move(styles)}};
 }
 
 json TasksJson() {
@@ -54,12 +53,17 @@ json TasksJson() {
 
 }  // namespace
 
-RestApi::RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& keys,
-                 OriginRules origins)
-    : service_(service), adapters_(adapters), keys_(keys), origins_(std::move(origins)) {
+RestApi::RestApi(TextService& service, ImageService& images, AdapterAdmin& adapters,
+                 const KeyRing& keys, OriginRules origins)
+    : service_(service),
+      images_(images),
+      adapters_(adapters),
+      keys_(keys),
+      origins_(std::move(origins)) {
   AddTextRoutes();
   AddBatchRoutes();
   AddTokenRoutes();
+  AddImageRoutes();
   AddAdapterRoutes();
   AddOperatorRoutes();
   AddPageRoutes();
@@ -105,7 +109,7 @@ void RestApi::AddAdapterRoutes() {
                          reply->Send(ErrorResponse(wanted.status()));
                          return;
                        }
-                       adapters_.Load(*wanted, [=](const absl::StatusOr<FoundModel>& loaded) {
+                       adapters_.Load(*wanted, [=, this](const absl::StatusOr<FoundModel>& loaded) {
                          answer(reply, loaded.status(), loaded.ok() ? ModelJson(*loaded) : json());
                        });
                      }});
@@ -180,6 +184,23 @@ void RestApi::StartText(absl::StatusOr<RestRequest> request,
     return;
   }
   reply->OnGone([this, id = *call] { service_.Cancel(id); });
+}
+
+json RestApi::ModelJson(const FoundModel& found) const {
+  const ServedModel& model = *found.model;
+  const bool adapted = found.adapter != nullptr;
+  json entry = {{"id", found.name()},
+                {"object", "model"},
+                {"created", adapted ? found.adapter->created_seconds() : model.created_seconds},
+                {"owned_by", "qianyi"},
+                {"root", model.name},
+                {"parent", adapted ? json(model.name) : json()},
+                {"family", model.engine->model().spec().family},
+                {"context_tokens", model.use().context_tokens}};
+  if (model.picture != nullptr) {
+    entry["pictures"] = PicturesJson(*model.picture, images_.Sizes(model));
+  }
+  return entry;
 }
 
 void RestApi::ListModels(const Reply& reply) {

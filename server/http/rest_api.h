@@ -13,6 +13,7 @@
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
 #include "server/http/rest_batch.h"
+#include "server/image_service.h"
 #include "server/text_service.h"
 
 namespace qianyi {
@@ -21,7 +22,8 @@ namespace qianyi {
 class RestApi {
  public:
   // All but `origins` outlive this.
-  RestApi(TextService& service, AdapterAdmin& adapters, const KeyRing& keys, OriginRules origins);
+  RestApi(TextService& service, ImageService& images, AdapterAdmin& adapters, const KeyRing& keys,
+          OriginRules origins);
 
   // Before the body is read: the answer to whoever may not ask this, and to a page's question
   // whether it may. Otherwise says in the request whose key it has.
@@ -50,15 +52,20 @@ class RestApi {
   void AddAdapterRoutes();
   void AddBatchRoutes();
   void AddTokenRoutes();
+  void AddImageRoutes();
   void StartText(absl::StatusOr<RestRequest> request,
                  std::unique_ptr<RestAnswer> (*make)(const RestRequest&, const Accepted&,
                                                      std::shared_ptr<HttpReply>),
                  const std::shared_ptr<HttpReply>& reply);
   void StartBatch(absl::StatusOr<RestBatch> request, const std::shared_ptr<HttpReply>& reply);
+  void StartImage(ImageWork work, const HttpRequest& request,
+                  const std::shared_ptr<HttpReply>& reply);
+  nlohmann::json ModelJson(const FoundModel& found) const;
   void ListModels(const std::shared_ptr<HttpReply>& reply);
   void ShowModel(const std::string& name, const std::shared_ptr<HttpReply>& reply);
 
   TextService& service_;
+  ImageService& images_;
   AdapterAdmin& adapters_;
   const KeyRing& keys_;
   const OriginRules origins_;

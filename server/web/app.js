@@ -5,7 +5,7 @@
 const TEXT = {
   zh: {
     name: '千亿', tasks: '体裁', poem: '作诗', couplet: '对联', summary: '拟题', qa: '问答',
-    blanks: '填空', chat: '对话',
+    blanks: '填空', chat: '对话', paint: '绘画',
     title: '题目', titleHint: '春江花月夜', form: '体式', author: '拟作者', authorHint: '李白（可不填）',
     rhyme: '押韵', tones: '合平仄', vertical: '竖排',
     upper: '上联', upperHint: '春风得意马蹄疾',
@@ -13,9 +13,13 @@ const TEXT = {
     question: '问题', questionHint: '人为什么要读书？', persona: '以谁的口吻', personaHint: '一位老者（可不填）',
     prompt: '带空的文字', promptHint: '床前[MASK]，疑是地上霜。', insertBlank: '插入一空',
     message: '想说的话', messageHint: '你好', forget: '另起一谈',
+    picture: '画什么', pictureHint: '一只猫', style: '风格', anyStyle: '不限', pictures: '张数', one: '1',
+    candidates: '候选，取其优', save: '保存', drawn: (rows, all) => `${rows} / ${all} 行`,
+    painted: (codes, seed) => `画了 ${codes} 个图像码，种子 ${seed}`,
     sampling: '采样', seed: '种子', temperature: '温度', topP: '累积概率 top-p', maxTokens: '最多 token',
     automatic: '自动', asCurl: '等价的 curl', copy: '复制', copied: '已复制',
-    go: { poem: '落笔', couplet: '对出下联', summary: '拟题', qa: '请教', blanks: '填空', chat: '发送' },
+    go: { poem: '落笔', couplet: '对出下联', summary: '拟题', qa: '请教', blanks: '填空', chat: '发送',
+      paint: '作画' },
     stop: '停', stopped: '已停笔。', cut: '到长度上限为止。', answer: '答案',
     used: (tokens, seed) => `${tokens} 个 token` + (seed === undefined ? '' : `，种子 ${seed}`),
     live: '此刻', tokensPerSecond: 'token / 秒', running: '进行中', waiting: '等待', batch: '每步 token',
@@ -28,7 +32,7 @@ const TEXT = {
   },
   en: {
     name: 'Qianyi', tasks: 'Tasks', poem: 'Poem', couplet: 'Couplet', summary: 'Title', qa: 'Q&A',
-    blanks: 'Blanks', chat: 'Chat',
+    blanks: 'Blanks', chat: 'Chat', paint: 'Painting',
     title: 'Title', titleHint: '春江花月夜', form: 'Form', author: 'In the manner of',
     authorHint: '李白 (optional)',
     rhyme: 'Rhyme', tones: 'Tonal pattern', vertical: 'Vertical',
@@ -38,10 +42,14 @@ const TEXT = {
     personaHint: '一位老者 (optional)',
     prompt: 'Text with blanks', promptHint: '床前[MASK]，疑是地上霜。', insertBlank: 'Insert a blank',
     message: 'Message', messageHint: '你好', forget: 'New conversation',
+    picture: 'What to paint', pictureHint: '一只猫', style: 'Style', anyStyle: 'any', pictures: 'Pictures',
+    one: '1', candidates: 'Candidates, best kept', save: 'Save',
+    drawn: (rows, all) => `${rows} of ${all} rows`,
+    painted: (codes, seed) => `${codes} codes drawn, seed ${seed}`,
     sampling: 'Sampling', seed: 'Seed', temperature: 'Temperature', topP: 'Top-p',
     maxTokens: 'Most tokens', automatic: 'automatic', asCurl: 'The same with curl', copy: 'Copy',
     copied: 'Copied', go: { poem: 'Write', couplet: 'Answer the line', summary: 'Find a title', qa: 'Ask',
-      blanks: 'Fill', chat: 'Send' },
+      blanks: 'Fill', chat: 'Send', paint: 'Paint' },
     stop: 'Stop', stopped: 'Stopped.', cut: 'Ended at the length limit.', answer: 'Answer',
     used: (tokens, seed) => `${tokens} tokens` + (seed === undefined ? '' : `, seed ${seed}`),
     live: 'Now', tokensPerSecond: 'tokens / s', running: 'running', waiting: 'waiting',
@@ -55,12 +63,15 @@ const TEXT = {
   },
 };
 
+const MOST_PARTIALS = 64;
+
 // Where each tab asks.
 const PATHS = { poem: '/v1/tasks/poem', couplet: '/v1/tasks/couplet', qa: '/v1/tasks/qa',
-  summary: '/v1/tasks/summary', blanks: '/v1/completions', chat: '/v1/chat/completions' };
+  summary: '/v1/tasks/summary', blanks: '/v1/completions', chat: '/v1/chat/completions',
+  paint: '/v1/images/generations' };
 
 const $ = (id) => document.getElementById(id);
-const state = { language: 'zh', tab: 'poem', model: 'poet', running: null, talk: [] };
+const state = { language: 'zh', tab: 'poem', model: 'poet', painter: null, running: null, talk: [] };
 const t = (key) => TEXT[state.language][key];
 
 // A child element with a class and text. null as text leaves it empty.
@@ -114,6 +125,8 @@ function setTab(name) {
     $('panel-' + nameOf(tab)).disabled = !here;
     $('out-' + nameOf(tab)).hidden = !here;
   }
+  // A picture is as long as it is.
+  $('sampling').querySelector('[name=max_tokens]').parentElement.hidden = name === 'paint';
   $('go').textContent = t('go')[name];
   say('', '');
   showCurl();
@@ -125,7 +138,8 @@ for (const tab of tabs) {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    const shown = tabs.filter((one) => !one.hidden);
+    const next = shown[(shown.indexOf(tab) + step + shown.length) % shown.length];
     setTab(nameOf(next));
     next.focus();
   });
@@ -153,7 +167,13 @@ function requestBody() {
   } else {
     Object.assign(body, fields);
   }
-  return Object.assign(body, fieldsOf($('sampling').querySelectorAll('input')), { stream: true });
+  Object.assign(body, fieldsOf($('sampling').querySelectorAll('input')), { stream: true });
+  if (state.tab === 'paint') {
+    body.model = state.painter.id;
+    body.partial_images = Math.floor(MOST_PARTIALS / Math.max(1, body.n ?? 1));  // rows that are shown
+    delete body.max_tokens;
+  }
+  return body;
 }
 
 function showCurl() {
@@ -220,7 +240,7 @@ async function ask(path, body, signal, take) {
   try {
     for await (const event of eventsOf(response)) {
       if (event.error) throw new Error(event.error.message);
-      take(event);
+      await take(event);
     }
   } catch (error) {
     if (error instanceof TypeError) throw new Error(t('broken'));  // how fetch says it
@@ -254,8 +274,21 @@ function seal(parent) {
   add(parent, 'span', 'seal', '千亿').setAttribute('aria-hidden', 'true');
 }
 
+// A picture's file on a canvas: it is drawn without an address, which the page's policy would ask
+// about.
+async function drawFile(canvas, base64, type) {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const file = new Blob([bytes], { type });
+  const bitmap = await createImageBitmap(file);
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.getContext('2d').drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return file;
+}
+
 // One function per tab: prepares the paper for a request and returns {text, end}: what to do with
-// the text so far, and with the last event of a finished answer.
+// the text so far, and with the last event of a finished answer; or {take}: what with each event.
 const PAPER = {
   poem(out, body) {
     const sheet = add(out, 'div', 'sheet poem');
@@ -336,6 +369,40 @@ const PAPER = {
   },
 };
 
+PAPER.paint = (out, body) => {
+  const sheet = add(out, 'div', 'sheet pictures');
+  const frames = [];
+  const frameOf = (i) => {
+    if (!frames[i]) {
+      const figure = add(sheet, 'figure');
+      const canvas = add(figure, 'canvas');
+      canvas.setAttribute('role', 'img');
+      canvas.setAttribute('aria-label', [body.prompt, body.style].filter(Boolean).join('，'));
+      frames[i] = { figure, canvas, caption: add(figure, 'figcaption') };
+    }
+    return frames[i];
+  };
+  let codes = 0, seed = 0;
+  return {
+    async take(event) {
+      const { figure, canvas, caption } = frameOf(event.picture);
+      const file = await drawFile(canvas, event.b64_json, `image/${event.output_format}`);
+      if (event.type.endsWith('partial_image')) {
+        const grid = state.painter.pictures.grid;
+        caption.textContent = t('drawn')(event.done / grid, grid);
+        return;
+      }
+      if (event.picture === 0) [codes, seed] = [event.usage.output_tokens, event.seed];
+      caption.textContent = event.score === undefined ? '' : number(event.score, 1);
+      const save = add(caption, 'a', '', t('save'));
+      save.href = URL.createObjectURL(file);
+      save.download = `${body.prompt.slice(0, 20)}-${event.seed}.${event.output_format}`;
+      figure.classList.add('done');
+    },
+    note: () => t('painted')(codes, seed),
+  };
+};
+
 function say(error, note) {
   $('error').textContent = error;
   $('note').textContent = note;
@@ -359,15 +426,20 @@ async function write() {
   out.classList.add('writing');
   let text = '', last = {};
   try {
-    await ask(PATHS[tab], body, controller.signal, (event) => {
+    await ask(PATHS[tab], body, controller.signal, async (event) => {
+      if (paper.take) {
+        await paper.take(event);
+        text = ' ';
+        return;
+      }
       const delta = deltaOf(event);
       text += delta;
       if (delta !== '') paper.text(text, event);
       last = { ...last, ...event };
     });
     if (last.text) paper.text(last.text, last);
-    paper.end();
-    const note = [];
+    paper.end?.();
+    const note = paper.note ? [paper.note()] : [];
     if (last.usage) note.push(t('used')(last.usage.total_tokens, last.seed));
     const reason = last.finish_reason ?? last.choices?.[0]?.finish_reason;
     say('', reason === 'length' ? [t('cut'), ...note].join(' ') : note.join(''));
@@ -536,12 +608,24 @@ document.addEventListener('visibilitychange', watch);
 
 // ---- Beginning ----
 
-// What the server offers: its model, and the forms of poems.
+// A tab for pictures where a model paints, and none for text where no model writes.
+function showTabs(writer, painter) {
+  state.model = writer?.id ?? state.model;
+  state.painter = painter ?? null;
+  $('model').textContent = [writer, painter].filter(Boolean).map((model) => model.id).join(' · ');
+  for (const tab of tabs) tab.hidden = nameOf(tab) === 'paint' ? !painter : !writer;
+  const menu = $('panel-paint').elements.style;
+  for (const style of painter?.pictures.styles || []) add(menu, 'option', '', style).value = style;
+  if (painter && !writer) setTab('paint');
+}
+
+// What the server offers: its models, and the forms of poems.
 async function learn() {
   const list = async (path) => (await (await callWithKey(path)).json()).data;
   try {
-    state.model = (await list('/v1/models'))[0].id;
-    $('model').textContent = state.model;
+    const models = await list('/v1/models');
+    showTabs(models.find((model) => !model.pictures),
+      models.find((model) => model.pictures?.paints && model.pictures.sizes.length > 0));
     const poem = (await list('/v1/tasks')).find((task) => task.task === 'poem');
     const menu = $('panel-poem').elements.form;
     for (const form of poem?.forms || []) add(menu, 'option', '', form).value = form;

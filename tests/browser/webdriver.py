@@ -14,7 +14,7 @@ FLAGS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '-
          '--disable-background-networking', '--disable-component-update', '--disable-sync',
          '--hide-scrollbars']
 ELEMENT = 'element-6066-11e4-a52e-4f735466cecf'  # the key that the standard gives to elements
-ENTER, ARROW_RIGHT, ESCAPE = '\ue007', '\ue014', '\ue00c'
+ENTER, ARROW_LEFT, ARROW_RIGHT, ESCAPE = '\ue007', '\ue012', '\ue014', '\ue00c'
 
 
 class WebDriverError(Exception):

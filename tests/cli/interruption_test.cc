@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/cli/qianyi.h"
+#include "tests/support/paths.h"
 
 namespace qianyi::testing {
 namespace {
@@ -167,7 +168,7 @@ class Signals : public ::testing::TestWithParam<int> {
   // Starts the command, waits until it writes beside `destination`, and sends the signal.
   void Interrupt(const Arguments& command) {
     const size_t before = temp_.Names().size();
-    Process process(Arguments{QIANYI_BINARY} + command + Arguments{temp_ / "model"}, {});
+    Process process(Arguments{ProgramPath()} + command + Arguments{temp_ / "model"}, {});
     while (process.running() && temp_.Names().size() == before) {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
@@ -239,7 +240,7 @@ TEST(Resuming, GivesTheSameBytesAsWithoutAnInterruption) {
   const std::string journal = temp / ".model.partial/progress";
   // Until so many records are there.
   const auto kill_at = [&](size_t bytes) {
-    Process process(Arguments{QIANYI_BINARY} + convert, {});
+    Process process(Arguments{ProgramPath()} + convert, {});
     std::error_code none;
     while (process.running() && !(fs::file_size(journal, none) >= bytes && !none)) {
       std::this_thread::sleep_for(std::chrono::microseconds(100));

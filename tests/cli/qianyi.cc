@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "tests/support/paths.h"
 
 namespace qianyi::testing {
 namespace {
@@ -33,7 +34,7 @@ Arguments operator+(Arguments left, const Arguments& right) {
 }
 
 ProcessResult Qianyi(const Arguments& arguments, const ProcessOptions& options) {
-  return RunProcess(Arguments{QIANYI_BINARY} + arguments, options);
+  return RunProcess(Arguments{ProgramPath()} + arguments, options);
 }
 
 std::string Output(const Arguments& arguments) {
@@ -118,6 +119,6 @@ uint64_t LeastHostMiB(const Arguments& arguments) {
   return static_cast<uint64_t>(std::ceil(amount));
 }
 
-std::string Fixture(const std::string& name) { return absl::StrCat(QIANYI_FIXTURES, "/", name); }
+std::string Fixture(const std::string& name) { return FixturePath(name); }
 
 }  // namespace qianyi::testing

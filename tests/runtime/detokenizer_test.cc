@@ -12,6 +12,7 @@
 #include "runtime/tokenizers/gpt2_bpe.h"
 #include "runtime/tokenizers/sentencepiece_tokenizer.h"
 #include "runtime/tokenizers/utf8.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -20,18 +21,18 @@ using Ids = std::vector<int32_t>;
 
 const Tokenizer& English() {
   static const std::unique_ptr<Tokenizer> tokenizer =
-      *CommandTokenizer::Create(std::shared_ptr<const TextTokenizer>(
-                                    *Gpt2Bpe::Open(QIANYI_FIXTURES "/tokenizers/gpt2-vocab.json",
-                                                   QIANYI_FIXTURES "/tokenizers/gpt2-merges.txt")),
+      *CommandTokenizer::Create(std::shared_ptr<const TextTokenizer>(*Gpt2Bpe::Open(
+                                    qianyi::testing::FixturePath("tokenizers/gpt2-vocab.json"),
+                                    qianyi::testing::FixturePath("tokenizers/gpt2-merges.txt"))),
                                 *StandardCommands("glm-english"));
   return *tokenizer;
 }
 
 const Tokenizer& Chinese() {
-  static const std::unique_ptr<Tokenizer> tokenizer = *CommandTokenizer::Create(
-      std::shared_ptr<const TextTokenizer>(
-          *SentencePieceTokenizer::Open(QIANYI_FIXTURES "/tokenizers/cog-pretrain.model")),
-      *StandardCommands("glm-chinese"));
+  static const std::unique_ptr<Tokenizer> tokenizer =
+      *CommandTokenizer::Create(std::shared_ptr<const TextTokenizer>(*SentencePieceTokenizer::Open(
+                                    qianyi::testing::FixturePath("tokenizers/cog-pretrain.model"))),
+                                *StandardCommands("glm-chinese"));
   return *tokenizer;
 }
 

@@ -16,6 +16,7 @@
 #include "runtime/verify/fixture.h"
 #include "runtime/verify/verify.h"
 #include "tests/runtime/engine_setup.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -25,7 +26,7 @@ const Backend& Device() {
   return cuda::EmulatedCuda();
 }
 
-std::string Fixture(const std::string& name) { return std::string(QIANYI_FIXTURES) + "/" + name; }
+std::string Fixture(const std::string& name) { return qianyi::testing::FixturePath(name); }
 
 void ExpectVerified(const std::string& name, uint64_t device_bytes) {
   VerifyReport report("");
@@ -70,10 +71,11 @@ bool NeedsMissingKernels(const std::string& name) {
 // Folders below tests/fixtures whose kind has a model; some hold one folder per model family.
 std::vector<std::string> FoldersWithModels() {
   std::vector<std::string> folders;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(QIANYI_FIXTURES)) {
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(qianyi::testing::FixturePath())) {
     if (entry.path().filename() != "config.json") continue;
     const std::string folder =
-        std::filesystem::relative(entry.path().parent_path(), QIANYI_FIXTURES);
+        std::filesystem::relative(entry.path().parent_path(), qianyi::testing::FixturePath());
     const auto config = ReadJson(entry.path());
     if (!config.ok() || !config->contains("fixture") || folder.starts_with("tokenizer")) continue;
     if (!NeedsMissingKernels(folder)) folders.push_back(folder);

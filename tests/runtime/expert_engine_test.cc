@@ -13,6 +13,7 @@
 #include "runtime/storage/synth.h"
 #include "tests/runtime/engine_setup.h"
 #include "tests/runtime/faulty_reader.h"
+#include "tests/support/paths.h"
 #include "tests/support/temp_folder.h"
 
 namespace qianyi {
@@ -179,7 +180,7 @@ TEST(Glm4MoeConfigTest, NamesWhatIsWrong) {
 // What a later version drafts with comes along, and takes no memory until then.
 TEST(DraftLayerTest, IsStoredWhereThereIsOneAndNotLoaded) {
   const testing::TempFolder temp;
-  const std::string fixtures = QIANYI_FIXTURES;
+  const std::string fixtures = qianyi::testing::FixturePath();
   ASSERT_TRUE(Convert({.source = fixtures + "/glm4-moe",
                        .destination = temp / "with",
                        .format = {DType::kI4, 32}},

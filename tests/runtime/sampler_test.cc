@@ -15,6 +15,7 @@
 
 #include "nlohmann/json.hpp"
 #include "tests/runtime/verse/allocations.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -104,7 +105,7 @@ TEST(Sampler, FiltersAsTheOracleDoes) {
 
 // From the original CogView's filters: temperature, mask, top-k, top-p.
 TEST(Sampler, FiltersAsTheOriginalDoes) {
-  std::ifstream file(QIANYI_FIXTURES "/sampler-filter/cases.json");
+  std::ifstream file(qianyi::testing::FixturePath("sampler-filter/cases.json"));
   const nlohmann::json fixture = nlohmann::json::parse(file);
   const size_t masked_from = fixture.at("masked_from").get<size_t>();
   int compared = 0;

@@ -23,7 +23,7 @@ class ByReflection:
 
     def call(self, method, request, **options):
         kind = self.service.methods_by_name[method]
-        make = self.channel.unary_stream if method.endswith("Stream") else self.channel.unary_unary
+        make = self.channel.unary_stream if kind.server_streaming else self.channel.unary_unary
         answer = message_factory.GetMessageClass(kind.output_type)
         return make(f"/{self.service.full_name}/{method}",
                     request_serializer=type(request).SerializeToString,

@@ -13,11 +13,12 @@
 #include "runtime/tokenizers/glm_sentencepiece.h"
 #include "runtime/tokenizers/tokenizer.h"
 #include "runtime/tokenizers/tokenizer_json.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 
 inline std::string ChatFixture(const std::string& path) {
-  std::ifstream file(QIANYI_FIXTURES "/" + path, std::ios::binary);
+  std::ifstream file(qianyi::testing::FixturePath(path), std::ios::binary);
   EXPECT_TRUE(file.good()) << path;
   return {std::istreambuf_iterator<char>(file), {}};
 }

@@ -12,6 +12,7 @@
 #include "runtime/storage/checkpoint.h"
 #include "runtime/tokenizers/tokenizer.h"
 #include "tests/runtime/storage/storage_testing.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -20,7 +21,7 @@ using absl::StatusCode;
 using testing::FailsWith;
 using testing::ReadText;
 
-const std::string kFolder = std::string(QIANYI_FIXTURES) + "/gguf/";
+const std::string kFolder = qianyi::testing::FixturePath("gguf/");
 
 absl::StatusOr<Gguf> Parse(const std::string& text) { return Gguf::Read(MemoryBytes(text)); }
 
@@ -161,7 +162,7 @@ TEST(Gguf, TokenizersAreTheOnesTheyCameFrom) {
     EXPECT_TRUE(opened.ok()) << opened.status();
     return opened.ok() ? *std::move(opened) : nullptr;
   };
-  const std::string originals = std::string(QIANYI_FIXTURES) + "/glm-tokenizers/";
+  const std::string originals = qianyi::testing::FixturePath("glm-tokenizers/");
   for (const auto& [gguf, original, name] :
        {std::tuple{"chatglm/one/tiny.gguf", "tokenizer.json", "tokenizer.json"},
         std::tuple{"spm/tiny.gguf", "chatglm.model", "tokenizer.model"}}) {

@@ -9,6 +9,7 @@
 #include "runtime/checkpoints/byte_source.h"
 #include "runtime/checkpoints/zip.h"
 #include "tests/runtime/storage/storage_testing.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -17,7 +18,7 @@ using absl::StatusCode;
 using testing::FailsWith;
 using testing::ReadText;
 
-const std::string kFolder = std::string(QIANYI_FIXTURES) + "/torch-checkpoints/";
+const std::string kFolder = qianyi::testing::FixturePath("torch-checkpoints/");
 
 absl::StatusOr<std::vector<SourceTensor>> Parse(const std::string& text) {
   return ReadTorchContents(MemoryBytes(text));

@@ -10,6 +10,7 @@
 #include "runtime/storage/file_util.h"
 #include "runtime/tokenizers/glm_sentencepiece.h"
 #include "tests/runtime/engine_setup.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -155,7 +156,7 @@ TEST(ChatGlm6bTest, WhatIsMissingIsAdded) {
 class PostNormTextTest : public ::testing::Test {
  protected:
   PostNormTextTest() {
-    const std::string path = std::string(QIANYI_FIXTURES) + "/glm-tokenizers/icetk-bpe.model";
+    const std::string path = qianyi::testing::FixturePath("glm-tokenizers/icetk-bpe.model");
     const auto file = ReadTextFile(path, 1 << 24);
     EXPECT_TRUE(file.ok()) << file.status();
     auto opened = ParseIcetk(*file, {.image_tokens = 20}, path);

@@ -14,6 +14,17 @@
 namespace qianyi {
 namespace {
 
+// What others would compute meanwhile.
+class CountingObserver : public WaitObserver {
+ public:
+  void OnWait() override {
+    ++waits;
+    waits.notify_all();
+  }
+  void OnGoOn() override { ++goes; }
+  std::atomic<int> waits{0}, goes{0};
+};
+
 // A sweep over blocks of many sizes in one file in memory.
 class BlockLoaderTest : public testing::Test {
  protected:
@@ -65,6 +76,7 @@ class BlockLoaderTest : public testing::Test {
   // variables are gone.
   std::mt19937 random_{9};
   std::atomic<bool> broken_{true};
+  CountingObserver observer_;
   std::unique_ptr<BlockLoader> loader_;
 };
 
@@ -78,6 +90,27 @@ TEST_F(BlockLoaderTest, SweepsRoundAndRound) {
   // Five laps of the streamed ones, the resident ones once, and what is in the ring already.
   EXPECT_GE(loader_->read_bytes(), 5 * streamed);
   EXPECT_LE(loader_->read_bytes(), 5 * streamed + loader_->resident_read_bytes() + (7 << 20));
+}
+
+TEST_F(BlockLoaderTest, SaysWhenItWaitsAndWhenItGoesOn) {
+  for (const double resident_share : {0.0, 1.0}) {
+    loader_.reset();
+    sweep_.clear();
+    observer_.waits = observer_.goes = 0;
+    // Nothing is read until somebody was told of the wait.
+    Make(4, 16 << 20, resident_share, [this](uint64_t) {
+      observer_.waits.wait(0);
+      return Fault{};
+    });
+    loader_->Observe(&observer_);
+    for (int i = 0; i < 4; ++i) ASSERT_TRUE(Use(i).ok());
+    EXPECT_GE(observer_.waits, 1);
+    EXPECT_EQ(observer_.waits, observer_.goes);
+    // What is there needs no waiting.
+    const int waits = observer_.waits;
+    for (int i = 0; i < 4 && resident_share > 0; ++i) ASSERT_TRUE(Use(i).ok());
+    EXPECT_EQ(observer_.waits, waits);
+  }
 }
 
 TEST_F(BlockLoaderTest, SmallestRing) {

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -170,7 +171,7 @@ TEST(ParseCommands, NamesTheWrongField) {
 
 std::vector<CommandToken> FixtureCommands(const std::string& folder, const std::string& field,
                                           const std::string& variant) {
-  std::ifstream file(QIANYI_FIXTURES "/" + folder + "/config.json");
+  std::ifstream file(qianyi::testing::FixturePath(folder) + "/config.json");
   return *ParseCommands(nlohmann::json::parse(file).at(field).at(variant).at("commands"));
 }
 

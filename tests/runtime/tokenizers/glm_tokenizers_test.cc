@@ -22,6 +22,7 @@
 #include "runtime/tokenizers/word_scanner.h"
 #include "tests/runtime/tokenizers/sentencepiece_file.h"
 #include "tests/runtime/tokenizers/sentencepiece_library.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -31,7 +32,7 @@ using Ids = std::vector<int32_t>;
 using TokenizerOr = absl::StatusOr<std::unique_ptr<Tokenizer>>;
 
 std::string Fixture(const std::string& name) {
-  std::ifstream file(QIANYI_FIXTURES "/glm-tokenizers/" + name, std::ios::binary);
+  std::ifstream file(qianyi::testing::FixturePath("glm-tokenizers/" + name), std::ios::binary);
   EXPECT_TRUE(file.good()) << name;
   return {std::istreambuf_iterator<char>(file), {}};
 }

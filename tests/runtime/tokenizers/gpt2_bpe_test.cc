@@ -12,6 +12,7 @@
 
 #include "nlohmann/json.hpp"
 #include "runtime/tokenizers/utf8.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -20,8 +21,9 @@ using Ids = std::vector<int32_t>;
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
 const Gpt2Bpe& English() {
-  static const std::unique_ptr<Gpt2Bpe> bpe = *Gpt2Bpe::Open(
-      QIANYI_FIXTURES "/tokenizers/gpt2-vocab.json", QIANYI_FIXTURES "/tokenizers/gpt2-merges.txt");
+  static const std::unique_ptr<Gpt2Bpe> bpe =
+      *Gpt2Bpe::Open(qianyi::testing::FixturePath("tokenizers/gpt2-vocab.json"),
+                     qianyi::testing::FixturePath("tokenizers/gpt2-merges.txt"));
   return *bpe;
 }
 
@@ -151,7 +153,7 @@ struct BadFile {
   const char* message;
 };
 
-class Gpt2BpeBadFile : public testing::TestWithParam<BadFile> {};
+class Gpt2BpeBadFile : public ::testing::TestWithParam<BadFile> {};
 
 TEST_P(Gpt2BpeBadFile, IsRefusedWithItsName) {
   const auto bpe =
@@ -162,18 +164,19 @@ TEST_P(Gpt2BpeBadFile, IsRefusedWithItsName) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, Gpt2BpeBadFile,
-    testing::Values(BadFile{"", "", "vocab.json: not a JSON object"},
-                    BadFile{"[1]", "", "vocab.json: not a JSON object"},
-                    BadFile{"{}", "", "vocab.json: not a JSON object"},
-                    BadFile{R"({"a": -1})", "", "token \"a\" has the id -1"},
-                    BadFile{R"({"a": 1.5})", "", "token \"a\" has the id 1.5"},
-                    BadFile{R"({"a": "1"})", "", "token \"a\" has the id string"},
-                    BadFile{R"({"a": 99999999999})", "", "has the id 99999999999"},
-                    BadFile{R"({"a": 1048576})", "", "integers from 0 to 1048575"},
-                    BadFile{R"({"a": 1, "b": 1})", "", "id 1 belongs to two tokens"},
-                    BadFile{R"({"a": 1})", "a\n", "merges.txt: line 1 is not two symbols"},
-                    BadFile{R"({"a": 1})", "#version\na b c\n", "merges.txt: line 2 is not two"},
-                    BadFile{R"({"a": 1})", "a b\n\xFF \xFF\n", "merges.txt: line 2 is not UTF-8"}));
+    ::testing::Values(BadFile{"", "", "vocab.json: not a JSON object"},
+                      BadFile{"[1]", "", "vocab.json: not a JSON object"},
+                      BadFile{"{}", "", "vocab.json: not a JSON object"},
+                      BadFile{R"({"a": -1})", "", "token \"a\" has the id -1"},
+                      BadFile{R"({"a": 1.5})", "", "token \"a\" has the id 1.5"},
+                      BadFile{R"({"a": "1"})", "", "token \"a\" has the id string"},
+                      BadFile{R"({"a": 99999999999})", "", "has the id 99999999999"},
+                      BadFile{R"({"a": 1048576})", "", "integers from 0 to 1048575"},
+                      BadFile{R"({"a": 1, "b": 1})", "", "id 1 belongs to two tokens"},
+                      BadFile{R"({"a": 1})", "a\n", "merges.txt: line 1 is not two symbols"},
+                      BadFile{R"({"a": 1})", "#version\na b c\n", "merges.txt: line 2 is not two"},
+                      BadFile{R"({"a": 1})", "a b\n\xFF \xFF\n",
+                              "merges.txt: line 2 is not UTF-8"}));
 
 TEST(Gpt2Bpe, MissingFilesAreNotFound) {
   EXPECT_EQ(Gpt2Bpe::Open("/nowhere/vocab.json", "/nowhere/merges.txt").status().code(),

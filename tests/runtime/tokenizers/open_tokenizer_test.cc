@@ -8,6 +8,7 @@
 
 #include "runtime/tokenizers/tokenizer.h"
 #include "tests/runtime/tokenizers/sentencepiece_file.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -18,7 +19,7 @@ using Ids = std::vector<int32_t>;
 constexpr const char* kVocabulary = R"({"a": 0, "b": 1, "ab": 2})";
 constexpr const char* kMerges = "#version: 0.2\na b\n";
 
-class OpenTokenizerTest : public testing::Test {
+class OpenTokenizerTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const std::string pattern = (fs::temp_directory_path() / "qianyi-tokenizer-XXXXXX").string();
@@ -77,7 +78,7 @@ TEST_F(OpenTokenizerTest, ATokenizerModelIsWhoseTheConfigSays) {
 }
 
 TEST_F(OpenTokenizerTest, FindsTheFilesOfTheChatModels) {
-  const fs::path fixtures = QIANYI_FIXTURES "/glm-tokenizers";
+  const fs::path fixtures = qianyi::testing::FixturePath("glm-tokenizers");
   const auto take = [&](const char* from, const char* to) {
     fs::copy_file(fixtures / from, folder_ / to, fs::copy_options::overwrite_existing);
   };

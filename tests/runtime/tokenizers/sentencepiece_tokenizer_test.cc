@@ -16,6 +16,7 @@
 #include "runtime/tokenizers/utf8.h"
 #include "tests/runtime/tokenizers/sentencepiece_file.h"
 #include "tests/runtime/tokenizers/sentencepiece_library.h"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -29,7 +30,8 @@ std::string ReadFile(const std::string& path) {
 }
 
 const std::string& CogFile() {
-  static const std::string file = ReadFile(QIANYI_FIXTURES "/tokenizers/cog-pretrain.model");
+  static const std::string file =
+      ReadFile(qianyi::testing::FixturePath("tokenizers/cog-pretrain.model"));
   return file;
 }
 

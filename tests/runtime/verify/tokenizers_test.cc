@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
@@ -45,16 +46,17 @@ absl::Status Verify(const std::string& folder, VerifyReport& report) {
 }
 
 // A copy of a fixture folder that may be changed, beside the files it names.
-class VerifyTokenizers : public testing::TestWithParam<const char*> {
+class VerifyTokenizers : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     const std::string pattern = (fs::temp_directory_path() / "qianyi-verify-XXXXXX").string();
     std::vector<char> name(pattern.c_str(), pattern.c_str() + pattern.size() + 1);
     ASSERT_NE(mkdtemp(name.data()), nullptr);
     parent_ = name.data();
-    fs::create_directory_symlink(QIANYI_FIXTURES "/tokenizers", parent_ / "tokenizers");
+    fs::create_directory_symlink(qianyi::testing::FixturePath("tokenizers"),
+                                 parent_ / "tokenizers");
     folder_ = parent_ / GetParam();
-    fs::copy(fs::path(QIANYI_FIXTURES) / GetParam(), folder_);
+    fs::copy(fs::path(qianyi::testing::FixturePath()) / GetParam(), folder_);
   }
   void TearDown() override { fs::remove_all(parent_); }
 
@@ -94,7 +96,8 @@ class VerifyTokenizers : public testing::TestWithParam<const char*> {
   fs::path folder_;
 };
 
-INSTANTIATE_TEST_SUITE_P(All, VerifyTokenizers, testing::Values("tokenizer-gpt2", "tokenizer-cog"));
+INSTANTIATE_TEST_SUITE_P(All, VerifyTokenizers,
+                         ::testing::Values("tokenizer-gpt2", "tokenizer-cog"));
 
 TEST_P(VerifyTokenizers, TheReferenceHolds) {
   VerifyReport report("");

@@ -13,6 +13,7 @@
 #include "tests/runtime/verse/allocations.h"
 #include "tests/runtime/verse/fake_tokenizer.h"
 #include "tests/runtime/verse/walk.h"
+#include "tests/support/paths.h"
 #include "tests/support/temp_folder.h"
 
 namespace qianyi {
@@ -58,7 +59,7 @@ TEST(VerseEngineTest, WritesWithTheVocabularyOfGlmChinese) {
   qianyi::testing::TempFolder folder;
   qianyi::testing::WriteText(
       folder / "cog-pretrain.model",
-      qianyi::testing::ReadText(QIANYI_FIXTURES "/tokenizers/cog-pretrain.model"));
+      qianyi::testing::ReadText(qianyi::testing::FixturePath("tokenizers/cog-pretrain.model")));
   const auto tokenizer = OpenTokenizer(folder.path());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const VerseTokens tokens(**tokenizer);
