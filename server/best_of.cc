@@ -35,6 +35,10 @@ class BestOf final : public CallListener {
     Keep(choice,
          [tokens = std::move(tokens)](CallListener& to, int place) { to.OnTokens(place, tokens); });
   }
+  void OnStop(int choice, std::string_view stop) override {
+    Keep(choice,
+         [stop = std::string(stop)](CallListener& to, int place) { to.OnStop(place, stop); });
+  }
   void OnBlankEnd(int choice, int blank, FinishReason why) override {
     Keep(choice, [blank, why](CallListener& to, int place) { to.OnBlankEnd(place, blank, why); });
   }

@@ -111,7 +111,7 @@ absl::StatusOr<InferRequest> ReadInfer(const std::string& model, const json& bod
     return BadParam("parameters", "parameters must be an object");
   }
   for (const auto& [name, value] : parameters.items()) {
-    if (!IsParameter(name)) {
+    if (!IsParameter(name) || name == "top_logprobs") {  // there is no tensor for them
       const std::string where = "parameters." + name.substr(0, 100);
       return BadParam(where, absl::StrFormat("%s is not supported here; remove it", where));
     }

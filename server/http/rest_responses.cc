@@ -221,6 +221,8 @@ absl::Status TakeParameters(RestBody& body, RestRequest* request) {
   if (status.ok()) status = body.TakeString("model", &request->text.model);
   if (status.ok()) status = body.TakeTier(&request->text.batch);
   if (status.ok()) status = body.TakeRest(&parameters);
+  request->text.streamed = request->stream;
+  if (status.ok()) status = RefuseTopLogprobs(parameters, "ask for a chat completion");
   if (status.ok() && parameters.n != 1) {
     status = BadParam("n", "n must be 1 for responses; send the request again with another seed");
   }

@@ -177,6 +177,35 @@ class Completion(ServerTest):
             self.assertLessEqual(answer["usage"]["completion_tokens"], 3)
 
 
+class OtherShapes(ServerTest):
+    """What has no place for them says so."""
+
+    def test_refused_by_name(self):
+        turn = [{"role": "user", "content": "你好"}]
+        bodies = (("/v1/responses", {"input": "你好", "max_output_tokens": 8}),
+                  ("/v1/messages", {"messages": turn, "max_tokens": 8}))
+        for path, body in bodies:
+            for fields, word in (({"top_logprobs": 2}, "top_logprobs"),
+                                 ({"best_of": 2, "stream": True}, "best_of")):
+                status, answer = self.server.post(path, {**body, **fields})
+                self.assertEqual(status, 400, answer)
+                self.assertIn(word, answer["error"]["message"])
+        tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["春"]}
+        status, answer = self.server.post("/v2/models/poet/infer", {
+            "inputs": [tensor], "parameters": {"top_logprobs": 2, "max_tokens": 4}})
+        self.assertEqual(status, 400, answer)
+        self.assertIn("parameters.top_logprobs", answer["error"])
+
+    def test_the_best_message_says_where_it_stopped(self):
+        body = {"messages": [{"role": "user", "content": "李白是谁？"}], "max_tokens": 40, "seed": 1}
+        free = self.server.post("/v1/messages", body)[1]["content"][0]["text"]
+        stops = {**body, "temperature": 0, "best_of": 3, "stop_sequences": [free[3]]}
+        answer = self.server.post("/v1/messages", stops)[1]
+        if answer["stop_reason"] == "stop_sequence":
+            self.assertEqual(answer["stop_sequence"], free[3])
+        self.assertIn("stop_reason", answer)
+
+
 class Grpc(ByReflection, ServerTest):
 
     def test_the_same_as_rest(self):
