@@ -28,6 +28,8 @@ struct Engine::Call {
     Sequence& sequence = generation.sequence;
     LoadedModel::Attach(request.adapter.get(), &sequence);
     sequence.pages.reserve(KvCache::PagesFor(sequence.prefix_slots + generation.max_cached()));
+    sequence.pooled = sink->dimensions() > 0;
+    pooled.resize(static_cast<size_t>(sink->dimensions()));
   }
 
   uint64_t id = 0;
@@ -35,7 +37,8 @@ struct Engine::Call {
   std::shared_ptr<Sink> sink;
   std::unique_ptr<Constraint> constraint;  // or null
   Generation generation;
-  uint64_t sampled = 0;  // index of its next random number
+  uint64_t sampled = 0;        // index of its next random number
+  std::vector<double> pooled;  // sum of its hidden states, where their mean is wanted
   // Candidates of the same prompt until they have places. Then each names this one, until the
   // slots that they share have been computed.
   std::vector<std::unique_ptr<Call>> followers;
@@ -331,6 +334,7 @@ void Engine::RunStep() {
     return;
   }
   StartFollowers();
+  PoolHidden();
   const Tensor logits = loaded_->pass().host_logits();
   for (int64_t row = 0; row < logits.rows; ++row) {
     Call* call = running_[step_.sequences[step_.logit_tokens[row]]].get();
@@ -339,11 +343,41 @@ void Engine::RunStep() {
   CountStep(step_.size() - logits.rows, logits.rows, begin);
 }
 
+// Adds up the final hidden states of prompts that want their mean, in the order of their tokens:
+// however a prompt was split, the sum is the same.
+void Engine::PoolHidden() {
+  if (!step_.wants_hidden) return;
+  const Tensor hidden = loaded_->pass().host_hidden();
+  for (int64_t row = 0; row < hidden.rows;) {
+    Call* call = running_[step_.sequences[row]].get();
+    int64_t end = row + 1;
+    while (end < hidden.rows && step_.sequences[end] == step_.sequences[row]) ++end;
+    const Sequence& sequence = call->generation.sequence;
+    const int64_t first = sequence.cached - (end - row);  // what it had before this step
+    const int64_t last = call->generation.prompt_tokens();
+    for (int64_t at = first; sequence.pooled && row < end && at < last; ++at, ++row) {
+      for (int64_t i = 0; i < hidden.cols; ++i) {
+        call->pooled[static_cast<size_t>(i)] += static_cast<double>(hidden.f32(row)[i]);
+      }
+    }
+    row = end;
+    if (!sequence.pooled || sequence.pending() > 0) continue;
+    call->sink->SetMean(call->pooled, last);
+    Finish(call, absl::OkStatus());
+  }
+}
+
 void Engine::TakeToken(Call* call, std::span<float> logits) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
-  if (call->constraint != nullptr) call->constraint->Mask(logits);
   const int32_t forced = call->constraint == nullptr ? -1 : call->constraint->Forced();
+  if (call->constraint != nullptr) {
+    const SamplingParams& sampling = request.sampling;
+    if (forced < 0 && sampling.report_unmasked && WantsLogprobs(sampling)) {
+      sampler_.Remember(logits);
+    }
+    call->constraint->Mask(logits);
+  }
   if (forced >= 0) {
     event.token.token = forced;
     event.token.logprob = static_cast<float>(LogProbabilityAt(logits, forced));

@@ -63,7 +63,8 @@ class Engine {
 
   // InvalidArgument (names the field and its limit), ResourceExhausted when the queue is full.
   // The id is for Cancel. `sink` must have room for MaxEvents(request). With a `constraint` the
-  // prompt has one blank.
+  // prompt has one blank. A sink of dimensions gets the mean of the prompt's final hidden states,
+  // and no tokens.
   absl::StatusOr<uint64_t> Submit(GenerateRequest request, std::shared_ptr<Sink> sink,
                                   std::unique_ptr<Constraint> constraint = nullptr);
   // Several generations of one prompt, with their own sampling (that of `request` is not used): the
@@ -96,6 +97,7 @@ class Engine {
   void Place(std::unique_ptr<Call> call, bool runs);
   void StartFollowers();
   void RunStep();
+  void PoolHidden();
   void TakeToken(Call* call, std::span<float> logits);
   void CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds);
   void NextBlank(Call* call, FinishReason why);

@@ -146,7 +146,8 @@ absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
     status = model_->Run(stage, step, *pass_);
     if (status.ok() && observe) observe(stage, *pass_);
   }
-  pass_->End();
+  if (status.ok() && step.wants_hidden) model_->FinalNorm(pass_->hidden(), *pass_);
+  pass_->End(status.ok() && step.wants_hidden);
   if (backend_.failed()) {
     return absl::InternalError(absl::StrFormat(
         "the device (%s) failed; the program must be started again", backend_.variant));

@@ -38,6 +38,9 @@ class Model {
   // be read.
   virtual absl::Status Run(int stage, const Step& step, Pass& pass) const = 0;
 
+  // Enqueues the norm between the last layer and the head, over `rows` and in place.
+  virtual void FinalNorm(Tensor rows, Pass& pass) const = 0;
+
   // Lays out prompt ids: positions, what is bidirectional, which blanks to fill.
   // InvalidArgument for ids outside the vocabulary and prompts that are too long.
   virtual absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const = 0;

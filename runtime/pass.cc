@@ -187,10 +187,14 @@ const void* Pass::UploadBytes(const void* data, int64_t bytes) {
   return there;
 }
 
-void Pass::End() {
+void Pass::End(bool hidden_too) {
   if (device_ != nullptr && logit_rows_ > 0) {
     backend_.download(staging_.logits, buffers_.logits,
                       logit_rows_ * spec_.vocab_size * sizeof(float), stream_);
+  }
+  if (device_ != nullptr && hidden_too && tokens_ > 0) {
+    backend_.download(staging_.hidden, buffers_.hidden, tokens_ * spec_.hidden_size * sizeof(float),
+                      stream_);
   }
   backend_.synchronize(stream_);
 }

@@ -54,8 +54,9 @@ class Pass {
 
   const Limits& limits() const { return limits_; }
   void Begin(const Step& step);
-  // Brings the logits to the host, behind all work of the step, and waits for it.
-  void End();
+  // Brings the logits, and the hidden states if they are wanted, to the host, behind all work of
+  // the step, and waits for it.
+  void End(bool hidden_too = false);
 
   Tensor hidden() const { return Rows(buffers_.hidden, spec_.hidden_size, tokens_); }
   int64_t tokens() const { return tokens_; }
@@ -66,6 +67,10 @@ class Pass {
   // The same in the host's memory, from End() to the next Begin().
   Tensor host_logits() const {
     return device_ == nullptr ? logits() : Rows(staging_.logits, spec_.vocab_size, logit_rows_);
+  }
+  // Of all tokens, after End(true).
+  Tensor host_hidden() const {
+    return device_ == nullptr ? hidden() : Rows(staging_.hidden, spec_.hidden_size, tokens_);
   }
   // Final-norm output of step.logit_tokens.
   Tensor head_input() const { return Rows(buffers_.head_input, spec_.hidden_size, logit_rows_); }

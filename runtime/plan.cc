@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -187,6 +188,28 @@ void PlaceOnHost(const Needs& needs, uint64_t room, ModelPlan* plan) {
   }
 }
 
+// Divides `room` bytes of RAM among models: nobody gets more than it can use in every step before
+// the others have as much or all they can use. So a small model stays in memory beside a large one
+// that streams, and computes while that one waits.
+std::vector<uint64_t> HostShares(std::span<const Needs> needs, uint64_t room) {
+  const auto wanted = [&](size_t i) {
+    const ModelPlan& plan = needs[i].plan;
+    return plan.weight_bytes - plan.device_bytes + MostExpertCache(needs[i]) -
+           LeastExpertCache(needs[i]);
+  };
+  std::vector<size_t> order(needs.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return wanted(a) < wanted(b); });
+  std::vector<uint64_t> shares(needs.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    shares[order[i]] = std::min(wanted(order[i]), room / (order.size() - i));
+    room -= shares[order[i]];
+  }
+  for (uint64_t& share : shares) share += room / shares.size();  // for rows of embeddings
+  return shares;
+}
+
 }  // namespace
 
 int64_t StepTokens(const ModelUse& use) {
@@ -260,14 +283,15 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
     ModelPlan& it = model.plan;
     const double share =
         total_weights > 0 ? (it.weight_bytes + it.expert_bytes) / total_weights : 0;
-    if (device) {
-      it.device_bytes = SpreadEvenly(*it.use.file, true, Tier::kDevice,
-                                     static_cast<uint64_t>(device_room * share), &it.tiers);
-    }
-    PlaceOnHost(
-        model,
-        LeastRing(model) + LeastExpertCache(model) + static_cast<uint64_t>(host_room * share), &it);
-    plan.models.push_back(std::move(it));
+    if (!device) break;
+    it.device_bytes = SpreadEvenly(*it.use.file, true, Tier::kDevice,
+                                   static_cast<uint64_t>(device_room * share), &it.tiers);
+  }
+  const std::vector<uint64_t> shares = HostShares(needs, host_room);
+  for (size_t i = 0; i < needs.size(); ++i) {
+    Needs& model = needs[i];
+    PlaceOnHost(model, LeastRing(model) + LeastExpertCache(model) + shares[i], &model.plan);
+    plan.models.push_back(std::move(model.plan));
   }
   return plan;
 }

@@ -79,13 +79,11 @@ Sampler::Sampler(int64_t vocab_size)
 
 void Sampler::Sample(const SamplingParams& params, std::span<float> logits,
                      std::span<const int32_t> history, uint64_t index, SampledToken* out) {
-  const bool wants_logprobs = params.report_logprob || params.logprobs > 0;
   const bool modifies = !params.logit_bias.empty() || HasPenalties(params);
-  std::span<const float> original = logits;
-  if (wants_logprobs && modifies) {
-    std::copy(logits.begin(), logits.end(), unmodified_.begin());
-    original = std::span(unmodified_).first(logits.size());
-  }
+  if (WantsLogprobs(params) && modifies && !remembered_) Remember(logits);
+  const std::span<const float> original =
+      remembered_ ? std::span<const float>(unmodified_).first(logits.size()) : logits;
+  remembered_ = false;
   Modify(params, logits, history);
   if (params.temperature == 0) {
     out->token = IndexOfLargest(logits);
@@ -94,9 +92,19 @@ void Sampler::Sample(const SamplingParams& params, std::span<float> logits,
     const int64_t drawn = IndexAtFraction(Candidates(), UniformAt(params.seed, index));
     out->token = drawn < 0 ? 0 : Token(drawn);
   }
+  Report(params, original, out);
+}
+
+void Sampler::Remember(std::span<const float> logits) {
+  std::copy(logits.begin(), logits.end(), unmodified_.begin());
+  remembered_ = true;
+}
+
+void Sampler::Report(const SamplingParams& params, std::span<const float> original,
+                     SampledToken* out) {
   out->logprob = 0;
   out->top.clear();
-  if (!wants_logprobs) return;
+  if (!WantsLogprobs(params)) return;
   ReportTop(original, params.logprobs, &out->top);
   const float largest = Largest(original);
   SoftmaxWeights(original, largest, 1.0f, weights_.data());
@@ -159,7 +167,7 @@ void Sampler::Penalize(const SamplingParams& params, std::span<float> logits,
 void Sampler::ReportTop(std::span<const float> logits, int32_t count,
                         std::vector<TokenLogprob>* top) {
   if (count <= 0) return;
-  top->reserve(kMaxLogprobs + 1);
+  top->reserve(static_cast<size_t>(count));  // a Sink has done so before
   constexpr size_t kBlock = 256;
   for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
     const std::span<const float> block =

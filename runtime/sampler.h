@@ -23,9 +23,13 @@ struct SamplingParams {
   uint64_t seed = 0;
   int32_t logprobs = 0;  // alternatives to report, 0..20
   bool report_logprob = false;
+  bool report_unmasked = false;  // of the model's own distribution, where a constraint narrows it
   std::vector<std::pair<int32_t, float>> logit_bias;  // at most 1,024, each [-100, 100]
 };
 
+inline bool WantsLogprobs(const SamplingParams& params) {
+  return params.report_logprob || params.logprobs > 0;
+}
 // InvalidArgument that names the field, its value and the limit.
 absl::Status Validate(const SamplingParams& params, int64_t vocab_size);
 
@@ -57,6 +61,9 @@ class Sampler {
   // is never taken; when all are NaN or -infinity the token is 0 with logprob -infinity.
   void Sample(const SamplingParams& params, std::span<float> logits,
               std::span<const int32_t> history, uint64_t index, SampledToken* out);
+  // What the next Sample reports logprobs of, instead of the logits it is given: the model's own,
+  // before something masks them.
+  void Remember(std::span<const float> logits);
 
   // The distribution Sample draws from, as `out` [vocab_size]; greedy gives one token all.
   void Probabilities(const SamplingParams& params, std::span<float> logits,
@@ -67,6 +74,7 @@ class Sampler {
               std::span<const int32_t> history);
   void Penalize(const SamplingParams& params, std::span<float> logits,
                 std::span<const int32_t> history);
+  void Report(const SamplingParams& params, std::span<const float> original, SampledToken* out);
   void ReportTop(std::span<const float> logits, int32_t count, std::vector<TokenLogprob>* top);
   void Filter(const SamplingParams& params, std::span<const float> logits);
   std::span<const float> Candidates() const {
@@ -84,6 +92,7 @@ class Sampler {
   bool listed_ = false;
   std::vector<float> scratch_;
   std::vector<float> unmodified_;  // the logits as they came, when they are still needed
+  bool remembered_ = false;        // those of the next Sample
   std::vector<int32_t> counts_;    // zero between calls
 };
 

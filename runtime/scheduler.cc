@@ -22,7 +22,8 @@ void AddTokens(Sequence& sequence, int32_t index, int32_t count, Step* step) {
     step->sequences.push_back(index);
   }
   sequence.cached += count;
-  if (sequence.pending() == 0) {
+  step->wants_hidden |= sequence.pooled;
+  if (sequence.pending() == 0 && !sequence.pooled) {
     step->logit_tokens.push_back(static_cast<int32_t>(step->size()) - 1);
   }
 }

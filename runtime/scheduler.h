@@ -19,7 +19,8 @@ struct SchedulerLimits {
 //      room ends; a bidirectional context rides whole or waits, and holds back those behind it
 //      so that it cannot starve.
 // A bidirectional context longer than `prompt_tokens` must have been refused on admission.
-// Advances `cached` of the sequences it chose; logits are asked for where nothing is pending.
+// Advances `cached` of the sequences it chose; logits are asked for where nothing is pending, or
+// hidden states where those are wanted instead.
 void ScheduleStep(std::span<Sequence* const> sequences, std::span<const int> order,
                   const SchedulerLimits& limits, Step* step);
 

@@ -41,6 +41,7 @@ struct Sequence {
   int32_t bidirectional = 0;
   int32_t cached = 0;
   std::vector<int32_t> pages;  // of the key-value cache
+  bool pooled = false;         // its final hidden states are wanted, and no logits
   // What it runs with besides the model, or null; whoever owns the sequence keeps it alive.
   const Adapter* adapter = nullptr;
   int32_t prefix_slots = 0;  // of the adapter, before its own: they take no positions

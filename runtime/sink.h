@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -44,6 +46,20 @@ class Sink {
     for (TokenEvent& event : events_) event.token.top.reserve(logprobs);
   }
 
+  // For the mean of a prompt's final hidden states, of so many dimensions: no event comes.
+  struct Mean {
+    int64_t dimensions = 0;
+  };
+  explicit Sink(Mean mean, Bell* bell = nullptr)
+      : bell_(bell), mean_(static_cast<size_t>(mean.dimensions)) {}
+  int64_t dimensions() const { return static_cast<int64_t>(mean_.size()); }
+
+  // Engine: before Close.
+  void SetMean(std::span<const double> sum, int64_t count) {
+    for (size_t i = 0; i < mean_.size(); ++i) {
+      mean_[i] = static_cast<float>(sum[i] / static_cast<double>(count));
+    }
+  }
   // Engine: fills Next(), then publishes it; Close is the last call.
   TokenEvent& Next() { return events_[written_]; }
   void Publish() {
@@ -73,6 +89,8 @@ class Sink {
     return more ? &events_[read_++] : nullptr;
   }
   const absl::Status& status() const { return status_; }
+  // Once it ended well.
+  std::span<const float> mean() const { return mean_; }
 
  private:
   void Advance() {
@@ -88,6 +106,7 @@ class Sink {
   bool closed_ = false;  // writer only
   int64_t read_ = 0;     // reader only
   absl::Status status_;
+  std::vector<float> mean_;
   std::atomic<uint64_t> progress_{0};  // events published * 2 + closed
 };
 

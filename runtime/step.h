@@ -33,6 +33,8 @@ struct Step {
   // Tokens whose logits are wanted (indices into the above), in order.
   std::vector<int32_t> logit_tokens;
 
+  bool wants_hidden = false;  // the final hidden states of all tokens
+
   // Set: attention is over these slots instead of the leading `visible` ones. Not owned.
   const SparseStep* sparse = nullptr;
 
@@ -52,6 +54,7 @@ struct Step {
     slots.clear();
     pages.clear();
     adapters.clear();
+    wants_hidden = false;
   }
 };
 

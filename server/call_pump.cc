@@ -13,7 +13,7 @@ CallPump::~CallPump() {
   thread_.join();
 }
 
-uint64_t CallPump::Add(std::unique_ptr<TextCall> call) {
+uint64_t CallPump::Add(std::unique_ptr<PumpedCall> call) {
   const uint64_t id = next_id_++;
   ++active_;
   {

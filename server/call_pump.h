@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "runtime/sink.h"
-#include "server/text_call.h"
+#include "server/pumped_call.h"
 
 namespace qianyi {
 
@@ -23,7 +23,7 @@ class CallPump {
 
   Bell* bell() { return &bell_; }
   // Takes the call over; the id is for Cancel.
-  uint64_t Add(std::unique_ptr<TextCall> call);
+  uint64_t Add(std::unique_ptr<PumpedCall> call);
   // A no-op once the call has ended.
   void Cancel(uint64_t id);
   void CancelAll();
@@ -34,13 +34,13 @@ class CallPump {
 
   Bell bell_;
   std::mutex mutex_;  // guards the next four
-  std::vector<std::pair<uint64_t, std::unique_ptr<TextCall>>> added_;
+  std::vector<std::pair<uint64_t, std::unique_ptr<PumpedCall>>> added_;
   std::vector<uint64_t> cancelled_;
   bool cancel_all_ = false;
   bool stop_ = false;
   std::atomic<uint64_t> next_id_{1};
   std::atomic<int64_t> active_{0};
-  std::unordered_map<uint64_t, std::unique_ptr<TextCall>> calls_;  // the thread's own
+  std::unordered_map<uint64_t, std::unique_ptr<PumpedCall>> calls_;  // the thread's own
   std::thread thread_;
 };
 

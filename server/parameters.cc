@@ -68,6 +68,12 @@ const std::vector<Whole>& Wholes() {
       {"top_k", 0, kMaxTokens,
        [](int64_t v, Parameters* p) { p->sampling.top_k = static_cast<int32_t>(v); }},
       {"n", 1, 128, [](int64_t v, Parameters* p) { p->n = v; }},
+      {"best_of", 1, 20, [](int64_t v, Parameters* p) { p->best_of = v; }},
+      {"top_logprobs", 0, 20,
+       [](int64_t v, Parameters* p) {
+         p->sampling.logprobs = static_cast<int32_t>(v);
+         p->sampling.report_logprob = true;
+       }},
       {"seed", 0, kMaxSeed,
        [](int64_t v, Parameters* p) {
          p->sampling.seed = static_cast<uint64_t>(v);
@@ -187,6 +193,15 @@ json ParametersSchema() {
       {"propertyNames", {{"pattern", "^[0-9]{1,9}$"}}},
       {"additionalProperties", {{"type", "number"}, {"minimum", -100}, {"maximum", 100}}}};
   return schema;
+}
+
+std::vector<std::pair<std::string_view, int64_t>> ParameterLimits() {
+  std::vector<std::pair<std::string_view, int64_t>> limits = {{"stop", kMaxStops},
+                                                              {"logit_bias", kMaxBiases}};
+  for (const Whole& row : Wholes()) {
+    if (row.most < kMaxTokens) limits.emplace_back(row.name, row.most);
+  }
+  return limits;
 }
 
 absl::Status SetParameter(std::string_view name, const json& value, Parameters* parameters) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/engine.h"
+#include "runtime/json/token_trie.h"
 #include "runtime/pictures/picture_config.h"
 #include "runtime/pictures/vqvae.h"
 #include "runtime/prompts/prompts.h"
@@ -36,7 +38,16 @@ struct ServedModel {
   const ComputeShare::Member* share = nullptr;  // null: it has the processors for itself
   std::unique_ptr<Engine> engine;
 
+  // Made when it is first asked for; there must be a tokenizer.
+  const TokenTrie& trie() const {
+    std::call_once(trie_once_, [this] { trie_ = std::make_unique<TokenTrie>(*tokenizer); });
+    return *trie_;
+  }
   const ModelUse& use() const { return engine->plan().models[0].use; }
+
+ private:
+  mutable std::once_flag trie_once_;
+  mutable std::unique_ptr<TokenTrie> trie_;
 };
 
 struct ServeModelOptions {
@@ -59,7 +70,7 @@ struct NamedModelFile {
   double weight = 1;                        // of its share of the processors
 };
 
-// Opens all within one budget: each gets what it could use, or a share by size where that is
+// Opens all within one budget: each gets what it could use, or a fair share where that is
 // too much. Errors name the model and say what would help.
 absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     std::vector<NamedModelFile> files, const ServeModelOptions& options);

@@ -14,12 +14,13 @@ TextCall::TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prom
       listener_(std::move(listener)),
       usage_{.prompt_tokens = prompt_tokens} {}
 
-void TextCall::AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink) {
+void TextCall::AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink, bool reports) {
   Choice choice;
   choice.engine_id = engine_id;
   choice.sink = std::move(sink);
   choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
-  if (reading_.format != nullptr) {
+  if (reports) choice.reporter = std::make_unique<TokenReporter>(*model_.tokenizer);
+  if (reading_.format != nullptr && !reading_.plain) {
     choice.parser = reading_.format->parser(reading_.options);
     std::vector<ChatDelta> none;  // the beginning of a call is held back
     choice.parser->Push(reading_.format->begin_call(reading_.options), &none);
@@ -92,8 +93,10 @@ void TextCall::Take(int index, const TokenEvent& event) {
   }
   text_.clear();
   choice.detokenizer->Finish(&text_);
+  const bool by_itself = !choice.detokenizer->stopped();
   Write(index, event.blank, /*last=*/true);
   if (choice.stopped) return;
+  if (choice.reporter != nullptr && by_itself) Report(index, choice.reporter->TakeRest());
   if (choice.detokenizer->stopped()) listener_->OnStop(index, StopOf(choice));
   listener_->OnBlankEnd(index, event.blank, event.finish);
   choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
@@ -110,6 +113,7 @@ void TextCall::TakeToken(int index, const TokenEvent& event) {
   ++usage_.completion_tokens;
   text_.clear();
   choice.detokenizer->Append(event.token.token, &text_);
+  if (choice.reporter != nullptr) choice.reporter->Add(event.token);
   const bool stopped = choice.detokenizer->stopped();
   Write(index, event.blank, /*last=*/stopped);
   if (choice.reasons) ++usage_.reasoning_tokens;
@@ -125,6 +129,7 @@ const std::string& TextCall::StopOf(const Choice& choice) const {
 // Hands text_ on.
 void TextCall::Write(int index, int blank, bool last) {
   Choice& choice = choices_[index];
+  if (choice.reporter != nullptr) Report(index, choice.reporter->Take(text_));
   if (choice.parser == nullptr) {
     if (!text_.empty()) listener_->OnText(index, blank, text_);
     return;
@@ -148,6 +153,10 @@ void TextCall::Write(int index, int blank, bool last) {
         return;
     }
   }
+}
+
+void TextCall::Report(int index, std::vector<TokenReport> tokens) {
+  if (!tokens.empty()) listener_->OnTokens(index, std::move(tokens));
 }
 
 void TextCall::Stop(int index, int blank) {

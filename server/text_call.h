@@ -17,8 +17,10 @@
 #include "server/admission.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/pumped_call.h"
 #include "server/served_model.h"
 #include "server/text_request.h"
+#include "server/token_report.h"
 
 namespace qianyi {
 
@@ -35,6 +37,8 @@ class CallListener {
   virtual void OnToolCall(int choice, int index, const ToolCall& call) = 0;
   // The stop string that a choice ended with, before its OnBlankEnd.
   virtual void OnStop(int, std::string_view) {}
+  // Where logprobs were asked for: the tokens that what comes next is made of.
+  virtual void OnTokens(int, std::vector<TokenReport>) {}
   virtual void OnBlankEnd(int choice, int blank, FinishReason why) = 0;
   // The last call. Not OK: what came before is not to be used.
   virtual void OnEnd(const absl::Status& status, const Usage& usage) = 0;
@@ -44,10 +48,11 @@ class CallListener {
 struct ChatReading {
   const ChatFormat* format = nullptr;  // null: text is text
   ChatOptions options;
+  bool plain = false;  // an answer of a form, which is no call and no thought whatever it says
 };
 
 // Used by the pump's thread, once it is made.
-class TextCall {
+class TextCall final : public PumpedCall {
  public:
   // `model` and `metrics` outlive this.
   TextCall(const ServedModel& model, ModelMetrics& metrics, int64_t prompt_tokens,
@@ -58,19 +63,18 @@ class TextCall {
   void Hold(Ticket ticket) { ticket_ = std::move(ticket); }
   // At its end writes `line` with what became of it. `log` outlives this.
   void LogTo(Log& log, nlohmann::ordered_json line);
-  // A choice that was submitted; `sink` rings the pump's bell.
-  void AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink);
-  // Hands on what has come. True when the call has ended and may be destroyed.
-  bool Poll();
-  // Stops the work; the end comes through Poll.
-  void Cancel();
+  // A choice that was submitted; `sink` rings the pump's bell. `reports`: its tokens are told of.
+  void AddChoice(uint64_t engine_id, std::shared_ptr<Sink> sink, bool reports);
+  bool Poll() override;
+  void Cancel() override;
 
  private:
   struct Choice {
     uint64_t engine_id;
     std::shared_ptr<Sink> sink;
     std::unique_ptr<Detokenizer> detokenizer;
-    std::unique_ptr<ChatParser> parser;  // or null
+    std::unique_ptr<ChatParser> parser;       // or null
+    std::unique_ptr<TokenReporter> reporter;  // or null
     int tool_calls = 0;
     bool reasons = false;  // what came last was reasoning
     bool stopped = false;  // by a stop string: what still comes is dropped
@@ -82,6 +86,7 @@ class TextCall {
   void TakeToken(int index, const TokenEvent& event);
   void EndChoice(int index);
   void Write(int index, int blank, bool last);
+  void Report(int index, std::vector<TokenReport> tokens);
   void Stop(int index, int blank);
   const std::string& StopOf(const Choice& choice) const;
 

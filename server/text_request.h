@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "runtime/json/json_schema.h"
 #include "runtime/prompts/prompts.h"
 #include "runtime/prompts/task.h"
 #include "server/access/key_ring.h"
@@ -40,8 +41,10 @@ struct TextRequest {
   std::variant<CompletionInput, ChatInput, TaskInput> input;
   Parameters parameters;
   Caller caller = {};
-  bool batch = false;      // may wait until nothing else does
-  int64_t body_bytes = 0;  // as it was received
+  bool batch = false;                                  // may wait until nothing else does
+  int64_t body_bytes = 0;                              // as it was received
+  std::optional<JsonSchema> json_form = std::nullopt;  // that the answer follows; not of tasks
+  bool streamed = false;                               // answered while it is written
 };
 
 // An adapter to load while the server runs.

@@ -12,14 +12,13 @@
 #include "nlohmann/json.hpp"
 #include "runtime/chat/tool_name_constraint.h"
 #include "runtime/verse/verse_constraint.h"
+#include "server/best_of.h"
 #include "server/error.h"
+#include "server/json_form.h"
 #include "server/request_account.h"
 
 namespace qianyi {
 namespace {
-
-// A form's constraint, made anew for each choice; null without a form.
-using MakeConstraint = std::function<absl::StatusOr<std::unique_ptr<Constraint>>()>;
 
 struct Prepared {
   Prompt prompt;
@@ -111,9 +110,13 @@ absl::Status CheckChat(const ChatInput& chat, const ServedModel& model) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Prepared> PrepareChat(const ChatInput& chat, const ServedModel& model,
+absl::StatusOr<Prepared> PrepareChat(ChatInput chat, bool formed, const ServedModel& model,
                                      std::vector<int32_t>* ids) {
   if (absl::Status status = CheckChat(chat, model); !status.ok()) return status;
+  if (formed) {
+    if (absl::Status status = CheckFormedChat(chat); !status.ok()) return status;
+    chat.options.thinking = false;
+  }
   Prepared prepared;
   prepared.reading = {model.prompts.chat_format(), chat.options};
   auto encoded = model.prompts.EncodeChat(chat.messages, chat.options, model.engine->model(),
@@ -133,6 +136,17 @@ absl::StatusOr<Prepared> PrepareChat(const ChatInput& chat, const ServedModel& m
   return prepared;
 }
 
+// The model's own, and those at which a message of the format ends.
+std::vector<int32_t> EndTokens(const ChatFormat* format, const ServedModel& model) {
+  std::vector<int32_t> ends = model.engine->model().end_tokens();
+  if (format == nullptr) return ends;
+  for (const std::string_view word : format->end_words) {
+    const int32_t id = model.tokenizer->WordId(word);
+    if (id >= 0 && std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  }
+  return ends;
+}
+
 absl::StatusOr<Prepared> Prepare(const TextRequest& request, const ServedModel& model) {
   Prepared prepared;
   std::vector<int32_t> ids;
@@ -141,7 +155,7 @@ absl::StatusOr<Prepared> Prepare(const TextRequest& request, const ServedModel& 
     if (!encoded.ok()) return encoded.status();
     ids = *std::move(encoded);
   } else if (const auto* chat = std::get_if<ChatInput>(&request.input)) {
-    auto prepared_chat = PrepareChat(*chat, model, &ids);
+    auto prepared_chat = PrepareChat(*chat, request.json_form.has_value(), model, &ids);
     if (!prepared_chat.ok()) return prepared_chat.status();
     prepared = *std::move(prepared_chat);
   } else {
@@ -152,6 +166,13 @@ absl::StatusOr<Prepared> Prepare(const TextRequest& request, const ServedModel& 
   auto prompt = model.engine->model().LayOut(std::move(ids));
   if (!prompt.ok()) return WithCode(prompt.status(), "context_length_exceeded");
   prepared.prompt = *std::move(prompt);
+  if (request.json_form.has_value()) {
+    const std::vector<int32_t> ends = EndTokens(prepared.reading.format, model);
+    auto form = JsonForm(request, prepared.prompt, ends, model);
+    if (!form.ok()) return form.status();
+    prepared.constraint = *std::move(form);
+    prepared.reading.plain = true;
+  }
   return prepared;
 }
 
@@ -186,21 +207,24 @@ int64_t RoomForTokens(const Prompt& prompt, const ModelSpec& spec, int64_t conte
   return room;
 }
 
+absl::Status CheckBestOf(const Parameters& parameters, bool streamed) {
+  if (parameters.best_of == 0) return absl::OkStatus();
+  if (parameters.best_of < parameters.n) {
+    return BadParam("best_of", absl::StrFormat("best_of is %d; it must be at least n, which is %d",
+                                               parameters.best_of, parameters.n));
+  }
+  if (streamed && parameters.best_of > parameters.n) {
+    return BadParam("best_of", absl::StrFormat("best_of is %d, and a stream cannot take back what "
+                                               "it showed; remove stream or best_of",
+                                               parameters.best_of));
+  }
+  return absl::OkStatus();
+}
+
 uint64_t DrawSeed() {
   // Below 2^53, so that a client whose numbers are doubles can send it back.
   thread_local std::mt19937_64 random{std::random_device{}()};
   return random() >> 11;
-}
-
-// The model's own, and those at which a message of the format ends.
-std::vector<int32_t> EndTokens(const ChatFormat* format, const ServedModel& model) {
-  std::vector<int32_t> ends = model.engine->model().end_tokens();
-  if (format == nullptr) return ends;
-  for (const std::string_view word : format->end_words) {
-    const int32_t id = model.tokenizer->WordId(word);
-    if (id >= 0 && std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
-  }
-  return ends;
 }
 
 // The engine's request, once it is known to fit.
@@ -226,6 +250,10 @@ absl::StatusOr<GenerateRequest> MakeGenerate(Prompt prompt, const ChatFormat* fo
   }
   if (prompt.blanks.size() > 1 && !parameters.stop.empty()) {
     return BadParam("stop", "stop works with one blank; this prompt has more");
+  }
+  if (prompt.blanks.size() > 1 && (parameters.sampling.report_logprob || parameters.best_of > 0)) {
+    const char* const name = parameters.best_of > 0 ? "best_of" : "logprobs";
+    return BadParam(name, absl::StrFormat("%s works with one blank; this prompt has more", name));
   }
   GenerateRequest generate{.prompt = std::move(prompt),
                            .sampling = parameters.sampling,
@@ -293,9 +321,7 @@ absl::StatusOr<uint64_t> TextService::Start(const TextRequest& request,
   ++starting_;  // before it looks at draining_, so that Drain misses none
   absl::StatusOr<uint64_t> call = Accept(request, make_listener);
   --starting_;
-  if (!call.ok()) {
-    metrics_.CountRejected(ReasonOf(call.status()));
-  }
+  if (!call.ok()) metrics_.CountRejected(ReasonOf(call.status()));
   return call;
 }
 
@@ -339,7 +365,10 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
   const absl::StatusOr<FoundModel> found = FindTextModel(request.model);
   if (!found.ok()) return found.status();
   const ServedModel& model = *found->model;
-  const int64_t choices = request.parameters.n;
+  if (absl::Status status = CheckBestOf(request.parameters, request.streamed); !status.ok()) {
+    return status;
+  }
+  const int64_t choices = request.parameters.candidates();
   absl::StatusOr<Ticket> ticket = Admit(
       request.caller, model, {.choices = choices, .bytes = request.body_bytes}, request.batch);
   if (!ticket.ok()) return ticket.status();
@@ -358,26 +387,70 @@ absl::StatusOr<uint64_t> TextService::Accept(const TextRequest& request,
   const Accepted accepted{&model, found->name(), generate->sampling.seed,
                           static_cast<int>(generate->prompt.blanks.size()),
                           static_cast<int64_t>(generate->prompt.tokens.size())};
+  std::unique_ptr<CallListener> listener = make_listener(accepted);
+  const int candidates = static_cast<int>(parameters->candidates());
+  if (candidates > parameters->n) {
+    listener = MakeBestOf(static_cast<int>(parameters->n), candidates, std::move(listener));
+    generate->sampling.report_logprob = true;
+  }
+  generate->sampling.report_unmasked = true;
+  const SamplingParams& sampling = generate->sampling;
   auto call = std::make_unique<TextCall>(
       model, metrics_.Of(model), static_cast<int64_t>(generate->prompt.tokens.size()),
-      parameters->stop, std::move(prepared->reading), make_listener(accepted));
+      parameters->stop, std::move(prepared->reading), std::move(listener));
   call->Hold(*std::move(ticket));
   if (log_.requests()) call->LogTo(log_, LogLine(request, accepted.model_name, log_.prompts()));
-  for (int64_t i = 0; i < parameters->n; ++i) {
+  for (int64_t i = 0; i < candidates; ++i) {
     GenerateRequest choice = *generate;
     choice.sampling.seed += static_cast<uint64_t>(i);
     absl::StatusOr<std::unique_ptr<Constraint>> constraint = nullptr;
     if (prepared->constraint) constraint = prepared->constraint();
     if (!constraint.ok()) return constraint.status();
-    auto sink = std::make_shared<Sink>(Engine::MaxEvents(choice), 0, pump_.bell());
+    auto sink = std::make_shared<Sink>(Engine::MaxEvents(choice), sampling.logprobs, pump_.bell());
     auto id = model.engine->Submit(std::move(choice), sink, *std::move(constraint));
     if (!id.ok()) {
       call->Cancel();  // choices before it; its listener never hears of anything
       return id.status();
     }
-    call->AddChoice(*id, std::move(sink));
+    call->AddChoice(*id, std::move(sink), WantsLogprobs(sampling));
   }
   return pump_.Add(std::move(call));
+}
+
+absl::StatusOr<uint64_t> TextService::StartBatch(const BatchRequest& request,
+                                                 const MakeDone& make_done) {
+  ++starting_;
+  absl::StatusOr<uint64_t> call = AcceptBatch(request, make_done);
+  --starting_;
+  if (!call.ok()) metrics_.CountRejected(ReasonOf(call.status()));
+  return call;
+}
+
+absl::StatusOr<uint64_t> TextService::AcceptBatch(const BatchRequest& request,
+                                                  const MakeDone& make_done) {
+  if (draining_) return absl::UnavailableError("the server is shutting down; try another");
+  const absl::StatusOr<FoundModel> found = FindTextModel(request.model);
+  if (!found.ok()) return found.status();
+  const ServedModel& model = *found->model;
+  absl::StatusOr<Ticket> ticket =
+      Admit(request.caller, model,
+            {.choices = BatchCall::Together(CountOf(request), model), .bytes = request.body_bytes},
+            request.caller.batch);
+  if (!ticket.ok()) return ticket.status();
+  absl::StatusOr<std::vector<BatchJob>> jobs = PrepareBatch(request, model);
+  if (!jobs.ok()) return jobs.status();
+  const Usage usage = UsageOf(request, *jobs);
+  for (BatchJob& job : *jobs) job.request.adapter = found->adapter;
+  auto call = std::make_unique<BatchCall>(model, metrics_.Of(model), *std::move(jobs), pump_.bell(),
+                                          make_done(*found, usage));
+  if (absl::Status status = ticket->Grow(call->load()); !status.ok()) return status;
+  call->Hold(*std::move(ticket), usage.prompt_tokens + usage.completion_tokens);
+  if (absl::Status status = call->Begin(); !status.ok()) return status;
+  return pump_.Add(std::move(call));
+}
+
+double TextService::uptime_seconds() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
 }
 
 void TextService::Drain(double seconds) {

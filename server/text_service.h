@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -12,10 +13,12 @@
 
 #include "absl/status/statusor.h"
 #include "server/admission.h"
+#include "server/batch_call.h"
 #include "server/call_pump.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
+#include "server/text_call.h"
 #include "server/text_request.h"
 
 namespace qianyi {
@@ -60,6 +63,8 @@ class TextService {
   // By "MODEL" or "MODEL:ADAPTER". NotFound with code model_not_found and the names there are. ""
   // is the only model, or else the only one of text.
   absl::StatusOr<FoundModel> FindModel(std::string_view name) const;
+  // One that reads and writes text; InvalidArgument for others.
+  absl::StatusOr<FoundModel> FindTextModel(std::string_view name) const;
 
   // `make_listener` is called once the request is accepted, before it hears of anything. Errors
   // name the field at fault: InvalidArgument; ResourceExhausted (OverQuota, OverCapacity);
@@ -68,18 +73,24 @@ class TextService {
   absl::StatusOr<uint64_t> Start(const TextRequest& request, const MakeListener& make_listener);
   // Of the prompt that Start would make of it; refuses what that would.
   absl::StatusOr<int64_t> CountTokens(const TextRequest& request);
+  // The same for work that writes no text: what `make_done` returns is called on the pump's thread,
+  // if this is OK.
+  using MakeDone = std::function<BatchCall::Done(const FoundModel& model, const Usage& usage)>;
+  absl::StatusOr<uint64_t> StartBatch(const BatchRequest& request, const MakeDone& make_done);
   void Cancel(uint64_t call) { pump_.Cancel(call); }
 
   // No new requests; returns when the others have ended, which are cancelled after `seconds`.
   void Drain(double seconds);
   bool draining() const { return draining_; }
   int64_t active() const { return pump_.active(); }
+  double uptime_seconds() const;
 
  private:
   const ServedModel* FindBase(std::string_view name) const;
-  absl::StatusOr<FoundModel> FindTextModel(std::string_view name) const;
+  absl::StatusOr<uint64_t> AcceptBatch(const BatchRequest& request, const MakeDone& make_done);
   absl::StatusOr<uint64_t> Accept(const TextRequest& request, const MakeListener& make_listener);
 
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> starting_{0};  // requests that are neither refused nor the pump's yet
   Log& log_;

@@ -107,6 +107,8 @@ class CogView : public Model {
     return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
   }
 
+  void FinalNorm(Tensor rows, Pass& pass) const override { Norm(rows, final_norm_, rows, pass); }
+
   absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const override {
     if (absl::Status status = CheckIds(ids); !status.ok()) return status;
     Prompt prompt;
@@ -205,7 +207,7 @@ class CogView : public Model {
 
   absl::Status Head(const Step& step, Pass& pass) const {
     pass.TakeLogitRows(step);
-    Norm(pass.head_input(), final_norm_, pass.head_input(), pass);
+    FinalNorm(pass.head_input(), pass);
     return pass.Linear({embedding_}, pass.head_input(), pass.logits());
   }
 

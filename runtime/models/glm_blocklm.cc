@@ -124,6 +124,8 @@ class GlmBlockLm : public Model {
     return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
   }
 
+  void FinalNorm(Tensor rows, Pass& pass) const override { Norm(rows, final_norm_, rows, pass); }
+
   // Context token i stands at (i, 0), all of it bidirectional; the k-th token of a blank at
   // (index of its mask, k), beginning with <|startofpiece|> at k = 1.
   absl::StatusOr<Prompt> LayOut(std::vector<int32_t> ids) const override {
@@ -224,7 +226,7 @@ class GlmBlockLm : public Model {
 
   absl::Status Head(const Step& step, Pass& pass) const {
     pass.TakeLogitRows(step);
-    Norm(pass.head_input(), final_norm_, pass.head_input(), pass);
+    FinalNorm(pass.head_input(), pass);
     return pass.Linear({embedding_}, pass.head_input(), pass.logits());
   }
 

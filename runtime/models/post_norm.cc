@@ -141,7 +141,7 @@ absl::Status PostNormModel::Mlp(int layer, Pass& pass) const {
 
 absl::Status PostNormModel::Head(const Step& step, Pass& pass) const {
   pass.TakeLogitRows(step);
-  Norm(pass.head_input(), final_norm_, pass);
+  FinalNorm(pass.head_input(), pass);
   return pass.Linear({head_}, pass.head_input(), pass.logits());
 }
 

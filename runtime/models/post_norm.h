@@ -37,6 +37,7 @@ class PostNormModel : public Model {
  public:
   PostNormModel(PostNormShape shape, const ModelFile& file);
   absl::Status Run(int stage, const Step& step, Pass& pass) const override;
+  void FinalNorm(Tensor rows, Pass& pass) const override { Norm(rows, final_norm_, pass); }
 
  private:
   void Norm(Tensor x, LayerNormWeights w, Pass& pass) const;

@@ -165,7 +165,7 @@ absl::Status PreNormModel::GatedUp(int norm, Projection up, int64_t ffn, Pass& p
 
 absl::Status PreNormModel::Head(const Step& step, Pass& pass) const {
   pass.TakeLogitRows(step);
-  Norm(pass.head_input(), final_norm_, pass.head_input(), pass);
+  FinalNorm(pass.head_input(), pass);
   return pass.Linear(head_, pass.head_input(), pass.logits());
 }
 

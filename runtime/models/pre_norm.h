@@ -69,6 +69,7 @@ class PreNormModel : public CausalModel {
  public:
   PreNormModel(const PreNormConfig& config, const ModelFile& file);
   absl::Status Run(int stage, const Step& step, Pass& pass) const final;
+  void FinalNorm(Tensor rows, Pass& pass) const final { Norm(rows, final_norm_, rows, pass); }
 
  protected:
   virtual absl::Status Attention(int layer, const Step& step, Pass& pass) const = 0;

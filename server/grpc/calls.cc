@@ -10,8 +10,10 @@
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "runtime/verse/verse_text.h"
+#include "server/grpc/cancellation.h"
 #include "server/grpc/messages.h"
 
 namespace qianyi {
@@ -54,6 +56,9 @@ class Forward final : public CallListener {
   }
   void OnReasoning(int choice, std::string_view text) override { to_->OnReasoning(choice, text); }
   void OnToolCall(int choice, int, const ToolCall& call) override { to_->OnToolCall(choice, call); }
+  void OnTokens(int choice, std::vector<TokenReport> tokens) override {
+    to_->OnTokens(choice, tokens);
+  }
   void OnBlankEnd(int choice, int blank, FinishReason why) override {
     to_->OnBlankEnd(choice, blank, why);
   }
@@ -61,28 +66,6 @@ class Forward final : public CallListener {
 
  private:
   Reactor* const to_;
-};
-
-// A call that can be cancelled before its request has been accepted.
-class Cancellation {
- public:
-  explicit Cancellation(TextService& text) : text_(text) {}
-  void SetCall(uint64_t call) {
-    std::lock_guard lock(mutex_);
-    call_ = call;
-    if (cancelled_) text_.Cancel(call);
-  }
-  void Cancel() {
-    std::lock_guard lock(mutex_);
-    cancelled_ = true;
-    if (call_.has_value()) text_.Cancel(*call_);
-  }
-
- private:
-  TextService& text_;
-  std::mutex mutex_;
-  std::optional<uint64_t> call_;
-  bool cancelled_ = false;
 };
 
 class UnaryCall final : public grpc::ServerUnaryReactor {
@@ -99,6 +82,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     }
     Charge(*caller, message, &*request);
     is_task_ = std::holds_alternative<TaskInput>(request->input);
+    logprobs_ = request->parameters.sampling.report_logprob;
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
       response_->set_id(NewId());
       response_->set_model(accepted.model_name);
@@ -130,6 +114,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     SetCall(call, message->add_tool_calls());
     message->set_finish_reason(v1::FINISH_REASON_TOOL_CALLS);
   }
+  void OnTokens(int choice, const std::vector<TokenReport>& tokens) {
+    if (!logprobs_) return;  // they were wanted for something else
+    for (const TokenReport& token : tokens) {
+      SetLogprob(token, response_->mutable_choices(choice)->add_logprobs());
+    }
+  }
   void OnBlankEnd(int choice, int, FinishReason why) {
     if (why == FinishReason::kLength) {
       response_->mutable_choices(choice)->set_finish_reason(v1::FINISH_REASON_LENGTH);
@@ -155,6 +145,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   v1::GenerateResponse* const response_;
   Cancellation cancellation_;
   bool is_task_ = false;
+  bool logprobs_ = false;
 };
 
 class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
@@ -169,8 +160,10 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
       return;
     }
     Charge(*caller, message, &*request);
+    request->streamed = true;
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
       model_ = accepted.model_name;
+      tokens_.resize(static_cast<size_t>(request->parameters.n));
       last_blank_ = accepted.blanks - 1;
       finish_.assign(static_cast<size_t>(request->parameters.n), v1::FINISH_REASON_STOP);
       return std::make_unique<Forward<StreamCall>>(this);
@@ -185,25 +178,28 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
   void OnText(int choice, int blank, std::string_view text) {
     v1::GenerateChunk chunk = Chunk(choice, blank);
     chunk.set_text(std::string(text));
-    Push(std::move(chunk));
+    PushOf(choice, std::move(chunk));
   }
   void OnReasoning(int choice, std::string_view text) {
     v1::GenerateChunk chunk = Chunk(choice, 0);
     chunk.set_reasoning(std::string(text));
-    Push(std::move(chunk));
+    PushOf(choice, std::move(chunk));
   }
   void OnToolCall(int choice, const ToolCall& call) {
     v1::GenerateChunk chunk = Chunk(choice, 0);
     SetCall(call, chunk.mutable_tool_call());
-    Push(std::move(chunk));
+    PushOf(choice, std::move(chunk));
     finish_[choice] = v1::FINISH_REASON_TOOL_CALLS;
+  }
+  void OnTokens(int choice, const std::vector<TokenReport>& tokens) {
+    tokens_[choice].insert(tokens_[choice].end(), tokens.begin(), tokens.end());
   }
   void OnBlankEnd(int choice, int blank, FinishReason why) {
     if (why == FinishReason::kLength) finish_[choice] = v1::FINISH_REASON_LENGTH;
     if (blank != last_blank_) return;
     v1::GenerateChunk chunk = Chunk(choice, blank);
     chunk.set_finish_reason(finish_[choice]);
-    Push(std::move(chunk));
+    PushOf(choice, std::move(chunk));
   }
   void OnEnd(const absl::Status& status, const Usage& usage) {
     const grpc::Status answer = ToGrpcStatus(status);
@@ -243,6 +239,11 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
     chunk.set_blank(blank);
     return chunk;
   }
+  void PushOf(int choice, v1::GenerateChunk chunk) {
+    for (const TokenReport& token : tokens_[choice]) SetLogprob(token, chunk.add_logprobs());
+    tokens_[choice].clear();
+    Push(std::move(chunk));
+  }
   void Push(v1::GenerateChunk chunk) {
     std::unique_lock lock(mutex_);
     queue_.push_back(std::move(chunk));
@@ -269,6 +270,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
   std::string model_;
   int last_blank_ = 0;
   std::vector<v1::FinishReason> finish_;
+  std::vector<std::vector<TokenReport>> tokens_;  // not yet sent, by choice
   Cancellation cancellation_;
   std::mutex mutex_;  // guards the rest
   std::deque<v1::GenerateChunk> queue_;

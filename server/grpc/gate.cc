@@ -21,6 +21,10 @@ Scope ScopeOf(const std::string& method) {
       {"CaptionImage", Scope::kInference},
       {"LoadAdapter", Scope::kAdmin},
       {"UnloadAdapter", Scope::kAdmin},
+      {"Embed", Scope::kInference},
+      {"Score", Scope::kInference},
+      {"Detokenize", Scope::kInference},
+      {"GetServerInfo", Scope::kInference},
       // KServe's.
       {"ServerLive", Scope::kPublic},
       {"ServerReady", Scope::kPublic},

@@ -1,7 +1,9 @@
 #include "server/grpc/grpc_server.h"
 
 #include <chrono>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "grpc/support/log.h"
@@ -9,12 +11,15 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "qianyi/v1/inference.grpc.pb.h"
+#include "server/error.h"
+#include "server/grpc/batch_calls.h"
 #include "server/grpc/call_log.h"
 #include "server/grpc/calls.h"
 #include "server/grpc/gate.h"
 #include "server/grpc/image_calls.h"
 #include "server/grpc/kserve_service.h"
 #include "server/grpc/messages.h"
+#include "server/server_info.h"
 
 namespace qianyi {
 namespace {
@@ -62,6 +67,40 @@ class Service final : public v1::Inference::CallbackService {
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
     return Answer(context, "Tokenize", [&] { return DoTokenize(*request, response); });
+  }
+
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override {
+    return Answer(context, "Detokenize", [&] { return DoDetokenize(*request, response); });
+  }
+
+  grpc::ServerUnaryReactor* Embed(grpc::CallbackServerContext* context,
+                                  const v1::EmbedRequest* request,
+                                  v1::EmbedResponse* response) override {
+    return StartEmbed(text_, gate_.Enter(context, "Embed"), *request, response);
+  }
+
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
+                                  const v1::ScoreRequest* request,
+                                  v1::ScoreResponse* response) override {
+    return StartScore(text_, gate_.Enter(context, "Score"), *request, response);
+  }
+
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
+                                          const v1::GetServerInfoRequest*,
+                                          v1::GetServerInfoResponse* response) override {
+    return Answer(context, "GetServerInfo", [&] {
+      response->set_version(std::string(ServerVersion()));
+      response->set_uptime_seconds(text_.uptime_seconds());
+      for (const auto& model : text_.models()) {
+        Describe({model.get(), nullptr}, response->add_models());
+      }
+      for (const auto& [name, most] : RequestLimits()) {
+        (*response->mutable_limits())[std::string(name)] = most;
+      }
+      return absl::OkStatus();
+    });
   }
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
@@ -141,6 +180,17 @@ class Service final : public v1::Inference::CallbackService {
     auto ids = tokenizer->Encode(request.text(), request.commands());
     if (!ids.ok()) return ids.status();
     response->mutable_tokens()->Assign(ids->begin(), ids->end());
+    return absl::OkStatus();
+  }
+
+  absl::Status DoDetokenize(const v1::DetokenizeRequest& request,
+                            v1::DetokenizeResponse* response) {
+    const absl::StatusOr<FoundModel> found = text_.FindTextModel(request.model());
+    if (!found.ok()) return found.status();
+    const std::vector<int32_t> ids(request.tokens().begin(), request.tokens().end());
+    auto text = found->model->tokenizer->Decode(ids);
+    if (!text.ok()) return WithParam(text.status(), "tokens");
+    response->set_text(*std::move(text));
     return absl::OkStatus();
   }
 

@@ -1,5 +1,6 @@
 #include "server/grpc/messages.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -9,6 +10,7 @@
 #include "server/chat_tools.h"
 #include "server/error.h"
 #include "server/grpc/error_details.h"
+#include "server/response_format.h"
 
 namespace qianyi {
 namespace {
@@ -102,6 +104,23 @@ absl::StatusOr<ChatInput> ReadChat(const v1::Chat& message) {
   return chat;
 }
 
+absl::Status ReadForm(const v1::ResponseFormat& message, std::optional<JsonSchema>* form) {
+  if (message.format_case() == v1::ResponseFormat::kJsonSchema) {
+    const OrderedJson schema = ParseOrderedJson(message.json_schema());
+    if (schema.is_discarded()) {
+      return BadParam(
+          "response_format",
+          "response_format.json_schema is no JSON in valid UTF-8, nested at most 64 deep");
+    }
+    absl::StatusOr<JsonSchema> compiled = ReadJsonSchema(schema);
+    if (!compiled.ok()) return compiled.status();
+    *form = *std::move(compiled);
+  } else if (message.json_object()) {
+    *form = AnyJsonObject();
+  }
+  return absl::OkStatus();
+}
+
 TaskInput Poem(const v1::PoemTask& task) {
   TaskInput input{Task::kPoem,
                   {{"title", task.title()}, {"form", task.form()}, {"author", task.author()}}};
@@ -149,6 +168,7 @@ absl::StatusOr<TextRequest> ParseRequest(const v1::GenerateRequest& message) {
                       "summary and question");
   }
   absl::Status status = ReadParameters(message.parameters(), &request.parameters);
+  if (status.ok()) status = ReadForm(message.response_format(), &request.json_form);
   if (!status.ok()) return status;
   return request;
 }
@@ -159,6 +179,19 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   grpc::StatusCode code = static_cast<grpc::StatusCode>(status.code());
   if (error.http_status == 503) code = grpc::StatusCode::UNAVAILABLE;  // capacity, not quota
   return grpc::Status(code, error.message, ErrorDetails(error, code));
+}
+
+void SetLogprob(const TokenReport& token, v1::TokenLogprob* message) {
+  message->set_token(token.taken.id);
+  message->set_piece(token.taken.bytes);
+  message->set_logprob(static_cast<double>(token.taken.logprob));
+  message->set_offset(token.offset);
+  for (const TokenReport::Alternative& other : token.top) {
+    v1::TokenAlternative* alternative = message->add_top();
+    alternative->set_token(other.id);
+    alternative->set_piece(other.bytes);
+    alternative->set_logprob(static_cast<double>(other.logprob));
+  }
 }
 
 void SetUsage(const Usage& usage, v1::Usage* message) {

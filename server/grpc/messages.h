@@ -6,6 +6,7 @@
 #include "qianyi/v1/inference.pb.h"
 #include "runtime/sink.h"
 #include "server/text_request.h"
+#include "server/token_report.h"
 
 namespace qianyi {
 
@@ -15,6 +16,7 @@ absl::StatusOr<TextRequest> ParseRequest(const v1::GenerateRequest& message);
 // The mapping of server/error.h.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
+void SetLogprob(const TokenReport& token, v1::TokenLogprob* message);
 void SetUsage(const Usage& usage, v1::Usage* message);
 
 }  // namespace qianyi

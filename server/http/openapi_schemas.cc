@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/prompts/task.h"
 #include "runtime/verse/verse_form.h"
+#include "server/batch_request.h"
 #include "server/chat_tools.h"
 #include "server/http/openapi.h"
 #include "server/parameters.h"
@@ -85,11 +86,20 @@ void AddRequests(json* schemas) {
   const json turns = ListOf(
       Object({{"role", OneOf({"user", "assistant"})}, {"content", blocks}}, {"role", "content"}), 1,
       1024);
+  const json response_format = Object(
+      {{"type", OneOf({"text", "json_object", "json_schema"})},
+       {"json_schema",
+        Object({{"name", Type("string")}, {"schema", Type("object")}, {"strict", Or("boolean")}},
+               {"name", "schema"})}},
+      {"type"});
   (*schemas)["ChatRequest"] =
       Body({{"messages", ListOf(Message(), 1, 1024)},
             {"tools", ListOf(Function("parameters", true), 0, static_cast<int>(kMaxTools))},
             {"tool_choice", {{"anyOf", {OneOf({"auto", "none", "required"}), Type("object")}}}},
             {"parallel_tool_calls", Or("boolean")},
+            {"logprobs", Or("boolean")},
+            {"top_logprobs", {{"type", {"integer", "null"}}, {"minimum", 0}, {"maximum", 20}}},
+            {"response_format", response_format},
             {"reasoning_effort", OneOf({"none", "minimal", "low", "medium", "high", "xhigh"})},
             {"thinking", thinking},
             {"stream_options", Object({{"include_usage", Or("boolean")}}, {})}},
@@ -100,6 +110,8 @@ void AddRequests(json* schemas) {
                {Type("string"), ListOf(Type("string"), 1, 1),
                 ListOf({{"type", "integer"}, {"minimum", 0}, {"maximum", 2147483647}}, 1)}}}},
             {"suffix", Or("string")},
+            {"logprobs", {{"type", {"integer", "null"}}, {"minimum", 0}, {"maximum", 5}}},
+            {"response_format", response_format},
             {"stream_options", Object({{"include_usage", Or("boolean")}}, {})}},
            {"prompt"});
   json limit = ParametersSchema()["max_tokens"];
@@ -166,6 +178,60 @@ void AddImageRequests(json* schemas) {
                                {"usage", Type("object")}},
                               {"created", "data"});
   }
+}
+
+// Vectors, scores and tokens.
+void AddTokens(json* schemas) {
+  const json text = Type("string"), count = Type("integer"), number = Type("number");
+  const json id = {{"type", "integer"}, {"minimum", 0}, {"maximum", 2147483647}};
+  const json usage = Object({{"prompt_tokens", count}, {"total_tokens", count}},
+                            {"prompt_tokens", "total_tokens"});
+  const auto list = [&](json entry) {
+    return Object({{"object", OneOf({"list"})},
+                   {"data", ListOf(std::move(entry), 1)},
+                   {"model", text},
+                   {"usage", usage}},
+                  {"object", "data", "model", "usage"});
+  };
+  const json one = {{"anyOf", {text, ListOf(id, 1)}}};
+  (*schemas)["EmbeddingRequest"] = Object(
+      {{"model", Or("string")},
+       {"input",
+        {{"anyOf", {text, ListOf(id, 1), ListOf(one, 1, static_cast<int>(kMaxEmbeddingInputs))}}}},
+       {"encoding_format", OneOf({"float", "base64"})},
+       {"dimensions", {{"type", {"integer", "null"}}, {"minimum", 1}}}},
+      {"input"});
+  (*schemas)["Embeddings"] = list(Object({{"object", OneOf({"embedding"})},
+                                          {"index", count},
+                                          {"embedding", {{"anyOf", {ListOf(number, 1), text}}}}},
+                                         {"object", "index", "embedding"}));
+  (*schemas)["ScoreRequest"] =
+      Object({{"model", Or("string")},
+              {"prompt", text},
+              {"continuations", ListOf(text, 1, static_cast<int>(kMaxContinuations))}},
+             {"prompt", "continuations"});
+  (*schemas)["Scores"] = list(Object({{"object", OneOf({"score"})},
+                                      {"index", count},
+                                      {"logprob", number},
+                                      {"tokens", ListOf(text)},
+                                      {"token_ids", ListOf(id)},
+                                      {"token_logprobs", ListOf(number)}},
+                                     {"object", "index", "logprob", "tokens", "token_logprobs"}));
+  (*schemas)["TokenizeRequest"] =
+      Object({{"model", Or("string")}, {"text", text}, {"commands", Or("boolean")}}, {"text"});
+  (*schemas)["Tokens"] = Object(
+      {{"object", OneOf({"tokens"})}, {"model", text}, {"tokens", ListOf(id)}, {"count", count}},
+      {"object", "model", "tokens", "count"});
+  (*schemas)["DetokenizeRequest"] =
+      Object({{"model", Or("string")}, {"tokens", ListOf(id)}}, {"tokens"});
+  (*schemas)["Text"] = Object({{"object", OneOf({"text"})}, {"model", text}, {"text", text}},
+                              {"object", "model", "text"});
+  (*schemas)["Server"] = Object({{"object", OneOf({"server"})},
+                                 {"version", text},
+                                 {"uptime_seconds", number},
+                                 {"models", ListOf(Type("object"))},
+                                 {"limits", Type("object")}},
+                                {"object", "version", "uptime_seconds", "models", "limits"});
 }
 
 void AddTasks(json* schemas) {
@@ -295,6 +361,7 @@ json OpenApiSchemas() {
   json schemas;
   AddRequests(&schemas);
   AddImageRequests(&schemas);
+  AddTokens(&schemas);
   AddTasks(&schemas);
   AddAnswers(&schemas);
   return schemas;

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 #include <random>
 #include <utility>
 
 #include "runtime/verse/verse_text.h"
 #include "server/error.h"
+#include "server/http/rest_logprobs.h"
 
 namespace qianyi {
 namespace {
@@ -63,12 +65,15 @@ class CompletionAnswer final : public RestAnswer {
       answer["choices"].push_back({{"index", i},
                                    {"text", choices_[i].blanks[0]},
                                    {"blanks", choices_[i].blanks},
-                                   {"logprobs", nullptr},
+                                   {"logprobs", ReportOf(choices_[i])},
                                    {"finish_reason", NameOf(choices_[i].finish)}});
     }
     answer["usage"] = ToJson(usage);
     answer["seed"] = seed_;
     return answer;
+  }
+  json Logprobs(std::span<const TokenReport> tokens) const override {
+    return CompletionLogprobs(tokens);
   }
 
  private:
@@ -121,13 +126,14 @@ class ChatAnswer final : public RestAnswer {
     for (size_t i = 0; i < choices_.size(); ++i) {
       answer["choices"].push_back({{"index", i},
                                    {"message", Message(choices_[i])},
-                                   {"logprobs", nullptr},
+                                   {"logprobs", ReportOf(choices_[i])},
                                    {"finish_reason", FinishOf(choices_[i])}});
     }
     answer["usage"] = ToJson(usage);
     answer["seed"] = seed_;
     return answer;
   }
+  json Logprobs(std::span<const TokenReport> tokens) const override { return ChatLogprobs(tokens); }
 
  private:
   static json CallJson(const ToolCall& call) {
@@ -197,10 +203,15 @@ RestAnswer::RestAnswer(const RestRequest& request, const Accepted& accepted, std
       created_seconds_(NowSeconds()),
       seed_(accepted.seed),
       include_usage_(request.include_usage),
+      logprobs_(request.text.parameters.sampling.report_logprob),
       stream_(request.stream),
       reply_(std::move(reply)) {
   choices_.resize(static_cast<size_t>(request.text.parameters.n));
   for (ChoiceText& choice : choices_) choice.blanks.resize(static_cast<size_t>(accepted.blanks));
+}
+
+json RestAnswer::ReportOf(const ChoiceText& choice) const {
+  return logprobs_ ? Logprobs(choice.tokens) : json();
 }
 
 json RestAnswer::Base(const char* object) const {
@@ -209,6 +220,16 @@ json RestAnswer::Base(const char* object) const {
 
 void RestAnswer::Event(const json& value) {
   if (!value.is_null()) reply_->Write("data: " + Dump(value) + "\n\n");
+}
+
+void RestAnswer::ChoiceEvent(int choice, json value) {
+  ChoiceText& written = choices_[choice];
+  if (value.is_object() && written.shown_tokens < written.tokens.size()) {
+    const auto tokens = std::span<const TokenReport>(written.tokens).subspan(written.shown_tokens);
+    value["choices"][0]["logprobs"] = Logprobs(tokens);
+    written.shown_tokens = written.tokens.size();
+  }
+  Event(value);
 }
 
 void RestAnswer::BeginStream() {
@@ -224,13 +245,13 @@ void RestAnswer::BeginStream() {
 void RestAnswer::OnText(int choice, int blank, std::string_view text) {
   choices_[choice].blanks[blank].append(text);
   BeginStream();
-  if (stream_) Event(Delta(choice, blank, text));
+  if (stream_) ChoiceEvent(choice, Delta(choice, blank, text));
 }
 
 void RestAnswer::OnReasoning(int choice, std::string_view text) {
   choices_[choice].reasoning.append(text);
   BeginStream();
-  if (stream_) Event(ReasoningDelta(choice, text));
+  if (stream_) ChoiceEvent(choice, ReasoningDelta(choice, text));
 }
 
 void RestAnswer::OnToolCall(int choice, int index, const ToolCall& call) {
@@ -239,8 +260,14 @@ void RestAnswer::OnToolCall(int choice, int index, const ToolCall& call) {
   calls.back().id = NewId("call_");
   BeginStream();
   if (!stream_) return;
-  Event(CallBegin(choice, index));
+  ChoiceEvent(choice, CallBegin(choice, index));
   Event(CallArguments(choice, index));
+}
+
+void RestAnswer::OnTokens(int choice, std::vector<TokenReport> tokens) {
+  if (!logprobs_) return;  // they were wanted for something else
+  std::vector<TokenReport>& all = choices_[choice].tokens;
+  std::move(tokens.begin(), tokens.end(), std::back_inserter(all));
 }
 
 void RestAnswer::OnBlankEnd(int choice, int blank, FinishReason why) {
@@ -249,7 +276,7 @@ void RestAnswer::OnBlankEnd(int choice, int blank, FinishReason why) {
   if (blank + 1 < static_cast<int>(written.blanks.size())) return;
   written.ended = true;
   BeginStream();
-  if (stream_) Event(Last(choice));
+  if (stream_) ChoiceEvent(choice, Last(choice));
 }
 
 void RestAnswer::OnEnd(const absl::Status& status, const Usage& usage) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,8 @@ struct ChoiceText {
   std::vector<std::string> blanks;
   std::string reasoning;
   std::vector<ToolCall> tool_calls;
+  std::vector<TokenReport> tokens;  // where logprobs were asked for
+  size_t shown_tokens = 0;          // of them, in events of a stream
   bool ended = false;
   FinishReason finish = FinishReason::kStop;
 };
@@ -33,6 +36,7 @@ class RestAnswer : public CallListener {
   void OnText(int choice, int blank, std::string_view text) final;
   void OnReasoning(int choice, std::string_view text) final;
   void OnToolCall(int choice, int index, const ToolCall& call) final;
+  void OnTokens(int choice, std::vector<TokenReport> tokens) final;
   void OnBlankEnd(int choice, int blank, FinishReason why) final;
   void OnEnd(const absl::Status& status, const Usage& usage) final;
 
@@ -45,10 +49,14 @@ class RestAnswer : public CallListener {
   virtual nlohmann::json CallBegin(int, int) const { return nullptr; }
   virtual nlohmann::json CallArguments(int, int) const { return nullptr; }
   virtual nlohmann::json Last(int choice) const = 0;
+  // What was reported of the tokens that an event, or the whole, is made of.
+  virtual nlohmann::json Logprobs(std::span<const TokenReport>) const { return nullptr; }
   // Between the last choice and "[DONE]".
   virtual nlohmann::json Closing(const Usage&) const { return nullptr; }
   virtual nlohmann::json Whole(const Usage& usage) const = 0;
 
+  // Of the whole of a choice; null where nobody asked.
+  nlohmann::json ReportOf(const ChoiceText& choice) const;
   // {"id", "object", "created", "model"}
   nlohmann::json Base(const char* object) const;
 
@@ -57,10 +65,13 @@ class RestAnswer : public CallListener {
   const int64_t created_seconds_;
   const uint64_t seed_;
   const bool include_usage_;
+  const bool logprobs_;
   std::vector<ChoiceText> choices_;
 
  private:
   void Event(const nlohmann::json& json);
+  // With the logprobs of what the choice has since the last one.
+  void ChoiceEvent(int choice, nlohmann::json json);
   void BeginStream();
 
   const bool stream_;

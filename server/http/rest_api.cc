@@ -64,6 +64,8 @@ RestApi::RestApi(TextService& service, ImageService& images, AdapterAdmin& adapt
   AddTextRoutes();
   AddShapeRoutes();
   AddKserveRoutes();
+  AddBatchRoutes();
+  AddTokenRoutes();
   AddImageRoutes();
   AddAdapterRoutes();
   AddOperatorRoutes();

@@ -13,6 +13,7 @@
 #include "server/http/chat_shapes.h"
 #include "server/http/http_server.h"
 #include "server/http/rest_answer.h"
+#include "server/http/rest_batch.h"
 #include "server/image_service.h"
 #include "server/text_service.h"
 
@@ -69,7 +70,11 @@ class RestApi {
   // `refuse` says in which shape errors are.
   void Start(const HttpRequest& http, TextRequest* text, const TextService::MakeListener& make,
              HttpResponse (*refuse)(const absl::Status&), const std::shared_ptr<HttpReply>& reply);
+  void AddBatchRoutes();
+  void AddTokenRoutes();
   void AddImageRoutes();
+  void StartBatch(const HttpRequest& http, absl::StatusOr<RestBatch> request,
+                  const std::shared_ptr<HttpReply>& reply);
   void StartImage(ImageWork work, const HttpRequest& request,
                   const std::shared_ptr<HttpReply>& reply);
   nlohmann::json ModelJson(const FoundModel& found) const;

@@ -91,12 +91,18 @@ absl::Status RestBody::TakeRest(Parameters* parameters) {
 absl::Status RestBody::TakeStream(RestRequest* request) {
   if (absl::Status status = TakeTier(&request->text.batch); !status.ok()) return status;
   if (absl::Status status = TakeBool("stream", &request->stream); !status.ok()) return status;
+  request->text.streamed = request->stream;
   const json& options = Take("stream_options");
   if (options.is_null()) return absl::OkStatus();
   if (!options.is_object()) return BadParam("stream_options", "stream_options must be an object");
   const json usage = options.value("include_usage", json());
   if (!usage.is_null() && !usage.is_boolean()) {
     return BadParam("stream_options.include_usage", "include_usage must be true or false");
+  }
+  for (const auto& [name, value] : options.items()) {
+    if (name == "include_usage" || value.is_null() || value == false) continue;
+    const std::string where = "stream_options." + name.substr(0, 100);
+    return BadParam(where, absl::StrFormat("%s is not supported here; remove it", where));
   }
   request->include_usage = usage == true;
   return absl::OkStatus();

@@ -35,4 +35,9 @@ class RestBody {
   std::set<std::string, std::less<>> taken_;
 };
 
+// "response_format"; `text` is the whole body.
+absl::Status TakeResponseFormat(RestBody& body, const std::string& text, TextRequest* request);
+// For endpoints that report no alternatives, or in another form.
+absl::Status RefuseTopLogprobs(const Parameters& parameters, const char* remedy);
+
 }  // namespace qianyi

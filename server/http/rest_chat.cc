@@ -158,10 +158,18 @@ absl::StatusOr<RestRequest> ParseChat(const std::string& text) {
   if (status = TakeTools(*body, ordered, &chat.options); !status.ok()) return status;
   if (status = TakeThinking(*body, &chat); !status.ok()) return status;
   chat.options.thinking = chat.thinking.value_or(true);
-  for (absl::Status rest : {body->TakeString("model", &request.text.model),
-                            body->TakeStream(&request), body->TakeRest(&request.text.parameters)}) {
+  bool logprobs = false;
+  for (absl::Status rest :
+       {body->TakeString("model", &request.text.model), body->TakeStream(&request),
+        TakeResponseFormat(*body, text, &request.text), body->TakeBool("logprobs", &logprobs),
+        body->TakeRest(&request.text.parameters)}) {
     if (!rest.ok()) return rest;
   }
+  if (!logprobs) {
+    status = RefuseTopLogprobs(request.text.parameters, "say logprobs: true beside it");
+    if (!status.ok()) return status;
+  }
+  request.text.parameters.sampling.report_logprob = logprobs;
   request.text.input = std::move(chat);
   return request;
 }

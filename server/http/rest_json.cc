@@ -4,8 +4,10 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "server/error.h"
 #include "server/http/rest_body.h"
+#include "server/response_format.h"
 
 namespace qianyi {
 namespace {
@@ -35,7 +37,36 @@ absl::Status TakePrompt(RestBody& body, CompletionInput* input) {
   return absl::OkStatus();
 }
 
+// OpenAI's older form: how many alternatives to report beside each token.
+absl::Status TakeLogprobs(RestBody& body, Parameters* parameters) {
+  constexpr int64_t kMost = 5;
+  const json& value = body.Take("logprobs");
+  if (value.is_null()) return absl::OkStatus();
+  if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > kMost) {
+    return BadParam("logprobs", absl::StrFormat("logprobs is %s; it must be a whole number 0..%d",
+                                                Dump(value).substr(0, 60), kMost));
+  }
+  parameters->sampling.report_logprob = true;
+  parameters->sampling.logprobs = value.get<int32_t>();
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::Status TakeResponseFormat(RestBody& body, const std::string& text, TextRequest* request) {
+  if (body.Take("response_format").is_null()) return absl::OkStatus();
+  // Once more, as the properties of a schema have an order.
+  const OrderedJson ordered = ParseOrderedJson(text);
+  auto form = ReadResponseFormat(Member(ordered, "response_format"));
+  if (form.ok()) request->json_form = *std::move(form);
+  return form.status();
+}
+
+absl::Status RefuseTopLogprobs(const Parameters& parameters, const char* remedy) {
+  const auto& set = parameters.set;
+  if (std::find(set.begin(), set.end(), "top_logprobs") == set.end()) return absl::OkStatus();
+  return BadParam("top_logprobs", absl::StrFormat("top_logprobs means nothing here; %s", remedy));
+}
 
 absl::StatusOr<RestRequest> ParseCompletion(const std::string& text) {
   absl::StatusOr<RestBody> body = RestBody::Parse(text);
@@ -45,7 +76,9 @@ absl::StatusOr<RestRequest> ParseCompletion(const std::string& text) {
   for (absl::Status status :
        {body->TakeString("model", &request.text.model), TakePrompt(*body, &input),
         body->TakeString("suffix", &input.suffix), body->TakeStream(&request),
-        body->TakeRest(&request.text.parameters)}) {
+        TakeResponseFormat(*body, text, &request.text),
+        TakeLogprobs(*body, &request.text.parameters), body->TakeRest(&request.text.parameters),
+        RefuseTopLogprobs(request.text.parameters, "say logprobs: 5, or ask for a chat")}) {
     if (!status.ok()) return status;
   }
   request.text.input = std::move(input);
@@ -86,7 +119,8 @@ absl::StatusOr<RestRequest> ParseTask(Task task, const std::string& text) {
   }
   for (absl::Status status :
        {body->TakeString("model", &request.text.model), body->TakeStream(&request),
-        body->TakeRest(&request.text.parameters)}) {
+        body->TakeRest(&request.text.parameters),
+        RefuseTopLogprobs(request.text.parameters, "ask for a completion or a chat")}) {
     if (!status.ok()) return status;
   }
   if (request.text.parameters.n != 1) {

@@ -161,6 +161,31 @@ TEST(DeviceTest, WhereWeightsAreChangesNoToken) {
   }
 }
 
+// The mean of a prompt's final hidden states, in steps of a few tokens.
+std::vector<float> MeanOn(const Backend* backend) {
+  LoadOptions options;
+  options.backend = backend;
+  options.context_tokens = 60;
+  options.batch = 2;
+  options.prompt_tokens = 7;
+  options.host_bytes = 4ull << 30;
+  options.process_bytes = 1 << 20;
+  auto loaded = LoadedModel::Open(Lay(kCausal, {DType::kF32}), options);
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  Engine engine(*std::move(loaded), 8);
+  auto sink = std::make_shared<Sink>(Sink::Mean{engine.model().spec().hidden_size});
+  EXPECT_TRUE(engine.Submit(Request(engine, PromptIds(0, 19), 1, 1), sink).ok());
+  EXPECT_EQ(sink->Wait(), nullptr);
+  EXPECT_TRUE(sink->status().ok()) << sink->status();
+  return {sink->mean().begin(), sink->mean().end()};
+}
+
+TEST(DeviceTest, HiddenStatesComeBack) {
+  const std::vector<float> host = MeanOn(nullptr), device = MeanOn(&Device());
+  ASSERT_EQ(host.size(), device.size());
+  for (size_t i = 0; i < host.size(); ++i) EXPECT_NEAR(host[i], device[i], 1e-4) << i;
+}
+
 TEST(DeviceTest, TooLittleMemoryIsAnErrorThatSaysWhatWouldDo) {
   ModelFile file = Lay(kCausal, {DType::kI8});
   LoadOptions options;

@@ -192,6 +192,17 @@ TEST(PlanTest, TwoModelsShareOneBudget) {
   EXPECT_GT(plan->models[1].host_bytes + plan->models[1].ring_bytes, 0u);
 }
 
+TEST(PlanTest, ASmallModelStaysInMemoryBesideALargeOne) {
+  const ModelFile small = Lay("glm-large-chinese", {DType::kI8});
+  const ModelUse uses[] = {{.file = &Glm9b()}, {.file = &small, .context_tokens = 512}};
+  const auto plan = MakePlan(uses, {.host_bytes = 4 * kGiB});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_LE(plan->host_used_bytes(), 4 * kGiB);
+  EXPECT_EQ(plan->models[1].disk_bytes, 0u);
+  EXPECT_GT(plan->models[0].disk_bytes, 0u);
+  EXPECT_GT(plan->host_used_bytes(), 4 * kGiB - (256u << 20));  // nothing lies idle
+}
+
 TEST(PlanTest, BidirectionalContextsMakeLongSteps) {
   const ModelFile glm = Lay("glm-10b", {DType::kI4, 32});
   EXPECT_EQ(StepTokens({.file = &glm, .context_tokens = 1024, .batch = 2, .prompt_tokens = 16}),

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "tests/runtime/verse/allocations.h"
 #include "tests/support/paths.h"
 
 namespace qianyi {
@@ -430,6 +431,45 @@ TEST(Validate, NamesTheFieldThatIsOutOfRange) {
   edges.logit_bias.assign(1024, {9, -100.0f});
   EXPECT_TRUE(Validate(edges, 10).ok());
   EXPECT_TRUE(Validate(SamplingParams(), 10).ok());
+}
+
+// Of what was remembered, once: a constraint has masked what is sampled from.
+TEST(Sampler, ReportsTheModelsOwnDistributionWhenToldSo) {
+  Sampler sampler(4);
+  SamplingParams params;
+  params.temperature = 0;
+  params.report_logprob = true;
+  params.logprobs = 2;
+  const Floats own = {3, 2, 1, 0};
+  for (const bool remembers : {true, false}) {
+    Floats masked = {-std::numeric_limits<float>::infinity(), 2, 1, 0};
+    SampledToken token;
+    if (remembers) sampler.Remember(own);
+    sampler.Sample(params, masked, {}, 0, &token);
+    EXPECT_EQ(token.token, 1);
+    EXPECT_EQ(token.top[0].token, remembers ? 0 : 1);
+    EXPECT_NEAR(token.logprob, remembers ? -1.4402 : -0.4076, 1e-4);
+  }
+}
+
+TEST(Sampler, ReportsWithoutTakingMemory) {
+  constexpr size_t kVocabulary = 5000;
+  std::mt19937 random(3);
+  Sampler sampler(kVocabulary);
+  SamplingParams params;
+  params.report_logprob = true;
+  params.presence_penalty = 1;
+  for (const int32_t count : {0, 1, 7, 20}) {
+    params.logprobs = count;
+    Floats logits = RandomLogits(random, kVocabulary, 2.0f);
+    SampledToken token;
+    token.top.reserve(static_cast<size_t>(count));  // as a Sink does
+    const std::vector<int32_t> history = {1, 2, 3};
+    const int64_t before = testing::Allocations();
+    sampler.Sample(params, logits, history, 0, &token);
+    EXPECT_EQ(testing::Allocations(), before) << count;
+    EXPECT_EQ(token.top.size(), static_cast<size_t>(count));
+  }
 }
 
 TEST(Sampler, LargeVocabulariesOfEveryShape) {
