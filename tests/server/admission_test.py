@@ -271,8 +271,9 @@ class GrpcRefusals(ByReflection, ServerTest):
         self.assertNotIn("RetryInfo", details)
         error = self.failure(metadata=(("x-priority", "first"),))
         self.assertEqual(error.code(), grpc.StatusCode.INVALID_ARGUMENT)
-        answer = self.call("Generate", self.generate(completion={"prompt": "春"},
-                                                     parameters={"max_tokens": 3}),
+        answer = self.call("Generate", self.generate(
+            completion={"prompt": "春"},
+            parameters={"max_tokens": 3, "logit_bias": ENDLESS["logit_bias"]}),
                            metadata=(("x-priority", "batch"),))
         self.assertEqual(answer.usage.completion_tokens, 3)
 

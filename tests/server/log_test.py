@@ -9,12 +9,13 @@ import grpc
 
 from access_test import make_key
 from reflection import ByReflection
-from serving import Server, ServerTest
+from serving import ENDLESS, Server, ServerTest
 
 COMPLETE = "/v1/completions"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 SECRET = "床前明月光"
+GOES_ON = {"logit_bias": ENDLESS["logit_bias"]}
 
 
 class Json(ByReflection, ServerTest):
@@ -34,7 +35,7 @@ class Json(ByReflection, ServerTest):
     def test_rest(self):
         for path, stream in ((COMPLETE, False), (COMPLETE, True)):
             request_id = f"rest-{stream}"
-            self.server.ask("POST", path, {"prompt": SECRET, "max_tokens": 3, "n": 2, "stream": stream},
+            self.server.ask("POST", path, {"prompt": SECRET, "max_tokens": 3, "n": 2, "stream": stream, **GOES_ON},
                             {"X-Request-Id": request_id, "traceparent": TRACEPARENT})
             line = self.line("request", request_id)
             self.assertEqual({name: line[name] for name in ("level", "protocol", "method", "route", "status",
@@ -84,7 +85,7 @@ class Json(ByReflection, ServerTest):
 
     def test_grpc(self):
         metadata = (("x-request-id", "grpc-1"), ("traceparent", TRACEPARENT))
-        self.call("Generate", self.generate(completion={"prompt": SECRET}, parameters={"max_tokens": 3}),
+        self.call("Generate", self.generate(completion={"prompt": SECRET}, parameters={"max_tokens": 3, **GOES_ON}),
                   metadata=metadata)
         line = self.line("request", "grpc-1")
         self.assertEqual((line["protocol"], line["route"], line["status"], line["trace_id"]),
