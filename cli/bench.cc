@@ -29,6 +29,7 @@ absl::Status RunBenchIo(Flags flags) {
                                  {"reader", report->reader},
                                  {"chunk_bytes", report->chunk_bytes},
                                  {"depth", report->depth},
+                                 {"buffer_bytes", report->buffer_bytes},
                                  {"bytes", report->bytes},
                                  {"seconds", report->seconds},
                                  {"gb_per_second", report->gb_per_second()},
@@ -56,6 +57,8 @@ void AddBench(CLI::App& app, Run* run) {
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   AddSize(*command, "--chunk", &flags->chunk_bytes, "of one read [1MiB]");
+  AddSizeOrNone(*command, "--buffer", &flags->options.buffer_bytes,
+                "read into so much memory in turn, as a ring does");
   AddSizeOrNone(*command, "--max-bytes", &flags->options.max_bytes, "stop after so many");
   command->add_option("--reader", flags->reader, "auto, uring or pread")
       ->check(CLI::IsMember({"auto", "uring", "pread"}))

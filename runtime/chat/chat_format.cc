@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "runtime/models/registry.h"
 
 namespace qianyi {
 namespace {
@@ -87,28 +88,9 @@ const ChatFormat* FindChatFormat(std::string_view name) {
 }
 
 const ChatFormat* ChatFormatOf(const nlohmann::json& config) {
-  const auto text = [&](const char* field) {
-    const auto at = config.find(field);
-    return at != config.end() && at->is_string() ? at->get<std::string>() : std::string();
-  };
-  const auto number = [&](const char* field) -> int64_t {
-    const auto at = config.find(field);
-    return at != config.end() && at->is_number_integer() ? at->get<int64_t>() : 0;
-  };
-  const std::string type = text("model_type");
-  const std::string path = text("_name_or_path");
-  if (type == "chatglm" && !config.contains("ffn_hidden_size")) return FindChatFormat("chatglm-6b");
-  if (type == "chatglm") {
-    if (number("padded_vocab_size") >= 100000) return FindChatFormat("glm4");
-    // The 32k models of both versions have one config; ChatGLM3-6B's own context is shorter.
-    const bool third = path.find("chatglm3") != std::string::npos || number("seq_length") == 8192;
-    return FindChatFormat(third ? "chatglm3" : "chatglm2");
-  }
-  if (type == "glm" && config.contains("num_hidden_layers")) return FindChatFormat("glm4");
-  if (type == "glm4") return FindChatFormat("glm4-0414");
-  if (type == "glm4_moe_lite") return FindChatFormat("glm4.7");
-  if (type != "glm4_moe") return nullptr;
-  return FindChatFormat(path.find("4.7") != std::string::npos ? "glm4.7" : "glm4.5");
+  const absl::StatusOr<const ModelFamily*> family = FindFamily(config);
+  if (!family.ok() || (*family)->chat_format == nullptr) return nullptr;
+  return FindChatFormat((*family)->chat_format(config));
 }
 
 }  // namespace qianyi

@@ -1,8 +1,6 @@
 // ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B in their original names: pre-norm RMSNorm, grouped
 // queries, interleaved rotary positions on the first half of each head, SwiGLU, causal.
 // zai-org/ChatGLM2-6B, zai-org/ChatGLM3, zai-org/GLM-4.
-#include "runtime/models/chatglm2.h"
-
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +11,7 @@
 #include "runtime/models/aliases.h"
 #include "runtime/models/gguf_config.h"
 #include "runtime/models/pre_norm.h"
+#include "runtime/models/registry.h"
 #include "runtime/models/sources.h"
 
 namespace qianyi {
@@ -218,6 +217,34 @@ TensorSources Sources(const nlohmann::json& json, const TensorSpec& tensor) {
   return {RankSplit::kWhole, OtherLayouts(json, tensor)};
 }
 
+// Published shapes.
+constexpr BuiltinShape kShapes[] = {
+    {"chatglm2-6b",
+     R"({"model_type":"chatglm","num_layers":28,"hidden_size":4096,"ffn_hidden_size":13696,)"
+     R"("num_attention_heads":32,"multi_query_attention":true,"multi_query_group_num":2,)"
+     R"("kv_channels":128,"padded_vocab_size":65024,"seq_length":32768,)"
+     R"("layernorm_epsilon":1e-5,"add_qkv_bias":true,"eos_token_id":2})"},
+    {"glm-4-9b",
+     R"({"model_type":"chatglm","num_layers":40,"hidden_size":4096,"ffn_hidden_size":13696,)"
+     R"("num_attention_heads":32,"multi_query_attention":true,"multi_query_group_num":2,)"
+     R"("kv_channels":128,"padded_vocab_size":151552,"seq_length":131072,)"
+     R"("layernorm_epsilon":1.5625e-7,"rope_ratio":500,"add_qkv_bias":true,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
+};
+
+// By the size of the vocabulary. The 32k models of both older versions have one config;
+// ChatGLM3-6B's own context is shorter.
+std::string_view ChatFormatName(const nlohmann::json& json) {
+  const auto number = [&](const char* field) -> int64_t {
+    const auto at = json.find(field);
+    return at != json.end() && at->is_number_integer() ? at->get<int64_t>() : 0;
+  };
+  if (number("padded_vocab_size") >= 100000) return "glm4";
+  const bool third =
+      CheckpointName(json).find("chatglm3") != std::string::npos || number("seq_length") == 8192;
+  return third ? "chatglm3" : "chatglm2";
+}
+
 bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "chatglm" && json.contains("ffn_hidden_size");
 }
@@ -230,7 +257,14 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kChatGlm2Family = {"chatglm2", Matches,   Describe,    Create,
-                                     Sources,    "chatglm", GgufToConfig};
+extern const ModelFamily kChatGlm2Family = {.name = "chatglm2",
+                                            .matches = Matches,
+                                            .describe = Describe,
+                                            .create = Create,
+                                            .sources = Sources,
+                                            .gguf_architecture = "chatglm",
+                                            .config_from_gguf = GgufToConfig,
+                                            .chat_format = ChatFormatName,
+                                            .shapes = kShapes};
 
 }  // namespace qianyi

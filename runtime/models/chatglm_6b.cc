@@ -1,7 +1,5 @@
 // ChatGLM-6B: a chat model that fills [gMASK] or [MASK], with rotary positions in two rows.
 // zai-org/ChatGLM-6B; in SwissArmyTransformer's names too.
-#include "runtime/models/chatglm_6b.h"
-
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -10,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/models/config.h"
 #include "runtime/models/post_norm.h"
+#include "runtime/models/registry.h"
 
 namespace qianyi {
 namespace {
@@ -130,6 +129,17 @@ class ChatGlm6b : public PostNormModel {
   const std::vector<int32_t> end_tokens_;
 };
 
+// Published shapes.
+constexpr BuiltinShape kShapes[] = {
+    {"chatglm-6b",
+     R"({"model_type":"chatglm","num_layers":28,"hidden_size":4096,"inner_hidden_size":16384,)"
+     R"("num_attention_heads":32,"max_sequence_length":2048,"layernorm_epsilon":1e-5,)"
+     R"("vocab_size":130528,"mask_token_id":130000,"gmask_token_id":130001,)"
+     R"("bos_token_id":130004,"eos_token_id":130005,"position_encoding_2d":true})"},
+};
+
+std::string_view ChatFormatName(const nlohmann::json&) { return "chatglm-6b"; }
+
 bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "chatglm" && !json.contains("ffn_hidden_size");
 }
@@ -152,6 +162,12 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kChatGlm6bFamily = {"chatglm-6b", Matches, Describe, Create, Sources};
+extern const ModelFamily kChatGlm6bFamily = {.name = "chatglm-6b",
+                                             .matches = Matches,
+                                             .describe = Describe,
+                                             .create = Create,
+                                             .sources = Sources,
+                                             .chat_format = ChatFormatName,
+                                             .shapes = kShapes};
 
 }  // namespace qianyi

@@ -1,7 +1,5 @@
 // CogView: one causal Transformer over image codes and text, with Sandwich-LN, learned positions
 // and a tied head. Ding et al. 2021, arXiv:2105.13290.
-#include "runtime/models/cogview.h"
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -14,6 +12,7 @@
 #include "runtime/model.h"
 #include "runtime/models/config.h"
 #include "runtime/models/megatron_names.h"
+#include "runtime/models/registry.h"
 #include "runtime/pictures/picture_config.h"
 #include "runtime/pictures/picture_query.h"
 #include "runtime/storage/model_file.h"
@@ -218,6 +217,12 @@ class CogView : public Model {
   LayerNormWeights final_norm_;
 };
 
+// Published shapes.
+constexpr BuiltinShape kShapes[] = {
+    {"cogview-base",
+     R"({"model_type":"cogview","num_layers":48,"hidden_size":2560,"num_attention_heads":40})"},
+};
+
 bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "cogview"; }
 
 absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
@@ -228,6 +233,10 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kCogViewFamily = {"cogview", Matches, Describe, Create};
+extern const ModelFamily kCogViewFamily = {.name = "cogview",
+                                           .matches = Matches,
+                                           .describe = Describe,
+                                           .create = Create,
+                                           .shapes = kShapes};
 
 }  // namespace qianyi

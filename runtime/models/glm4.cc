@@ -1,8 +1,6 @@
 // GLM-4-9B and GLM-4-0414 in the names of transformers' Glm and Glm4: pre-norm RMSNorm, grouped
 // queries, interleaved rotary positions on the first part of each head, SwiGLU, causal. Glm4 norms
 // what attention and MLP add as well. zai-org/glm-4-9b-chat-hf, zai-org/GLM-4-32B-0414.
-#include "runtime/models/glm4.h"
-
 #include <memory>
 #include <utility>
 #include <vector>
@@ -10,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/models/gguf_config.h"
 #include "runtime/models/pre_norm.h"
+#include "runtime/models/registry.h"
 #include "runtime/models/sources.h"
 
 namespace qianyi {
@@ -133,6 +132,26 @@ absl::StatusOr<nlohmann::json> GgufToConfig(const Gguf& gguf) {
   return json;
 }
 
+// Published shapes.
+constexpr BuiltinShape kGlmShapes[] = {
+    {"glm-4-9b-hf", R"({"model_type":"glm","num_hidden_layers":40,"hidden_size":4096,)"
+                    R"("intermediate_size":13696,"num_attention_heads":32,"num_key_value_heads":2,)"
+                    R"("head_dim":128,"vocab_size":151552,"max_position_embeddings":131072,)"
+                    R"("rms_norm_eps":1.5625e-7,"rope_theta":10000.0,"attention_bias":true,)"
+                    R"("eos_token_id":[151329,151336,151338]})"},
+};
+
+constexpr BuiltinShape kGlm4Shapes[] = {
+    {"glm-4-32b", R"({"model_type":"glm4","num_hidden_layers":61,"hidden_size":6144,)"
+                  R"("intermediate_size":23040,"num_attention_heads":48,"num_key_value_heads":2,)"
+                  R"("head_dim":128,"vocab_size":151552,"max_position_embeddings":32768,)"
+                  R"("rms_norm_eps":1e-5,"rope_theta":10000.0,"attention_bias":false,)"
+                  R"("eos_token_id":[151329,151336,151338]})"},
+};
+
+std::string_view GlmChatFormat(const nlohmann::json&) { return "glm4"; }
+std::string_view Glm4ChatFormat(const nlohmann::json&) { return "glm4-0414"; }
+
 bool MatchesGlm(const nlohmann::json& json) {
   return json.value("model_type", "") == "glm" && json.contains("num_hidden_layers") &&
          !json.contains("max_sequence_length");
@@ -147,8 +166,20 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlmFamily = {"glm", MatchesGlm, Describe, Create};
-const ModelFamily kGlm4Family = {"glm4",  MatchesGlm4, Describe,    Create,
-                                 Sources, "glm4",      GgufToConfig};
+extern const ModelFamily kGlmFamily = {.name = "glm",
+                                       .matches = MatchesGlm,
+                                       .describe = Describe,
+                                       .create = Create,
+                                       .chat_format = GlmChatFormat,
+                                       .shapes = kGlmShapes};
+extern const ModelFamily kGlm4Family = {.name = "glm4",
+                                        .matches = MatchesGlm4,
+                                        .describe = Describe,
+                                        .create = Create,
+                                        .sources = Sources,
+                                        .gguf_architecture = "glm4",
+                                        .config_from_gguf = GgufToConfig,
+                                        .chat_format = Glm4ChatFormat,
+                                        .shapes = kGlm4Shapes};
 
 }  // namespace qianyi

@@ -2,8 +2,6 @@
 // RMSNorm, grouped queries with optional norms of queries and keys, half-split rotary positions on
 // the first part of each head, SwiGLU in the first layers, then experts beside a shared one.
 // zai-org/GLM-4.5. The layer that predicts a second token is stored and not run.
-#include "runtime/models/glm4_moe.h"
-
 #include <memory>
 #include <utility>
 #include <vector>
@@ -11,6 +9,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/models/expert_model.h"
 #include "runtime/models/gguf_config.h"
+#include "runtime/models/registry.h"
 #include "runtime/models/sources.h"
 
 namespace qianyi {
@@ -94,6 +93,42 @@ absl::StatusOr<nlohmann::json> GgufToConfig(const Gguf& gguf) {
   return json;
 }
 
+// Published shapes.
+constexpr BuiltinShape kShapes[] = {
+    {"glm-4.5-air",
+     R"({"model_type":"glm4_moe","num_hidden_layers":46,"hidden_size":4096,"intermediate_size":10944,)"
+     R"("num_attention_heads":96,"num_key_value_heads":8,"head_dim":128,"vocab_size":151552,)"
+     R"("max_position_embeddings":131072,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("partial_rotary_factor":0.5,"attention_bias":true,"use_qk_norm":false,)"
+     R"("first_k_dense_replace":1,"n_routed_experts":128,"num_experts_per_tok":8,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":1408,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":1.0,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
+    {"glm-4.5",
+     R"({"model_type":"glm4_moe","num_hidden_layers":92,"hidden_size":5120,"intermediate_size":12288,)"
+     R"("num_attention_heads":96,"num_key_value_heads":8,"head_dim":128,"vocab_size":151552,)"
+     R"("max_position_embeddings":131072,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("partial_rotary_factor":0.5,"attention_bias":true,"use_qk_norm":true,)"
+     R"("first_k_dense_replace":3,"n_routed_experts":160,"num_experts_per_tok":8,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":1536,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":2.5,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
+    // No published model: GLM-4.5's layout at 30 billion parameters, 3 billion of them per token.
+    {"glm-moe-30b-a3b",
+     R"({"model_type":"glm4_moe","num_hidden_layers":48,"hidden_size":2048,"intermediate_size":6144,)"
+     R"("num_attention_heads":32,"num_key_value_heads":4,"head_dim":128,"vocab_size":151552,)"
+     R"("max_position_embeddings":131072,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("partial_rotary_factor":0.5,"attention_bias":false,"use_qk_norm":true,)"
+     R"("first_k_dense_replace":1,"n_routed_experts":128,"num_experts_per_tok":8,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":768,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":2.5,)"
+     R"("eos_token_id":[151329,151336,151338]})"},
+};
+
+std::string_view ChatFormatName(const nlohmann::json& json) {
+  return CheckpointName(json).find("4.7") != std::string::npos ? "glm4.7" : "glm4.5";
+}
+
 bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "glm4_moe"; }
 
 absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
@@ -104,7 +139,14 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlm4MoeFamily = {"glm4-moe", Matches,   Describe,    Create,
-                                    Sources,    "glm4moe", GgufToConfig};
+extern const ModelFamily kGlm4MoeFamily = {.name = "glm4-moe",
+                                           .matches = Matches,
+                                           .describe = Describe,
+                                           .create = Create,
+                                           .sources = Sources,
+                                           .gguf_architecture = "glm4moe",
+                                           .config_from_gguf = GgufToConfig,
+                                           .chat_format = ChatFormatName,
+                                           .shapes = kShapes};
 
 }  // namespace qianyi

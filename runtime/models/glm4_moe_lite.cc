@@ -1,8 +1,6 @@
 // GLM-4.7-Flash in the names of transformers' Glm4MoeLite: attention over a latent, then experts
 // beside a shared one. zai-org/GLM-4.7-Flash; DeepSeek-AI 2024, arXiv:2405.04434. The layer that
 // predicts a second token is stored and not run.
-#include "runtime/models/glm4_moe_lite.h"
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -13,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "runtime/models/expert_model.h"
+#include "runtime/models/registry.h"
 
 namespace qianyi {
 namespace {
@@ -216,6 +215,21 @@ class Glm4MoeLite : public ExpertModel {
   std::vector<LayerWeights> layers_;
 };
 
+// Published shapes.
+constexpr BuiltinShape kShapes[] = {
+    {"glm-4.7-flash",
+     R"({"model_type":"glm4_moe_lite","num_hidden_layers":47,"hidden_size":2048,)"
+     R"("intermediate_size":10240,"num_attention_heads":20,"q_lora_rank":768,"kv_lora_rank":512,)"
+     R"("qk_nope_head_dim":192,"qk_rope_head_dim":64,"v_head_dim":256,"vocab_size":154880,)"
+     R"("max_position_embeddings":202752,"rms_norm_eps":1e-5,"rope_theta":1000000,)"
+     R"("first_k_dense_replace":1,"n_routed_experts":64,"num_experts_per_tok":4,)"
+     R"("n_shared_experts":1,"moe_intermediate_size":1536,"n_group":1,"topk_group":1,)"
+     R"("norm_topk_prob":true,"routed_scaling_factor":1.8,)"
+     R"("eos_token_id":[154820,154827,154829]})"},
+};
+
+std::string_view ChatFormatName(const nlohmann::json&) { return "glm4.7"; }
+
 bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "glm4_moe_lite"; }
 
 absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const ModelFile& file) {
@@ -226,6 +240,11 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlm4MoeLiteFamily = {"glm4-moe-lite", Matches, Describe, Create};
+extern const ModelFamily kGlm4MoeLiteFamily = {.name = "glm4-moe-lite",
+                                               .matches = Matches,
+                                               .describe = Describe,
+                                               .create = Create,
+                                               .chat_format = ChatFormatName,
+                                               .shapes = kShapes};
 
 }  // namespace qianyi

@@ -1,7 +1,5 @@
 // GLM-130B: blank infilling with [MASK] and [sMASK], and from left to right behind [gMASK]. Zeng et
 // al. 2022, arXiv:2210.02414; zai-org/GLM-130B.
-#include "runtime/models/glm_130b.h"
-
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -10,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/models/config.h"
 #include "runtime/models/post_norm.h"
+#include "runtime/models/registry.h"
 
 namespace qianyi {
 namespace {
@@ -169,6 +168,13 @@ class Glm130b : public PostNormModel {
   const Config config_;
 };
 
+// Published shapes.
+constexpr BuiltinShape kShapes[] = {
+    {"glm-130b", R"({"model_type":"glm-130b","num_layers":70,"hidden_size":12288,)"
+                 R"("inner_hidden_size":32768,"num_attention_heads":96,"max_sequence_length":2048,)"
+                 R"("vocab_size":150528})"},
+};
+
 bool Matches(const nlohmann::json& json) { return json.value("model_type", "") == "glm-130b"; }
 
 TensorSources Sources(const nlohmann::json&, const TensorSpec& tensor) {
@@ -183,6 +189,11 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlm130bFamily = {"glm-130b", Matches, Describe, Create, Sources};
+extern const ModelFamily kGlm130bFamily = {.name = "glm-130b",
+                                           .matches = Matches,
+                                           .describe = Describe,
+                                           .create = Create,
+                                           .sources = Sources,
+                                           .shapes = kShapes};
 
 }  // namespace qianyi

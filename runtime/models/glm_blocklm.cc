@@ -1,7 +1,5 @@
 // GLM, 110M to 10B, English and Chinese: autoregressive blank infilling with learned
 // two-row positions, pre-norm LayerNorm, tied output. Du et al. 2022, arXiv:2103.10360.
-#include "runtime/models/glm_blocklm.h"
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -15,6 +13,7 @@
 #include "runtime/model.h"
 #include "runtime/models/config.h"
 #include "runtime/models/megatron_names.h"
+#include "runtime/models/registry.h"
 #include "runtime/models/sources.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/tokenizers/utf8.h"
@@ -255,6 +254,19 @@ TensorSources Sources(const nlohmann::json&, const TensorSpec& tensor) {
   return {};
 }
 
+// Published shapes.
+constexpr BuiltinShape kShapes[] = {
+    {"glm-large-chinese",
+     R"({"model_type":"glm","num_layers":24,"hidden_size":1024,"num_attention_heads":16,)"
+     R"("max_sequence_length":1024,"vocab_size":50048})"},
+    {"glm-10b",
+     R"({"model_type":"glm","num_layers":48,"hidden_size":4096,"num_attention_heads":64,)"
+     R"("max_sequence_length":1024,"vocab_size":50304})"},
+    {"glm-10b-chinese",
+     R"({"model_type":"glm","num_layers":48,"hidden_size":4096,"num_attention_heads":64,)"
+     R"("max_sequence_length":1024,"vocab_size":50048})"},
+};
+
 bool Matches(const nlohmann::json& json) {
   return json.value("model_type", "") == "glm" && json.contains("max_sequence_length");
 }
@@ -267,6 +279,11 @@ absl::StatusOr<std::unique_ptr<Model>> Create(const nlohmann::json& json, const 
 
 }  // namespace
 
-const ModelFamily kGlmBlockLmFamily = {"glm-blocklm", Matches, Describe, Create, Sources};
+extern const ModelFamily kGlmBlockLmFamily = {.name = "glm-blocklm",
+                                              .matches = Matches,
+                                              .describe = Describe,
+                                              .create = Create,
+                                              .sources = Sources,
+                                              .shapes = kShapes};
 
 }  // namespace qianyi

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,12 @@ class Model;
 struct Gguf;
 struct ModelFile;
 struct TensorSources;
+
+// A shape known by name ("glm-4-9b"), as config.json text.
+struct BuiltinShape {
+  std::string_view name;
+  std::string_view config;
+};
 
 struct ModelFamily {
   std::string_view name;
@@ -33,6 +40,10 @@ struct ModelFamily {
   // that their metadata stands for.
   std::string_view gguf_architecture = {};
   absl::StatusOr<nlohmann::json> (*config_from_gguf)(const Gguf& gguf) = nullptr;
+  // The name of the chat format (runtime/chat) of a config.json that names none; null: not a chat
+  // model.
+  std::string_view (*chat_format)(const nlohmann::json& config) = nullptr;
+  std::span<const BuiltinShape> shapes = {};
 };
 
 const std::vector<ModelFamily>& ModelFamilies();
@@ -48,8 +59,11 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelFile& file);
 // config.json of a GGUF file, by its architecture; InvalidArgument lists those there are.
 absl::StatusOr<std::string> ConfigFromGguf(const Gguf& gguf);
 
-// Shapes known by name ("glm-4-9b", …) as config.json text; NotFound lists the names.
+// A built-in shape of any family; NotFound lists the names.
 absl::StatusOr<std::string> BuiltinConfig(std::string_view name);
 std::vector<std::string_view> BuiltinConfigNames();
+
+// _name_or_path, what a config.json says it was published as; empty if it does not.
+std::string CheckpointName(const nlohmann::json& config);
 
 }  // namespace qianyi

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <memory>
 
 #include "absl/strings/str_format.h"
@@ -14,6 +15,7 @@ namespace qianyi {
 namespace {
 
 constexpr uint64_t kMaxChunkBytes = 64 << 20;
+constexpr uint64_t kMaxBufferBytes = 4ull << 30;
 
 double Seconds(const timeval& time) { return time.tv_sec + 1e-6 * time.tv_usec; }
 
@@ -32,18 +34,27 @@ absl::StatusOr<IoReport> BenchIo(const std::string& path, const BenchIoOptions& 
         absl::StrFormat("a chunk must be a multiple of %d bytes, at most %d, not %d", kPageBytes,
                         kMaxChunkBytes, chunk));
   }
+  const uint64_t least = chunk * static_cast<uint64_t>(std::max(options.depth, 1));
+  const uint64_t wanted = options.buffer_bytes > 0 ? options.buffer_bytes : least;
+  if (wanted < least || wanted > std::max(kMaxBufferBytes, least)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a buffer must hold the reads under way, %d bytes, and at most %d, not %d",
+                        least, kMaxBufferBytes, wanted));
+  }
   absl::StatusOr<std::unique_ptr<Reader>> opened =
       OpenReader(path, {.kind = options.kind, .depth = options.depth});
   if (!opened.ok()) return opened.status();
   Reader& reader = **opened;
   if (reader.size() == 0) return absl::InvalidArgumentError(path + ": is empty");
-  const PageBuffer buffer = AllocatePages(chunk * reader.depth());
+  const PageBuffer buffer = AllocatePages(wanted);
   if (buffer == nullptr) return absl::ResourceExhaustedError("no memory to read into");
   const uint64_t limit = options.max_bytes > 0 ? options.max_bytes : UINT64_MAX;
   const uint64_t end = RoundUpToPage(std::min(reader.size(), limit));
 
-  IoReport report{
-      .reader = std::string(reader.name()), .chunk_bytes = chunk, .depth = reader.depth()};
+  IoReport report{.reader = std::string(reader.name()),
+                  .chunk_bytes = chunk,
+                  .depth = reader.depth(),
+                  .buffer_bytes = wanted};
   const double cpu_before = CpuSeconds();
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] {
@@ -51,24 +62,26 @@ absl::StatusOr<IoReport> BenchIo(const std::string& path, const BenchIoOptions& 
   };
   uint64_t next = 0;
   int in_flight = 0;
-  const auto submit = [&](uint64_t slot) {
-    const uint64_t bytes = std::min(chunk, end - next);
-    const absl::Status status = reader.Submit({next, bytes, buffer.get() + slot * chunk, slot});
+  std::deque<uint64_t> places;  // free ones; the one that was longest is next
+  for (uint64_t place = 0; place < wanted / chunk; ++place) places.push_back(place);
+  const auto submit = [&] {
+    const uint64_t bytes = std::min(chunk, end - next), place = places.front();
+    places.pop_front();
+    const absl::Status status = reader.Submit({next, bytes, buffer.get() + place * chunk, place});
     next += bytes;
     in_flight += status.ok();
     return status;
   };
   absl::Status status;
-  for (int slot = 0; slot < reader.depth() && next < end && status.ok(); ++slot) {
-    status = submit(static_cast<uint64_t>(slot));
-  }
+  while (in_flight < reader.depth() && next < end && status.ok()) status = submit();
   while (in_flight > 0) {
     const ReadCompletion done = reader.Wait();
     --in_flight;
+    places.push_back(done.cookie);
     status.Update(done.status);
     report.bytes += done.bytes;
     const bool late = options.max_seconds > 0 && elapsed() >= options.max_seconds;
-    if (status.ok() && next < end && !late) status = submit(done.cookie);
+    if (status.ok() && next < end && !late) status = submit();
   }
   if (!status.ok()) return status;
   report.seconds = elapsed();

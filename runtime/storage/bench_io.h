@@ -13,6 +13,7 @@ struct BenchIoOptions {
   ReaderKind kind = ReaderKind::kAuto;
   int depth = 4;
   uint64_t chunk_bytes = kReadChunkBytes;  // multiple of kPageBytes
+  uint64_t buffer_bytes = 0;               // reads go to its places in turn; 0 = depth chunks
   uint64_t max_bytes = 0;                  // stop after so many; 0 = the whole file
   double max_seconds = 0;                  // start no read after so long; 0 = no limit
 };
@@ -21,6 +22,7 @@ struct IoReport {
   std::string reader;  // "io_uring+O_DIRECT", …
   uint64_t chunk_bytes = 0;
   int depth = 0;
+  uint64_t buffer_bytes = 0;
   uint64_t bytes = 0;
   double seconds = 0;
   double cpu_seconds = 0;  // of this process, user and system

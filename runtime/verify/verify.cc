@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "runtime/models/registry.h"
 #include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 #include "runtime/verify/tokenizers.h"
@@ -15,15 +16,8 @@ namespace {
 
 using Verifier = absl::Status (*)(const std::string& folder, VerifyReport& report);
 
+// What is not a model of text.
 constexpr std::pair<std::string_view, Verifier> kKinds[] = {
-    {"glm-blocklm", VerifyModel},
-    {"glm-130b", VerifyModel},
-    {"chatglm-6b", VerifyModel},
-    {"chatglm2", VerifyModel},
-    {"glm", VerifyModel},
-    {"glm4", VerifyModel},
-    {"glm4-moe", VerifyModel},
-    {"glm4-moe-lite", VerifyModel},
     {"fastmoe-gates", VerifyFastMoe},
     {"cogview", VerifyCogView},
     {"vqvae", VerifyVqvae},
@@ -49,6 +43,10 @@ absl::Status VerifyFolder(const std::string& folder, VerifyReport& report) {
   for (const auto& [name, verify] : kKinds) {
     if (name == kind) return verify(folder, report);
     absl::StrAppendFormat(&known, "%s%s", known.empty() ? "" : ", ", name);
+  }
+  for (const ModelFamily& family : ModelFamilies()) {
+    if (family.name == kind) return VerifyModel(folder, report);
+    absl::StrAppendFormat(&known, ", %s", family.name);
   }
   return absl::InvalidArgumentError(absl::StrFormat(
       "%s: fixture kind '%s' is not one of those that can be replayed: %s", path, kind, known));

@@ -2,6 +2,7 @@
 // is changed makes them fail.
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -9,13 +10,15 @@
 
 #include "absl/strings/str_replace.h"
 #include "gtest/gtest.h"
+#include "runtime/models/registry.h"
 #include "tests/cli/qianyi.h"
+#include "tests/support/paths.h"
 #include "tests/support/safetensors_text.h"
 
 namespace qianyi::testing {
 namespace {
 
-class VerifyCommand : public ::testing::TestWithParam<const char*> {
+class VerifyCommand : public ::testing::TestWithParam<std::string> {
  protected:
   std::string Copy() {
     const std::string folder = temp_ / "fixture";
@@ -123,7 +126,7 @@ TEST_P(VerifyCommand, RefusesFilesThatAreNoFixture) {
 TEST_P(VerifyCommand, RefusesCasesThatLie) {
   const std::string folder = Copy();
   const nlohmann::json good = nlohmann::json::parse(ReadText(folder + "/cases.json"));
-  const char* prompt = GetParam() == std::string("glm-blocklm") ? "context_ids" : "prompt_ids";
+  const char* prompt = GetParam() == "glm-blocklm" ? "context_ids" : "prompt_ids";
   const std::pair<const char*, nlohmann::json> lies[] = {
       {"sep", 1 << 30},
       {"sep", -1},
@@ -150,16 +153,33 @@ TEST_P(VerifyCommand, RefusesCasesThatLie) {
   }
 }
 
-std::string FolderName(const ::testing::TestParamInfo<const char*>& test) {
+template <typename Name>
+std::string FolderName(const ::testing::TestParamInfo<Name>& test) {
   return absl::StrReplaceAll(test.param, {{"-", "_"}, {"/", "_"}});
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand,
-                         ::testing::Values("glm-blocklm", "glm-130b", "chatglm-6b", "chatglm2",
-                                           "glm", "glm-tied", "glm4", "glm4-tied", "glm4-moe",
-                                           "glm4-moe-air", "glm4-moe-groups", "glm4-moe-lite",
-                                           "glm4-moe-lite-groups"),
-                         FolderName);
+// Every fixture of a family of text.
+std::vector<std::string> ModelFixtures() {
+  std::vector<std::string> names;
+  for (const std::string& name : NamesIn(FixturePath())) {
+    const std::string path = Fixture(name) + "/config.json";
+    if (!std::filesystem::exists(path)) continue;
+    const std::string kind = nlohmann::json::parse(ReadText(path)).value("fixture", "");
+    for (const ModelFamily& family : ModelFamilies()) {
+      if (family.name == kind && kind != "cogview") names.push_back(name);
+    }
+  }
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Models, VerifyCommand, ::testing::ValuesIn(ModelFixtures()),
+                         FolderName<std::string>);
+TEST(VerifyFixtures, EveryFamilyHasOne) {
+  std::set<std::string> kinds;
+  for (const std::string& name : ModelFixtures()) {
+    kinds.insert(nlohmann::json::parse(ReadText(Fixture(name) + "/config.json")).at("fixture"));
+  }
+  EXPECT_EQ(kinds.size(), ModelFamilies().size() - 1) << "CogView has another test";
+}
 
 // GLM-130B's INT8 and INT4 weights, which stand in files of their own.
 class VerifyQuantized : public ::testing::TestWithParam<const char*> {
@@ -218,7 +238,8 @@ TEST_P(VerifyQuantized, AnyChangedTensorFails) {
   EXPECT_EQ(Verify(), 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Bits, VerifyQuantized, ::testing::Values("int8", "int4"), FolderName);
+INSTANTIATE_TEST_SUITE_P(Bits, VerifyQuantized, ::testing::Values("int8", "int4"),
+                         FolderName<const char*>);
 
 // The fixtures of adapters name the folder of their model, which is copied beside them.
 class VerifyAdapters : public ::testing::TestWithParam<const char*> {
@@ -315,7 +336,7 @@ TEST_P(VerifyAdapters, NamesABaseThatIsNotThere) {
 
 INSTANTIATE_TEST_SUITE_P(Folders, VerifyAdapters,
                          ::testing::Values("lora", "ptuning-v2/chatglm2", "ptuning-v2/chatglm-6b"),
-                         FolderName);
+                         FolderName<const char*>);
 
 TEST(VerifyCommandTest, NamesKindsItDoesNotKnow) {
   const TempFolder temp;

@@ -29,6 +29,23 @@ TEST(BenchIo, ReadsTheWholeFileOnce) {
   }
 }
 
+TEST(BenchIo, ReadsIntoAsMuchMemoryAsItIsTold) {
+  TempFolder folder;
+  const uint64_t size = (9 << 20) + 5;
+  testing::WriteText(folder / "f", std::string(size, 'x'));
+  absl::StatusOr<IoReport> report = BenchIo(folder / "f", {.depth = 2, .buffer_bytes = 5 << 20});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->bytes, size);
+  EXPECT_EQ(report->buffer_bytes, 5u << 20);
+  report = BenchIo(folder / "f", {.depth = 2});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->buffer_bytes, 2u << 20);
+  for (const uint64_t bytes : {uint64_t{1} << 20, uint64_t{1} << 40}) {
+    EXPECT_TRUE(FailsWith(BenchIo(folder / "f", {.depth = 2, .buffer_bytes = bytes}).status(),
+                          StatusCode::kInvalidArgument, "a buffer must hold"));
+  }
+}
+
 TEST(BenchIo, StopsAtItsLimits) {
   TempFolder folder;
   testing::WriteText(folder / "f", std::string(9 << 20, 'x'));
