@@ -18,6 +18,7 @@
   FAMILY(kChatGlm2Family)       \
   FAMILY(kGlmFamily)            \
   FAMILY(kGlm4Family)           \
+  FAMILY(kGlm4vFamily)          \
   FAMILY(kGlm4MoeFamily)        \
   FAMILY(kGlm4MoeLiteFamily)    \
   FAMILY(kCogViewFamily)
