@@ -17,7 +17,6 @@ namespace qianyi {
 namespace {
 
 constexpr float kLatentEpsilon = 1e-6f;  // of the norms of latents, whatever rms_norm_eps is
-constexpr char kAttention[] = "self_attn.";
 
 struct Config {
   ExpertModelConfig model;
