@@ -201,7 +201,8 @@ absl::Status CheckPlace(const SourceTensor& tensor, uint64_t file_bytes) {
     }
   }
   if (product > std::numeric_limits<int64_t>::max() / 64) return too_large();
-  if (empty) return absl::OkStatus();
+  if (empty && tensor.begin <= file_bytes) return absl::OkStatus();
+  if (empty) return absl::OutOfRangeError("begins beyond the file");
   const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
   if (row % type->block_elements != 0) {
     return absl::InvalidArgumentError(
