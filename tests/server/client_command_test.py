@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import unittest
 
-from access_test import make_certificates, make_key
+from credentials import make_certificates, make_key
 from pictures import gradient, hole, make_painter, png_size
 from serving import BINARY, Server, ServerTest
 
