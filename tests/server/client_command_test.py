@@ -93,8 +93,8 @@ class Words(ClientTest, ServerTest):
         self.fails(client("poem", "春", "--model", "other", server=self.server), "other", "poet")
         self.fails(client("poem", "春", "--form", "sonnet", server=self.server), "form", "sonnet")
         self.fails(client("poem", "春", "--top-p", 0, server=self.server), "top_p")
-        self.fails(client("chat", "--timeout", 0.01, "--message", "春", server=self.server),
-                   "--timeout", "0.01 s")
+        self.fails(client("chat", "--timeout", 1e-6, "--message", "春", server=self.server),
+                   "--timeout", "1e-06 s")
         self.fails(client("paint", "猫", server=self.server), "picture")
         self.fails(client("poem", "春", "--server", "127.0.0.1:1"), "127.0.0.1:1", "qianyi serve")
         self.fails(client("poem", "春", "--server", "127.0.0.1"), "HOST:PORT")
