@@ -237,6 +237,13 @@ absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
   return held;
 }
 
+const std::byte* BlockLoader::ResidentAt(int index) const {
+  if (!blocks_[index].resident) return nullptr;
+  const int place = place_[index];
+  const bool ready = resident_state_[place].load(std::memory_order_acquire) == State::kReady;
+  return ready ? resident_at_[place] : nullptr;
+}
+
 void BlockLoader::Release(uint64_t ticket) {
   {
     std::lock_guard lock(mutex_);

@@ -47,6 +47,8 @@ class BlockLoader {
   // Hears of waits in Acquire; null: nobody does. Outlives them.
   void Observe(WaitObserver* observer) { observer_ = observer; }
 
+  // Where a resident block is, once it has come; else null. Consumer thread only.
+  const std::byte* ResidentAt(int index) const;
   bool resident(int index) const { return blocks_[index].resident; }
   uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }
   uint64_t resident_read_bytes() const { return resident_read_.load(std::memory_order_relaxed); }
