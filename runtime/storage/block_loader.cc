@@ -181,7 +181,7 @@ BlockLoader::Entry* BlockLoader::FindEntry(uint64_t ticket) {
 void BlockLoader::DropReleased() {
   while (!entries_.empty() && entries_.front().released &&
          entries_.front().state != State::kLoading) {
-    entries_.pop_front();
+    entries_.erase(entries_.begin());
   }
 }
 

@@ -6,7 +6,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -92,7 +91,7 @@ class BlockLoader {
   mutable std::mutex mutex_;
   std::condition_variable ready_;   // something finished
   std::condition_variable wanted_;  // there is room or a wish
-  std::deque<Entry> entries_;       // by ticket
+  std::vector<Entry> entries_;      // by ticket; few
   std::vector<absl::Status> resident_status_;
   size_t next_resident_ = 0;
   uint64_t next_issue_ = 0;  // ticket to load next; block streamed_[ticket % size]

@@ -159,6 +159,7 @@ absl::Status DeviceWeights::MakeRing() {
     largest = std::max(largest, Aligned(tensor(place.tensor).blocks[place.block].bytes));
   }
   slots_.resize(std::clamp<size_t>(kDeviceRingBytes / largest, 2, kMostSlots));
+  uploads_.reserve(slots_.size());
   ring_memory_ = {static_cast<std::byte*>(backend_.alloc(slots_.size() * largest)),
                   slots_.size() * largest};
   if (ring_memory_.data == nullptr) return NoRoom(ring_memory_.bytes, "the ring of weights");
@@ -214,7 +215,7 @@ absl::StatusOr<DeviceWeights::Lease> DeviceWeights::AcquireRun(int tensor_index,
     return Lease(nullptr, rows, row_begin, next - block);
   }
   // What was uploaded and is not wanted now gives its slot to later copies, which wait for it.
-  while (!uploads_.empty() && uploads_.front().index != index) uploads_.pop_front();
+  while (!uploads_.empty() && uploads_.front().index != index) uploads_.erase(uploads_.begin());
   if (uploads_.empty()) {
     next_index_ = index;
     Issue();
@@ -234,7 +235,7 @@ void DeviceWeights::Release() {
   Slot* const slot = uploads_.front().slot;
   backend_.record(slot->used, compute_);
   slot->was_used = true;
-  uploads_.pop_front();
+  uploads_.erase(uploads_.begin());
   while (uploads_.size() < slots_.size() && uploads_.size() < streamed_.size() &&
          (uploads_.empty() || uploads_.back().status.ok())) {
     Issue();

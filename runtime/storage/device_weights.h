@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -102,7 +101,7 @@ class DeviceWeights {
   std::vector<Slot> slots_;
   size_t next_slot_ = 0;
   int next_index_ = 0;  // to upload next
-  std::deque<Upload> uploads_;
+  std::vector<Upload> uploads_;  // as many as slots, at most
   // The host's block that was uploaded last from its ring, held until the copy is through.
   std::optional<WeightStore::Lease> held_;
   Event held_until_;
