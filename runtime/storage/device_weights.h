@@ -100,7 +100,7 @@ class DeviceWeights {
   std::vector<Place> streamed_;                          // in execution order
   std::vector<Slot> slots_;
   size_t next_slot_ = 0;
-  int next_index_ = 0;  // to upload next
+  int next_index_ = 0;           // to upload next
   std::vector<Upload> uploads_;  // as many as slots, at most
   // The host's block that was uploaded last from its ring, held until the copy is through.
   std::optional<WeightStore::Lease> held_;
