@@ -20,6 +20,7 @@ namespace {
 struct Config {
   PreNormConfig base;
   GroupedQueries queries;
+  int64_t by_head = 0;  // TensorSpec::by_head of query_key_value
 };
 
 absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
@@ -37,9 +38,8 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   c.head = "transformer.output_layer.weight";
   GroupedQueries q;
   q.heads = reader.Int("num_attention_heads", 1, 1024);
-  q.groups = reader.Bool("multi_query_attention", true)
-                 ? reader.Int("multi_query_group_num", 1, 1024)
-                 : q.heads;
+  const bool grouped = reader.Bool("multi_query_attention", true);
+  q.groups = grouped ? reader.Int("multi_query_group_num", 1, 1024) : q.heads;
   q.head_dim = reader.Int("kv_channels", 4, 1024);
   q.bias = reader.Bool("add_qkv_bias", true);
   c.rope = {1e4 * reader.Number("rope_ratio", 1e-3, 1e9, 1.0), q.head_dim / 2};
@@ -55,7 +55,8 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
     reader.Require(q.head_dim % 4 == 0, "kv_channels must be a multiple of 4");
   }
   if (!reader.status().ok()) return reader.status();
-  return Config{std::move(c), q};
+  // Without groups the original has q, k and v of one head after the other.
+  return Config{std::move(c), q, grouped ? 0 : q.head_dim};
 }
 
 std::string Layer(int64_t layer, const char* name) {
@@ -66,7 +67,8 @@ void ListAttention(const Config& c, int64_t layer, TensorLister& list) {
   const GroupedQueries& q = c.queries;
   const int64_t hidden = c.base.hidden;
   list.Constant(Layer(layer, "input_layernorm.weight"), {hidden});
-  list.Linear(Layer(layer, "self_attention.query_key_value"), q.qkv_cols(), hidden, q.bias);
+  list.Linear(Layer(layer, "self_attention.query_key_value"), q.qkv_cols(), hidden, q.bias,
+              c.by_head);
   list.Linear(Layer(layer, "self_attention.dense"), hidden, q.query_cols(), false);
   NameAttentionParts({.layer = Layer(layer, "self_attention."),
                       .sat = absl::StrCat("transformer.layers.", layer, ".attention."),

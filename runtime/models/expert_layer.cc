@@ -5,8 +5,15 @@
 
 namespace qianyi {
 
+void RouteWithin(int64_t capacity, Route route, const Backend& backend, Stream stream) {
+  route.capacity = std::max<int64_t>(capacity, 0);
+  backend.route(route, stream);
+  backend.synchronize(stream);
+  if (capacity == 0) std::fill_n(route.chosen, route.x.rows * route.top_k, -1);
+}
+
 int64_t ExpertLayer::Capacity(int64_t tokens) const {
-  if (gating_.capacity_rate <= 0) return 0;
+  if (gating_.capacity_rate <= 0) return -1;
   const double most = gating_.capacity_rate * static_cast<double>(tokens);
   if (gating_.top_k == 2) return static_cast<int64_t>(std::ceil(most)) * 2 / size();
   return static_cast<int64_t>(std::ceil(most / static_cast<double>(size())));
@@ -57,12 +64,11 @@ int64_t ExpertLayer::GroupByExpert(int64_t choices, Pass& pass) const {
 void ExpertLayer::Begin(Tensor x, Pass& pass, const float* uniform) const {
   const ExpertBuffers& buffers = pass.experts();
   Route route = Routing(x, pass);
-  route.capacity = Capacity(x.rows);
   route.uniform = uniform;
   route.chosen = buffers.chosen;
   route.weights = buffers.weights;
-  pass.backend().route(route, pass.stream());
-  pass.backend().synchronize(pass.stream());  // the host goes by what was chosen
+  // The host goes by what was chosen.
+  RouteWithin(Capacity(x.rows), route, pass.backend(), pass.stream());
   const int64_t active = GroupByExpert(x.rows * gating_.top_k, pass);
   for (int64_t i = 0; i < active; ++i) buffers.active[i] = experts_[buffers.active[i]].number;
   pass.store().experts()->Want({buffers.active, static_cast<size_t>(active)});

@@ -19,6 +19,10 @@ struct ExpertWeights {
   int64_t ffn = 0;  // rows of `up`; experts of a layer may differ
 };
 
+// Routes and waits for it. Every expert takes `capacity` choices, though it be none of them; -1 =
+// no limit.
+void RouteWithin(int64_t capacity, Route route, const Backend& backend, Stream stream);
+
 // Immutable; holds no weights.
 class ExpertLayer {
  public:
@@ -53,7 +57,7 @@ class ExpertLayer {
   absl::Status Finish(Tensor x, Tensor out, Pass& pass) const;
 
   int64_t size() const { return static_cast<int64_t>(experts_.size()); }
-  int64_t Capacity(int64_t tokens) const;  // of each; 0 = no limit
+  int64_t Capacity(int64_t tokens) const;  // of each; -1 = no limit
 
  private:
   qianyi::Route Routing(Tensor x, Pass& pass) const;

@@ -47,7 +47,9 @@ absl::StatusOr<Config> ReadConfig(const nlohmann::json& json) {
   // Both position tables have one row more than this.
   c.positions = reader.Int("max_sequence_length", 1, 1 << 20);
   c.epsilon = static_cast<float>(reader.Number("layernorm_epsilon", 0, 1, 1e-5));
-  reader.MustBe("attention_scale", 1.0);
+  // PB-relax: scores are divided by it before, and multiplied after their maximum is subtracted, so
+  // that half precision does not overflow. The result is the same.
+  reader.Number("attention_scale", 0, 1e6, 1.0);
   reader.MustBe("block_position_encoding", true);
   reader.MustBe("relative_encoding", false);
   reader.MustBe("tie_word_embeddings", true);

@@ -72,7 +72,6 @@ absl::StatusOr<VqvaeConfig> VqvaeConfig::Read(const nlohmann::json& config) {
   c.stride = reader.Int("stride", 4, 6, c.stride);
   c.simple = reader.Bool("simple", c.simple);
   reader.Require(c.stride != 5, "stride must be 4 or 6");
-  reader.Require(c.channel % 4 == 0, "channel must be a multiple of 4");
   if (!reader.status().ok())
     return absl::InvalidArgumentError(absl::StrCat("vqvae/", reader.status().message()));
   if (absl::Status status = ReadColours(config, "mean_rgb", &c.mean); !status.ok()) return status;

@@ -1,5 +1,6 @@
 // Adapters over the model of another fixture folder.
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <set>
@@ -51,10 +52,12 @@ class AdapterFixture {
   void ReportRest();
 
  private:
-  absl::StatusOr<std::shared_ptr<const Adapter>> Load(const AdapterFiles& files);
+  absl::StatusOr<std::shared_ptr<const Adapter>> Load(const std::string& folder,
+                                                      const AdapterFiles& files);
   absl::Status Replay(const Json& fields, const Adapter& adapter);
   absl::Status ReplayPrefix(const Json& variant);
   absl::Status ReplaySat(const Json& fields);
+  absl::StatusOr<std::string> SatFolder(const Json& fields) const;
   void ReplayKeysAndValues(const std::string& variant, const KvPrefix& prefix);
   void AddSame(const std::string& name, const Json& actual, const Json& expected);
 
@@ -114,8 +117,9 @@ absl::Status AdapterFixture::Open(const char* list, bool nested) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<const Adapter>> AdapterFixture::Load(const AdapterFiles& files) {
-  return loaded_->adapters().Load(absl::StrCat("adapter", adapters_++), folder_, files);
+absl::StatusOr<std::shared_ptr<const Adapter>> AdapterFixture::Load(const std::string& folder,
+                                                                    const AdapterFiles& files) {
+  return loaded_->adapters().Load(absl::StrCat("adapter", adapters_++), folder, files);
 }
 
 void AdapterFixture::AddSame(const std::string& name, const Json& actual, const Json& expected) {
@@ -144,7 +148,7 @@ absl::Status AdapterFixture::VerifyLoraCases() {
     const std::string name = StringOf(fields, "name");
     AddSame(name + ".r", file->rank(), config_.value("r", Json()));
     AddSame(name + ".lora_alpha", file->alpha(), config_.value("lora_alpha", Json()));
-    absl::StatusOr<std::shared_ptr<const Adapter>> adapter = Load({.lora = weights});
+    absl::StatusOr<std::shared_ptr<const Adapter>> adapter = Load(folder_, {.lora = weights});
     if (!adapter.ok()) return adapter.status();
     if (absl::Status status = Replay(fields, **adapter); !status.ok()) return status;
   }
@@ -156,7 +160,28 @@ absl::Status AdapterFixture::VerifyLoraCases() {
   return ReplaySat(cases_["sat_adapter_case"]);
 }
 
-// The adapter in the training framework's names: the logits of one full pass.
+// The adapter in the training framework's names, with its own rank, factor and modules instead of
+// those of adapter_config.json, in a folder of its own.
+absl::StatusOr<std::string> AdapterFixture::SatFolder(const Json& fields) const {
+  const std::string folder = JoinPath(temporary_.path(), "sat");
+  std::error_code error;
+  std::filesystem::create_directory(folder, error);
+  const std::string weights = StringOf(fields, "adapter");
+  if (!error) {
+    std::filesystem::create_symlink(std::filesystem::absolute(JoinPath(folder_, weights)),
+                                    JoinPath(folder, "adapter_sat.safetensors"), error);
+  }
+  const Json config = {{"r", fields.value("r", Json())},
+                       {"lora_alpha", fields.value("lora_alpha", Json())},
+                       {"target_modules", ".*"}};
+  std::ofstream file(JoinPath(folder, "adapter_config.json"));
+  file << config.dump();
+  file.close();
+  if (!error && file) return folder;
+  return absl::InternalError(absl::StrCat(folder, ": cannot be written"));
+}
+
+// The logits of one full pass with it.
 absl::Status AdapterFixture::ReplaySat(const Json& fields) {
   const std::string weights = StringOf(fields, "adapter");
   const std::string tensor = StringOf(fields, "logits_tensor");
@@ -170,16 +195,19 @@ absl::Status AdapterFixture::ReplaySat(const Json& fields) {
   Json positions = Json::array();
   for (size_t i = 0; i < fields["input_ids"].size(); ++i) positions.push_back(i);
   complete["position_ids"] = positions;
-  absl::StatusOr<LoraFile> file = LoraFile::Open(folder_, loaded_->store().file(), weights);
-  if (!file.ok()) return file.status();
-  AddSame("sat_adapter_case.r", file->rank(), fields.value("r", Json()));
-  AddSame("sat_adapter_case.lora_alpha", file->alpha(), fields.value("lora_alpha", Json()));
-  absl::StatusOr<std::shared_ptr<const Adapter>> adapter = Load({.lora = weights});
+  absl::StatusOr<std::string> folder = SatFolder(fields);
+  if (!folder.ok()) return folder.status();
+  absl::StatusOr<std::shared_ptr<const Adapter>> adapter =
+      Load(*folder, {.lora = "adapter_sat.safetensors"});
   if (!adapter.ok()) return adapter.status();
   replayed_.insert(tensor);
   const std::vector<int32_t>& ends = loaded_->model().end_tokens();
   absl::Status status = ModelCase(complete, ends, *tensors_, *loaded_, report_, adapter->get())
                             .ReplayLogits(tensor.substr(name.size() + 1));
+  for (const auto& [key, value] : fields.items()) {
+    if (!absl::StartsWith(key, "max_abs_diff")) continue;
+    CompareOriginals(absl::StrCat("sat_adapter_case.", key), value, report_);
+  }
   complete["name"] = "sat_adapter_case";
   if (!status.ok() || !complete.contains("max_abs_change_from_base")) return status;
   return ModelCase(complete, ends, *tensors_, *loaded_, report_, adapter->get()).ReplayChange();
@@ -198,7 +226,7 @@ absl::Status AdapterFixture::VerifyPrefixes() {
 absl::Status AdapterFixture::ReplayPrefix(const Json& variant) {
   const std::string name = StringOf(variant, "name");
   const std::string weights = StringOf(variant, "file");
-  absl::StatusOr<std::shared_ptr<const Adapter>> adapter = Load({.prefix = weights});
+  absl::StatusOr<std::shared_ptr<const Adapter>> adapter = Load(folder_, {.prefix = weights});
   if (!adapter.ok()) return adapter.status();
   const KvPrefix& prefix = (*adapter)->prefix();
   AddSame(name + ".pre_seq_len", prefix.slots, config_.value("pre_seq_len", Json()));
@@ -235,8 +263,11 @@ void AdapterFixture::ReplayKeysAndValues(const std::string& variant, const KvPre
 
 void AdapterFixture::ReportRest() {
   for (const auto& [key, value] : cases_.items()) {
-    if (value.is_string() || key == "cases" || key == "variants" || key == "sat_adapter_case" ||
-        absl::StartsWith(key, "max_abs_diff")) {
+    if (value.is_string() || key == "cases" || key == "variants" || key == "sat_adapter_case") {
+      continue;
+    }
+    if (absl::StartsWith(key, "max_abs_diff")) {
+      CompareOriginals(key, value, report_);
       continue;
     }
     report_.Add({.name = key,

@@ -47,20 +47,26 @@ absl::Status MakeSource(const std::string& fixture, const Json& config, const st
   return file ? absl::OkStatus() : absl::InternalError(absl::StrCat(source, ": cannot write"));
 }
 
-// Longest sequence that the cases have, and room for the batch of a self-score.
+// Room for the longest sequence of the cases, and for the logits of their largest batch.
 LoadOptions RoomForCases(const Safetensors& tensors) {
-  int64_t longest = 64;
+  int64_t longest = 64, batch = 1, rows = 256;
   for (const SafetensorsEntry& entry : tensors.entries()) {
-    if (entry.dtype == "I64" && !absl::StartsWith(entry.name, "sparse_") &&
-        !absl::StrContains(entry.name, ".code")) {
-      longest = std::max(longest, entry.shape.empty() ? 1 : entry.shape.back());
+    const size_t dimensions = entry.shape.size();
+    const bool inputs = absl::EndsWith(entry.name, ".input_ids");
+    if (dimensions > 0 && (inputs || absl::EndsWith(entry.name, "seq"))) {
+      longest = std::max(longest, entry.shape.back());
+      if (dimensions == 2) batch = std::max(batch, entry.shape[0]);
+    }
+    if (dimensions == 2 && inputs) rows = std::max(rows, entry.elements());
+    if (dimensions == 3 && absl::EndsWith(entry.name, ".text_logits")) {
+      rows = std::max(rows, entry.shape[0] * entry.shape[1]);
     }
   }
   LoadOptions options;
   options.context_tokens = std::min<int64_t>(longest, 1 << 16) + 16;
-  options.batch = 4;
-  options.prompt_tokens = 4 * options.context_tokens;
-  options.logit_rows = 256;
+  options.batch = std::min<int64_t>(batch, 64);
+  options.prompt_tokens = options.batch * options.context_tokens;
+  options.logit_rows = std::min<int64_t>(rows, 1 << 16);
   return options;
 }
 
@@ -77,6 +83,10 @@ void ReplayForward(CogViewCases& cases) {
     cases.Compare(absl::StrCat("forward.l0.", name), values);
   }
   cases.Compare("forward.final_layernorm", pass->final_norm);
+  float most = 0;
+  for (const float logit : pass->logits) most = std::max(most, std::abs(logit));
+  cases.CompareNumber("forward.logits_abs_max", most, kLogitTolerance);
+  cases.CompareNumber("forward.rounding_noise_max_abs_logits", 0, kBetweenOriginals);
 }
 
 // One maximum over the whole batch: with the reference-only switch.
@@ -90,11 +100,10 @@ void ReplayGlobalMaximum(CogViewCases& cases, LoadedModel& original) {
   cases.Compare("ln_global_max.logits", both->logits);
   cases.Compare("ln_global_max.hidden.1", both->hidden[1]);
   cases.Compare("ln_global_max.logits_row0_alone", alone->logits);
-  double change = 0;
-  for (size_t i = 0; i < alone->logits.size(); ++i) {
-    change = std::max(change, std::abs(double{alone->logits[i]} - both->logits[i]));
-  }
-  cases.CompareNumber("ln_global_max.max_abs_diff_row0_batched_vs_alone", change, 2e-3);
+  const std::vector<float> first(both->logits.begin(),
+                                 both->logits.begin() + static_cast<int64_t>(alone->logits.size()));
+  cases.CompareNumber("ln_global_max.max_abs_diff_row0_batched_vs_alone",
+                      LargestDifference(alone->logits, first), 2e-3);
 }
 
 void ReplaySeparator(CogViewCases& cases) {
@@ -125,6 +134,10 @@ void ReplayIncremental(CogViewCases& cases) {
     memory.insert(memory.end(), parts->back().hidden[i].begin(), parts->back().hidden[i].end());
     cases.Compare(absl::StrCat("incremental.mems.", i), memory);
   }
+  std::vector<float> logits = parts->front().logits;
+  logits.insert(logits.end(), parts->back().logits.begin(), parts->back().logits.end());
+  cases.CompareNumber("incremental.max_abs_diff_incremental_vs_full",
+                      LargestDifference(logits, full->logits), 2e-3);
 }
 
 void ReplayGreedy(CogViewCases& cases, const std::string& name) {
@@ -219,6 +232,8 @@ void ReplayScore(CogViewCases& cases, const std::string& name, const PictureConf
   cases.Compare(name + ".scores", scores, 5e-3);
   cases.Compare(name + ".scores_one_by_one", one_by_one, 5e-3);
   cases.CompareList(name + ".scores", scores, 5e-3);
+  cases.CompareNumber(name + ".max_abs_diff_batched_vs_single",
+                      LargestDifference(scores, one_by_one), 1e-2);
   const auto best = std::max_element(scores.begin(), scores.end()) - scores.begin();
   cases.CompareNumber(name + ".best_index", static_cast<double>(best), 0);
 }

@@ -179,19 +179,19 @@ class Replay {
     routed.weights.resize(tokens_ * of.top_k);
     std::vector<float> scores(tokens_ * 2 * experts_);
     const Stream stream = Cpu().create_stream(1);
-    Cpu().route({.gate = of.gate(),
+    RouteWithin(capacity,
+                {.gate = of.gate(),
                  .x = F32(const_cast<float*>(input_.data()), tokens_, size_),
                  .weight = weight.data(),
                  .bias = of.with_bias ? gate_bias_.data() : nullptr,
                  .noise = noise.data(),
                  .experts = experts_,
                  .top_k = of.top_k,
-                 .capacity = capacity,
                  .uniform = uniform,
                  .scores = scores.data(),
                  .chosen = routed.chosen.data(),
                  .weights = routed.weights.data()},
-                stream);
+                Cpu(), stream);
     Cpu().destroy_stream(stream);
     return routed;
   }
@@ -218,7 +218,7 @@ class Replay {
     const ExpertLayer sizes({.top_k = of.top_k, .capacity_rate = of.rate},
                             std::vector<ExpertWeights>(experts_));
     const int64_t capacity = sizes.Capacity(tokens_);
-    const RoutedTokens before = RunGate(of, weight, *noise, 0, nullptr);
+    const RoutedTokens before = RunGate(of, weight, *noise, -1, nullptr);
     const RoutedTokens after =
         RunGate(of, weight, *noise, capacity, of.random ? uniform.data() : nullptr);
     CompareChoices(name, before, after, of.top_k);

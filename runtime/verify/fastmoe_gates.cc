@@ -16,6 +16,7 @@ double NormalCdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
 
 // Squared coefficient of variation, over n - 1.
 double SquaredVariation(const Doubles& x) {
+  if (x.size() == 1) return 0;
   const double mean = std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
   double squares = 0;
   for (const double v : x) squares += (v - mean) * (v - mean);
@@ -96,8 +97,12 @@ double NoisyLoss(const Doubles& clean, const std::vector<float>& noise, const Do
       importance[routed.chosen[t * top_k + j]] += routed.weights[t * top_k + j];
     }
     for (int64_t e = 0; e < experts; ++e) {
+      if (top_k == experts) {  // every token takes them all: counted, as there is no next best
+        load[e] += 1;
+        continue;
+      }
       // What it would have to exceed, itself left out.
-      const bool within = top_k < experts && noisy[e] > sorted[top_k];
+      const bool within = noisy[e] > sorted[top_k];
       const double rival = within ? sorted[top_k] : sorted[top_k - 1];
       const int64_t at = t * experts + e;
       load[e] += NormalCdf((clean[at] - rival) / deviations[at]);

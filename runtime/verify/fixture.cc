@@ -1,6 +1,7 @@
 #include "runtime/verify/fixture.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
@@ -48,6 +49,16 @@ std::vector<int64_t> Flatten(const Json& value) {
 
 Json FieldOf(const Json& object, const char* key) {
   return object.is_object() ? object.value(key, Json()) : Json();
+}
+
+double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  double most = a.size() == b.size() ? 0 : kInfinity;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    const double difference = std::abs(double{a[i]} - b[i]);
+    most = std::max(most, std::isnan(difference) ? kInfinity : difference);
+  }
+  return most;
 }
 
 void Append(const Tensor& rows, std::vector<float>* out) {

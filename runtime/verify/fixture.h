@@ -47,6 +47,9 @@ std::vector<int64_t> Wide(const std::vector<T>& values) {
   return {values.begin(), values.end()};
 }
 
+// Infinity where they are not of as many values, or one is no number.
+double LargestDifference(const std::vector<float>& a, const std::vector<float>& b);
+
 // All values of the rows, one after the other.
 void Append(const Tensor& rows, std::vector<float>* out);
 

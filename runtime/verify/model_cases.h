@@ -16,6 +16,8 @@ namespace qianyi {
 // Largest differences allowed against float32 runs of the original code.
 inline constexpr double kLogitTolerance = 1e-3;
 inline constexpr double kLogprobSumTolerance = 5e-3;
+// Two runs of the original are nearer than this.
+inline constexpr double kBetweenOriginals = 0.02;
 
 // Fields of a case; the default when there is none, or none of that type.
 int64_t NumberOf(const nlohmann::json& fields, const char* key, int64_t absent);
@@ -24,6 +26,10 @@ std::string StringOf(const nlohmann::json& fields, const char* key);
 // Adds the line of a tensor of logits, states or keys; FAIL where the file cannot be read.
 void CompareTensor(const std::string& name, const std::vector<float>& actual,
                    const Safetensors& tensors, VerifyReport& report);
+
+// Adds the line of a number that says how far two runs of the original are apart: none of ours says
+// it, but where it is not small the folder's numbers are not the original's.
+void CompareOriginals(const std::string& name, const nlohmann::json& stated, VerifyReport& report);
 
 class ModelCase {
  public:

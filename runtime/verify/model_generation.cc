@@ -157,7 +157,13 @@ absl::Status ModelCase::ReplayRefills() {
     if (run->ended[i] >= 0) generated.push_back(run->ended[i]);
     CompareIds(at + "generated", generated, Flatten(FieldOf(steps[i], "generated")));
   }
-  CompareIds("final_sequence", Wide(run->fed.tokens), Flatten(FieldOf(fields_, "final_sequence")));
+  std::vector<int32_t> filled = run->fed.tokens;
+  if (!prompt_.refill) {  // one mask: nothing was encoded again with its blank in place
+    filled = run->contexts[0];
+    const auto after = filled.erase(filled.begin() + prompt_.blanks[0].mask);
+    filled.insert(after, run->blanks[0].begin(), run->blanks[0].end());
+  }
+  CompareIds("final_sequence", Wide(filled), Flatten(FieldOf(fields_, "final_sequence")));
   return absl::OkStatus();
 }
 

@@ -27,14 +27,8 @@ double MaxDifference(const Safetensors& a, const std::string& a_name, const Safe
                      const std::string& b_name) {
   const absl::StatusOr<std::vector<float>> left = a.ReadFloats(a_name);
   const absl::StatusOr<std::vector<float>> right = b.ReadFloats(b_name);
-  if (!left.ok() || !right.ok() || left->size() != right->size()) {
-    return std::numeric_limits<double>::infinity();
-  }
-  double most = 0;
-  for (size_t i = 0; i < left->size(); ++i) {
-    most = std::max(most, std::abs(double{(*left)[i]} - (*right)[i]));
-  }
-  return most;
+  if (!left.ok() || !right.ok()) return std::numeric_limits<double>::infinity();
+  return LargestDifference(*left, *right);
 }
 
 class QuantizedFixture {

@@ -41,6 +41,16 @@ TEST_F(VerifyFastMoe, PassesAsItIs) {
   }
 }
 
+// Fewer places than experts, so that nobody gets one; and a gate that takes all experts.
+TEST(VerifyFastMoeFew, PassesAsItIs) {
+  const std::string out = Output({"verify", Fixture("fastmoe-gates-few")});
+  EXPECT_EQ(out.find("FAIL"), std::string::npos) << out;
+  EXPECT_EQ(out.find("UNKNOWN"), std::string::npos) << out;
+  for (const char* name : {"ffn.gshard_tight.output", "noisy.train.k8.loss"}) {
+    EXPECT_NE(out.find(name), std::string::npos) << name;
+  }
+}
+
 TEST_F(VerifyFastMoe, AnyChangedTensorFails) {
   const std::string path = folder_ + "/cases.safetensors";
   const std::vector<TestTensor> tensors = ReadSafetensors(path);

@@ -52,6 +52,67 @@ TEST_P(VerifyPictures, AnyChangedTensorFails) {
   EXPECT_NE(result.out.find("UNKNOWN"), std::string::npos);
 }
 
+// More rows of logits in one pass than any case of the fixture has.
+TEST(VerifyPicturesTest, ABatchOfAnySize) {
+  const TempFolder temp;
+  const std::string folder = temp / "fixture";
+  CopyFolder(Fixture("cogview"), folder);
+  const std::string path = folder + "/cases.safetensors";
+  std::vector<TestTensor> tensors = ReadSafetensors(path);
+  for (TestTensor& tensor : tensors) {
+    if (!tensor.name.starts_with("forward.")) continue;
+    const std::string once = tensor.bytes;
+    for (int i = 1; i < 9; ++i) tensor.bytes += once;
+    tensor.shape[0] *= 9;
+  }
+  WriteText(path, SafetensorsText(tensors));
+  const ProcessResult run = Qianyi({"verify", folder, "--only", "forward."});
+  EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
+  EXPECT_NE(run.out.find("forward.logits"), std::string::npos);
+}
+
+// Widths of `from` become one more, of zeros.
+TestTensor Widened(const TestTensor& tensor, int64_t from) {
+  std::vector<int64_t> shape = tensor.shape;
+  int64_t count = 1;
+  for (int64_t& size : shape) count *= size += size == from ? 1 : 0;
+  const std::vector<float> old = FloatsOf(tensor);
+  std::vector<float> values(count, 0.0f);
+  for (size_t i = 0; i < old.size(); ++i) {
+    int64_t at = 0, stride = 1, rest = static_cast<int64_t>(i);
+    for (size_t d = shape.size(); d-- > 0; rest /= tensor.shape[d], stride *= shape[d]) {
+      at += rest % tensor.shape[d] * stride;
+    }
+    values[at] = old[i];
+  }
+  return F32Tensor(tensor.name, shape, values);
+}
+
+TEST(VerifyPicturesTest, ChannelsOfAnyNumber) {
+  const TempFolder temp;
+  const std::string folder = temp / "fixture";
+  CopyFolder(Fixture("vqvae"), folder);
+  nlohmann::json config = nlohmann::json::parse(ReadText(folder + "/config.json"));
+  nlohmann::json& channel = config["variants"]["main"]["channel"];
+  const auto width = channel.get<int64_t>();
+  channel = width + 1;
+  WriteText(folder + "/config.json", config.dump());
+  const std::string weights = folder + "/weights.safetensors",
+                    cases = folder + "/cases.safetensors";
+  for (const std::string& path : {weights, cases}) {
+    std::vector<TestTensor> tensors = ReadSafetensors(path);
+    for (TestTensor& tensor : tensors) {
+      const bool wide = path == weights ? tensor.name.find(".blocks.") != std::string::npos
+                                        : tensor.name.find(".stage") != std::string::npos;
+      if (wide && tensor.name.starts_with("main.")) tensor = Widened(tensor, width);
+    }
+    WriteText(path, SafetensorsText(tensors));
+  }
+  const ProcessResult run = Qianyi({"verify", folder, "--only", "main."});
+  EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
+  EXPECT_NE(run.out.find("main.decode.stage2"), std::string::npos);
+}
+
 INSTANTIATE_TEST_SUITE_P(Folders, VerifyPictures, ::testing::Values("cogview", "vqvae"));
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gtest/gtest.h"
 #include "runtime/models/registry.h"
@@ -151,6 +152,70 @@ TEST_P(VerifyCommand, RefusesCasesThatLie) {
     EXPECT_EQ(run.exit_code, 1) << field << "\n" << run.err;
     EXPECT_NE(run.err.find("qianyi: "), std::string::npos) << field << "\n" << run.err;
   }
+}
+
+// What is left of a text of several masks when all but the last are filled is a text of one.
+TEST(VerifyModels, ATextOfOneMaskIsFilledToo) {
+  const TempFolder temp;
+  const std::string folder = temp / "fixture";
+  CopyFolder(Fixture("glm-130b"), folder);
+  nlohmann::json cases = nlohmann::json::parse(ReadText(folder + "/cases.json"));
+  nlohmann::json& refill = cases["cases"].back();
+  ASSERT_EQ(refill["steps"].size(), 2);
+  refill["steps"].erase(0);
+  WriteText(folder + "/cases.json", cases.dump());
+  const ProcessResult run = Qianyi({"verify", folder, "--only", "two_masks_refill"});
+  EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
+  EXPECT_NE(run.out.find("final_sequence"), std::string::npos);
+  refill["final_sequence"][0] = refill["final_sequence"][0].get<int>() + 1;
+  WriteText(folder + "/cases.json", cases.dump());
+  EXPECT_EQ(Qianyi({"verify", folder, "--only", "two_masks_refill"}).exit_code, 1);
+}
+
+// Then the original has the rows of each head together: those of the fixture's groups, for every
+// query head of a group.
+TEST(VerifyModels, ChatGlm2WithoutGroups) {
+  const TempFolder temp;
+  const std::string folder = temp / "fixture";
+  CopyFolder(Fixture("chatglm2"), folder);
+  nlohmann::json config = nlohmann::json::parse(ReadText(folder + "/config.json"));
+  const int64_t heads = config["num_attention_heads"], groups = config["multi_query_group_num"];
+  const int64_t head_dim = config["kv_channels"];
+  config["multi_query_attention"] = false;
+  WriteText(folder + "/config.json", config.dump());
+  const std::string path = folder + "/weights.safetensors";
+  std::vector<TestTensor> tensors = ReadSafetensors(path);
+  for (TestTensor& tensor : tensors) {
+    if (tensor.name.find("query_key_value") == std::string::npos) continue;
+    const std::string old = tensor.bytes;
+    const size_t head_bytes = old.size() / (heads + 2 * groups);
+    tensor.bytes.clear();
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t group = h / (heads / groups);
+      for (const int64_t from : {h, heads + group, heads + groups + group}) {
+        tensor.bytes += old.substr(from * head_bytes, head_bytes);
+      }
+    }
+    tensor.shape[0] = 3 * heads * head_dim;
+  }
+  WriteText(path, SafetensorsText(tensors));
+  const ProcessResult run = Qianyi({"verify", folder});
+  EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
+}
+
+// The original's PB-relax only keeps half precision from overflowing.
+TEST(VerifyModels, AnAttentionScaleChangesNothing) {
+  const TempFolder temp;
+  const std::string folder = temp / "fixture";
+  CopyFolder(Fixture("glm-blocklm"), folder);
+  nlohmann::json config = nlohmann::json::parse(ReadText(folder + "/config.json"));
+  config["attention_scale"] = 8.0;
+  WriteText(folder + "/config.json", config.dump());
+  const ProcessResult run = Qianyi({"verify", folder});
+  EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
+  config["attention_scale"] = "much";
+  WriteText(folder + "/config.json", config.dump());
+  EXPECT_TRUE(Fails(Qianyi({"verify", folder}), 1, {"attention_scale"}));
 }
 
 template <typename Name>
@@ -311,7 +376,8 @@ TEST_P(VerifyAdapters, AnyChangedNumberFails) {
     FailsWithJson("config.json", changed);
   }
   if (!lora()) return;
-  for (const char* field : {"max_abs_change_from_base", "r", "lora_alpha"}) {
+  for (const char* field :
+       {"max_abs_change_from_base", "max_abs_diff_to_merged_weights", "r", "lora_alpha"}) {
     changed = cases;
     changed["sat_adapter_case"][field] = cases["sat_adapter_case"][field].get<double>() + 0.05;
     FailsWithJson("cases.json", changed);
@@ -325,6 +391,56 @@ TEST_P(VerifyAdapters, AChangedAdapterFails) {
   tensors.back().Add(3, 0.5);
   WriteText(path, SafetensorsText(tensors));
   EXPECT_EQ(Qianyi({"verify", folder_}).exit_code, 1);
+}
+
+// The training framework's adapter need not have the rank and the modules of the other.
+TEST_P(VerifyAdapters, TwoAdaptersOfDifferentRanksAndModules) {
+  if (!lora()) return;
+  const std::string sat = folder_ + "/adapter_sat.safetensors";
+  std::vector<TestTensor> tensors = ReadSafetensors(sat);
+  for (TestTensor& tensor : tensors) {  // one rank more, of zeros
+    const bool down = tensor.name.find("matrix_A") != std::string::npos;
+    const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
+    const std::vector<float> old = FloatsOf(tensor);
+    std::vector<float> values;
+    for (int64_t r = 0; r < rows + (down ? 1 : 0); ++r) {
+      for (int64_t c = 0; c < cols + (down ? 0 : 1); ++c) {
+        values.push_back(r < rows && c < cols ? old[r * cols + c] : 0.0f);
+      }
+    }
+    tensor = down ? F32Tensor(tensor.name, {rows + 1, cols}, values)
+                  : F32Tensor(tensor.name, {rows, cols + 1}, values);
+  }
+  WriteText(sat, SafetensorsText(tensors));
+  nlohmann::json cases = nlohmann::json::parse(ReadText(folder_ + "/cases.json"));
+  nlohmann::json& fields = cases["sat_adapter_case"];
+  const double rank = fields["r"].get<double>(), alpha = fields["lora_alpha"].get<double>();
+  fields["r"] = static_cast<int>(rank) + 1;
+  fields["lora_alpha"] = alpha * (rank + 1) / rank;
+  WriteText(folder_ + "/cases.json", cases.dump());
+  // And the other gets a module that this one does not have, which adds nothing.
+  const std::string peft = folder_ + "/adapter_model.safetensors";
+  tensors = ReadSafetensors(peft);
+  const nlohmann::json base = nlohmann::json::parse(ReadText(temp_ / "chatglm2/config.json"));
+  const int64_t hidden = base["hidden_size"].get<int64_t>();
+  const int64_t inner = base["ffn_hidden_size"].get<int64_t>();
+  const auto r = static_cast<int64_t>(rank);
+  for (int layer = 0; layer < base["num_layers"].get<int>(); ++layer) {
+    const std::string module = absl::StrCat("base_model.model.transformer.encoder.layers.", layer,
+                                            ".mlp.dense_4h_to_h.lora_");
+    tensors.push_back(
+        F32Tensor(module + "A.weight", {r, inner}, std::vector<float>(r * inner, 1.0f)));
+    tensors.push_back(
+        F32Tensor(module + "B.weight", {hidden, r}, std::vector<float>(hidden * r, 0.0f)));
+  }
+  WriteText(peft, SafetensorsText(tensors));
+  for (const char* file : {"/config.json", "/adapter_config.json"}) {
+    nlohmann::json config = nlohmann::json::parse(ReadText(folder_ + file));
+    config["target_modules"].push_back("dense_4h_to_h");
+    WriteText(folder_ + file, config.dump());
+  }
+  const ProcessResult run = Qianyi({"verify", folder_});
+  EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
 }
 
 TEST_P(VerifyAdapters, NamesABaseThatIsNotThere) {
