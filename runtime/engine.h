@@ -41,6 +41,7 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
   double step_seconds = 0;  // spent in steps
+  int64_t pages_used = 0;   // of the cache, by requests that have a place
   // From the end of the first step, in which the resident set was read, to that of the last.
   uint64_t steady_steps = 0;
   uint64_t steady_read_bytes = 0;
@@ -98,6 +99,8 @@ class Engine {
   void StartFollowers();
   void RunStep();
   void PoolHidden();
+  void RingBells();
+  void CountPages();
   void TakeToken(Call* call, std::span<float> logits);
   void CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds);
   void NextBlank(Call* call, FinishReason why);
@@ -115,7 +118,8 @@ class Engine {
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
-  std::atomic<int64_t> placed_{0};  // requests that have a place
+  std::atomic<int64_t> placed_{0};      // requests that have a place
+  std::atomic<int64_t> pages_used_{0};  // by them
 
   // Engine thread only.
   std::map<Rank, std::unique_ptr<Call>> waiting_;

@@ -41,7 +41,8 @@ class Bell {
 class Sink {
  public:
   // `events`: at most so many will come (Engine::MaxEvents); `logprobs` as in SamplingParams.
-  // `bell`, which outlives this, is rung at each event: for readers that Poll.
+  // `bell`, which outlives this, is rung after each step that wrote, and at the end: for readers
+  // that Poll.
   Sink(int64_t events, int32_t logprobs, Bell* bell = nullptr) : events_(events), bell_(bell) {
     for (TokenEvent& event : events_) event.token.top.reserve(logprobs);
   }
@@ -60,16 +61,19 @@ class Sink {
       mean_[i] = static_cast<float>(sum[i] / static_cast<double>(count));
     }
   }
-  // Engine: fills Next(), then publishes it; Close is the last call.
+  // Engine: fills Next(), then publishes it, and rings bell() in time; Close is the last call.
   TokenEvent& Next() { return events_[written_]; }
   void Publish() {
     ++written_;
     Advance();
   }
+  // Rung for all that was published so far, and by Close itself.
+  Bell* bell() const { return bell_; }
   void Close(absl::Status status) {
     status_ = std::move(status);
     closed_ = true;
     Advance();
+    if (bell_ != nullptr) bell_->Ring();
   }
 
   // Front end: the next event, waiting for it; null at the end, when status() is final.
@@ -97,7 +101,6 @@ class Sink {
     progress_.store(static_cast<uint64_t>(written_) << 1 | (closed_ ? 1 : 0),
                     std::memory_order_release);
     progress_.notify_one();
-    if (bell_ != nullptr) bell_->Ring();
   }
 
   std::vector<TokenEvent> events_;
