@@ -24,16 +24,15 @@ struct TokenEvent {
 // Rung by engines, waited for by one thread that serves many sinks.
 class Bell {
  public:
-  void Ring() {
-    rings_.fetch_add(1, std::memory_order_release);
-    rings_.notify_one();
-  }
-  uint64_t rings() const { return rings_.load(std::memory_order_acquire); }
-  // Returns once it has rung since `seen` was read.
-  void Wait(uint64_t seen) const { rings_.wait(seen, std::memory_order_acquire); }
+  void Ring();
+  uint32_t rings() const { return rings_.load(std::memory_order_acquire); }
+  // Returns once it has rung since `seen` was read. Sleeps at once: std::atomic would spin first,
+  // as if the bell were about to ring, and it rings once a step.
+  void Wait(uint32_t seen);
 
  private:
-  std::atomic<uint64_t> rings_{0};
+  std::atomic<uint32_t> rings_{0};
+  std::atomic<bool> awaited_{false};
 };
 
 // One writer (the engine), one reader. All memory is taken in the constructor: the writer

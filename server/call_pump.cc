@@ -46,7 +46,7 @@ void CallPump::Loop() {
   pthread_setname_np(pthread_self(), "pump");
   std::vector<uint64_t> cancelled;
   for (;;) {
-    const uint64_t seen = bell_.rings();
+    const uint32_t seen = bell_.rings();
     bool cancel_all = false;
     {
       std::lock_guard lock(mutex_);

@@ -316,7 +316,7 @@ TEST(EngineTest, OneReaderServesManySinksByTheirBell) {
   std::vector<int> tokens(5, 0);
   int open = 5;
   while (open > 0) {
-    const uint64_t seen = bell.rings();
+    const uint32_t seen = bell.rings();
     for (int i = 0; i < 5; ++i) {
       bool closed = false;
       while (sinks[i] != nullptr && !closed) {

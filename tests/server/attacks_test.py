@@ -14,7 +14,7 @@ import zlib
 
 import grpc
 
-from access_test import make_key
+from credentials import make_key
 from pictures import make_painter
 from reflection import ByReflection
 from serving import BINARY, ENDLESS, POET, START_SECONDS, Server, ServerTest
@@ -129,17 +129,17 @@ class Requests(ByReflection, ServerTest):
         padding = b"1\r\n \r\n" * 2200000  # more bytes than a body may have, in pieces of one
         for data, statuses in (
                 (chunked + padding + b"0\r\n\r\n", ("413", "")),
-                (chunked + b"ffffffffffffffff\r\n", ("400", "413", "")),
-                (chunked + b"7fffffffffffffff\r\nx", ("400", "413", "")),
-                (head + b"Content-Length: 18446744073709551615\r\n\r\n", ("400", "413", "503")),
-                (head + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", ("400", "")),
-                (head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", ("400", "")),
-                (head + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", ("400", "501", "")),
+                (chunked + b"ffffffffffffffff\r\n", ("413",)),
+                (chunked + b"7fffffffffffffff\r\nx", ("413",)),
+                (head + b"Content-Length: 18446744073709551615\r\n\r\n", ("413",)),
+                (head + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", ("400",)),
+                (head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", ("400",)),
+                (head + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", ("400",)),
                 (head + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n", ("431", "")),
                 (head + b"X: y\r\n" * 100000 + b"\r\n", ("431", "")),
                 (head + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % 20 + b"\x1f\x8b" + b"x" * 18, ("415",)),
                 (b"GET /" + b"a" * (1 << 20) + b" HTTP/1.1\r\n\r\n", ("431", "400", "")),
-                (b"GET / HTTP/1.1\nHost: a\n\n", ("400", "403", "200", ""))):
+                (b"GET / HTTP/1.1\nHost: a\n\n", ("400",))):
             line = self.raw(data)
             self.assertIn(line.split(" ")[1] if line else "", statuses, data[:120])
         # A bomb is not unpacked.

@@ -186,7 +186,7 @@ class Kills(unittest.TestCase):
             server.stop()
             after = {path: path.read_bytes() for path in sorted(model.rglob("*")) if path.is_file()}
             self.assertEqual(after, before)
-            with Server("--http-port", port, model=str(model)) as again:
+            with Server(model=str(model), http_port=port) as again:
                 self.assertEqual(again.post("/v1/completions", body)[1]["choices"][0]["text"], text)
             for connection in connections:
                 connection.close()

@@ -32,9 +32,7 @@ class Server:
     def __init__(self, *flags, model=POET, key=None):
         self.key = key  # what requests show, unless they say otherwise
         self.log = tempfile.TemporaryFile("w+")
-        command = [BINARY, "serve", "--model", model, "--grpc-port", "0"]
-        if "--http-port" not in flags:
-            command += ["--http-port", "0"]
+        command = [BINARY, "serve", "--model", model, "--http-port", "0", "--grpc-port", "0"]
         self.process = subprocess.Popen(command + list(flags), stdout=subprocess.PIPE,
                                         stderr=self.log, text=True, env=ENVIRONMENT)
         line = self.process.stdout.readline()
