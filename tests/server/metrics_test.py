@@ -16,7 +16,7 @@ import urllib.request
 
 import yaml
 
-from access_test import make_key
+from credentials import make_key
 from serving import BINARY, ENDLESS, ROOT, Server
 
 DEPLOY = ROOT / "deploy"
