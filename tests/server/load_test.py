@@ -27,7 +27,8 @@ from serving import ENDLESS, Server
 SECONDS = float(os.environ.get("QIANYI_LOAD_SECONDS", "600"))
 WARM_UP_SECONDS = min(20, SECONDS / 6)  # until every thread has its memory
 # Every request fits: nobody who asks well may be refused.
-FLAGS = ("--batch", "16", "--queue", "256")
+PLACES = 16
+FLAGS = ("--batch", str(PLACES), "--queue", "256")
 COMPLETE = "/v1/completions"
 CHAT = [{"role": "user", "content": "李白是哪个朝代的人？"}]
 RESET = struct.pack("ii", 1, 0)
@@ -281,7 +282,18 @@ class Load(unittest.TestCase):
             time.sleep(0.2)
         return held
 
+    def fill(self):
+        """Once as much at the same time as there can ever be, so that memory which was planned from the
+        beginning, and is only touched when it is first used, is none that grows."""
+        threads = [threading.Thread(target=self.server.post, args=(COMPLETE, {**ENDLESS, "max_tokens": 500}))
+                   for _ in range(2 * PLACES)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
     def test_mixed_clients(self):
+        self.fill()
         threads = [threading.Thread(target=self.drive, args=(seed, kind))
                    for seed, kind in enumerate(WELL + BADLY)]
         for thread in threads:
