@@ -165,8 +165,7 @@ std::string ServerMetrics::Render() const {
     waiting.Add(labels, static_cast<double>(stats.waiting));
     batch.Add(labels, static_cast<double>(plan.use.batch));
     pages.Add(with("kind", "used"), static_cast<double>(stats.pages_used));
-    pages.Add(with("kind", "all"),
-              static_cast<double>(KvPages(plan.use)));
+    pages.Add(with("kind", "all"), static_cast<double>(KvPages(plan.use)));
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
     weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));
     if (plan.expert_bytes > 0) {
@@ -192,10 +191,10 @@ std::string ServerMetrics::Render() const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,        &generated, &steps,    &step_seconds,  &image_steps, &weight,
-        &compute,       &turn,      &link,     &stall,         &expert_uses, &expert_bytes,
-        &expert_read,   &running,   &waiting,  &batch,         &pages,       &weights,     &adapters,
-        &adapter_bytes, &memory,    &admitted, &admitted_limit}) {
+       {&prompt,      &generated,     &steps,   &step_seconds, &image_steps,   &weight,
+        &compute,     &turn,          &link,    &stall,        &expert_uses,   &expert_bytes,
+        &expert_read, &running,       &waiting, &batch,        &pages,         &weights,
+        &adapters,    &adapter_bytes, &memory,  &admitted,     &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return prometheus::TextSerializer().Serialize(families);

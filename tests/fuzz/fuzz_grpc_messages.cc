@@ -1,5 +1,5 @@
-// Messages of gRPC, the kind said by the first byte: decoded, then read as the server reads them. What
-// is refused is a status with details that fit into a trailer.
+// Messages of gRPC, the kind said by the first byte: decoded, then read as the server reads them.
+// What is refused is a status with details that fit into a trailer.
 #include <cstddef>
 #include <cstdint>
 #include <string>

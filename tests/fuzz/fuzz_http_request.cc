@@ -1,6 +1,7 @@
-// A connection's bytes: requests one after the other, in pieces of a size that the first byte says, as
-// the server reads them: by the same parser with the same limits, then host, origin, key, priority and
-// trace, then the body by the endpoint's own reader. What is refused is said in valid JSON.
+// A connection's bytes: requests one after the other, in pieces of a size that the first byte says,
+// as the server reads them: by the same parser with the same limits, then host, origin, key,
+// priority and trace, then the body by the endpoint's own reader. What is refused is said in valid
+// JSON.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -96,8 +97,8 @@ bool TakeRequest(std::string_view* left, size_t piece) {
   while (!parser.is_done()) {
     if (left->empty()) return false;  // the client has left
     const size_t size = std::min(piece, left->size());
-    buffer.commit(boost::asio::buffer_copy(buffer.prepare(size),
-                                           boost::asio::buffer(left->data(), size)));
+    buffer.commit(
+        boost::asio::buffer_copy(buffer.prepare(size), boost::asio::buffer(left->data(), size)));
     left->remove_prefix(size);
     for (size_t used = 1; used > 0 && buffer.size() > 0 && !parser.is_done();) {
       boost::beast::error_code error;
