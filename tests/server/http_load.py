@@ -2,7 +2,6 @@
 to stand beside a server that is being measured."""
 
 import json
-import random
 import selectors
 import socket
 import time
@@ -86,7 +85,7 @@ class HttpLoad:
         """Asks for so long, then waits for the answers. With a `pause` reads only so often."""
         end = time.monotonic() + seconds
         for client in self.clients:
-            client.waits_until = time.monotonic() + random.uniform(0, 0.01)
+            client.waits_until = time.monotonic()
         while True:
             now = time.monotonic()
             for client in self.clients:
