@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
+#include "google/protobuf/stubs/logging.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -241,6 +242,8 @@ class Server final : public GrpcServer {
     const auto& [host, port, tls] = options;
     // What it would print of a port that is taken, we say in one sentence.
     gpr_set_log_function([](gpr_log_func_args*) {});
+    // Whoever sends rubbish would write a line of the operator's log with each.
+    google::protobuf::SetLogHandler(nullptr);
     // Packaged as for debugging, the library's locks would look for cycles each time one is taken.
     absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
     grpc::EnableDefaultHealthCheckService(true);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "google/protobuf/stubs/logging.h"
 #include "grpcpp/support/status.h"
 #include "nlohmann/json.hpp"
 #include "server/error.h"
@@ -40,6 +41,11 @@ void Try(const uint8_t* data, size_t size) {
 }
 
 }  // namespace
+
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  google::protobuf::SetLogHandler(nullptr);  // as the server does
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;

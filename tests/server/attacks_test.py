@@ -227,6 +227,15 @@ class Requests(ByReflection, ServerTest):
         status, answer = self.server.post("/v1/tasks/summary", {"text": "[MASK]春[gMASK]", "seed": 1, "max_tokens": 4})
         self.assertEqual(status, 200, answer)
 
+    def test_rubbish_writes_no_log(self):
+        """Messages that are none are refused without a word in the operator's log."""
+        call = self.channel.unary_unary("/qianyi.v1.Inference/Generate")
+        for rubbish in (b"\x0a\x02\xff\xfe", b"\xff" * 100, b"\x0a\x7f"):
+            with self.assertRaises(grpc.RpcError):
+                call(rubbish)
+        self.alive()
+        self.assertNotIn("protobuf", self.server.errors())
+
     def test_errors_tell_nothing(self):
         """No path, address or inside of the server is in what a stranger reads."""
         secrets = (POET, os.path.dirname(BINARY), str(self.server.process.pid), ".cc:", "std::", "0x7f", "/home", "/root")
