@@ -1,5 +1,7 @@
 #include "runtime/engine.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -195,6 +197,7 @@ EngineStats Engine::stats() const {
     std::lock_guard lock(stats_mutex_);
     stats = stats_;
   }
+  stats.pages_used = pages_used_;
   std::lock_guard lock(mutex_);
   stats.running = placed_;
   stats.waiting = queued_;
@@ -222,6 +225,7 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
 }
 
 void Engine::Loop() {
+  pthread_setname_np(pthread_self(), "engine");
   for (;;) {
     {
       std::unique_lock lock(mutex_);
@@ -274,11 +278,14 @@ void Engine::TakeInbox() {
 void Engine::Admit() {
   while (!waiting_.empty()) {
     const int64_t free_places = std::count(running_.begin(), running_.end(), nullptr);
-    const auto next = waiting_.begin();
+    const auto batch = waiting_.lower_bound(Rank{.batch = true});
+    const bool batch_waits = batch != waiting_.end();
+    const auto next = batch_waits && clock_.BatchIsDue() ? batch : waiting_.begin();
     Call* call = next->second.get();
     const int64_t candidates = call->candidates();
     if (free_places < candidates || !ReserveAll(call)) return;
-    clock_.Serve(next->first);
+    CountPages();
+    clock_.Serve(next->first, batch_waits);
     std::unique_ptr<Call> leader = std::move(next->second);
     waiting_.erase(next);
     auto followers = std::move(call->followers);
@@ -292,6 +299,8 @@ void Engine::Admit() {
   }
   clock_.Reset();
 }
+
+void Engine::CountPages() { pages_used_ = loaded_->kv().pages() - loaded_->kv().free_pages(); }
 
 bool Engine::ReserveAll(Call* call) {
   Sequence& first = call->generation.sequence;
@@ -389,7 +398,19 @@ Engine::Taken Engine::TakeTokens() {
     ++taken.tokens;
     if (!TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)})) call = nullptr;
   }
+  RingBells();
   return taken;
+}
+
+// Once for the whole step: a reader of many sinks would else wake for each token of it. Sinks that
+// were closed have rung.
+void Engine::RingBells() {
+  Bell* last = nullptr;
+  for (const int place : order_) {
+    Bell* const bell = running_[place]->sink->bell();
+    if (bell != nullptr && bell != last) bell->Ring();
+    last = bell;
+  }
 }
 
 // Adds up the final hidden states of prompts that want their mean, in the order of their tokens:
@@ -464,6 +485,7 @@ void Engine::Finish(Call* call, absl::Status status) {
                             [call](const auto& running) { return running.get() == call; });
   const int index = static_cast<int>(place - running_.begin());
   loaded_->kv().Release(&call->generation.sequence.pages);
+  CountPages();
   sequences_[index] = nullptr;
   order_.erase(std::remove(order_.begin(), order_.end(), index), order_.end());
   --placed_;

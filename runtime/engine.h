@@ -44,6 +44,7 @@ struct EngineStats {
   uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
   uint64_t accepted_tokens = 0;  // of these, those that came
   double step_seconds = 0;       // spent in steps
+  int64_t pages_used = 0;        // of the cache, by requests that have a place
   // From the end of the first step, in which the resident set was read, to that of the last.
   uint64_t steady_steps = 0;
   uint64_t steady_read_bytes = 0;
@@ -107,6 +108,8 @@ class Engine {
   };
   Taken TakeTokens();
   void PoolHidden();
+  void RingBells();
+  void CountPages();
   bool TakeToken(Call* call, std::span<float> logits);
   void CountStep(const Taken& taken, int64_t begin_nanoseconds);
   void NextBlank(Call* call, FinishReason why);
@@ -124,7 +127,8 @@ class Engine {
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
-  std::atomic<int64_t> placed_{0};  // requests that have a place
+  std::atomic<int64_t> placed_{0};      // requests that have a place
+  std::atomic<int64_t> pages_used_{0};  // by them
 
   // Engine thread only.
   std::map<Rank, std::unique_ptr<Call>> waiting_;

@@ -12,12 +12,14 @@ Rank FairClock::Enter(const Turn& turn, double cost, uint64_t arrival) {
   return {turn.batch, start, arrival};
 }
 
-void FairClock::Serve(const Rank& rank) {
+void FairClock::Serve(const Rank& rank, bool batch_waits) {
+  passed_ = batch_waits && !rank.batch ? passed_ + 1 : 0;
   Line& line = lines_[rank.batch ? 1 : 0];
   line.now = std::max(line.now, rank.start);
 }
 
 void FairClock::Reset() {
+  passed_ = 0;
   for (Line& line : lines_) {
     line.now = 0;
     line.ends.clear();

@@ -1,4 +1,5 @@
-// Whose turn it is among those who wait for a place: weighted shares, and batch work last.
+// Whose turn it is among those who wait for a place: weighted shares, and batch work last, but not
+// never.
 #pragma once
 
 #include <array>
@@ -12,7 +13,7 @@ namespace qianyi {
 struct Turn {
   uint64_t flow = 0;   // those of one flow have one share together
   double weight = 1;   // of that share, above 0
-  bool batch = false;  // after everything that is not
+  bool batch = false;  // after everything that is not, as far as BatchIsDue allows
 };
 
 // Smaller ones are served first.
@@ -30,8 +31,11 @@ class FairClock {
  public:
   // Of work that has come; `cost` is above 0, `arrival` counts up.
   Rank Enter(const Turn& turn, double cost, uint64_t arrival);
-  // That work got its place.
-  void Serve(const Rank& rank);
+  // That work got its place, while batch work waited or was it itself.
+  void Serve(const Rank& rank, bool batch_waits);
+  // Of the places that are given while batch work waits, one of kBatchEvery is for it.
+  static constexpr int kBatchEvery = 16;
+  bool BatchIsDue() const { return passed_ + 1 >= kBatchEvery; }
   // Nobody waits any more: all begin anew.
   void Reset();
 
@@ -41,6 +45,7 @@ class FairClock {
     std::unordered_map<uint64_t, double> ends;  // by flow: when its last work would be done
   };
   std::array<Line, 2> lines_;  // interactive, batch
+  int passed_ = 0;             // work that was served while batch work waited, since any was
 };
 
 }  // namespace qianyi

@@ -24,16 +24,15 @@ struct TokenEvent {
 // Rung by engines, waited for by one thread that serves many sinks.
 class Bell {
  public:
-  void Ring() {
-    rings_.fetch_add(1, std::memory_order_release);
-    rings_.notify_one();
-  }
-  uint64_t rings() const { return rings_.load(std::memory_order_acquire); }
-  // Returns once it has rung since `seen` was read.
-  void Wait(uint64_t seen) const { rings_.wait(seen, std::memory_order_acquire); }
+  void Ring();
+  uint32_t rings() const { return rings_.load(std::memory_order_acquire); }
+  // Returns once it has rung since `seen` was read. Sleeps at once: std::atomic would spin first,
+  // as if the bell were about to ring, and it rings once a step.
+  void Wait(uint32_t seen);
 
  private:
-  std::atomic<uint64_t> rings_{0};
+  std::atomic<uint32_t> rings_{0};
+  std::atomic<bool> awaited_{false};
 };
 
 // One writer (the engine), one reader. All memory is taken in the constructor: the writer
@@ -41,7 +40,8 @@ class Bell {
 class Sink {
  public:
   // `events`: at most so many will come (Engine::MaxEvents); `logprobs` as in SamplingParams.
-  // `bell`, which outlives this, is rung at each event: for readers that Poll.
+  // `bell`, which outlives this, is rung after each step that wrote, and at the end: for readers
+  // that Poll.
   Sink(int64_t events, int32_t logprobs, Bell* bell = nullptr) : events_(events), bell_(bell) {
     for (TokenEvent& event : events_) event.token.top.reserve(logprobs);
   }
@@ -60,16 +60,19 @@ class Sink {
       mean_[i] = static_cast<float>(sum[i] / static_cast<double>(count));
     }
   }
-  // Engine: fills Next(), then publishes it; Close is the last call.
+  // Engine: fills Next(), then publishes it, and rings bell() in time; Close is the last call.
   TokenEvent& Next() { return events_[written_]; }
   void Publish() {
     ++written_;
     Advance();
   }
+  // Rung for all that was published so far, and by Close itself.
+  Bell* bell() const { return bell_; }
   void Close(absl::Status status) {
     status_ = std::move(status);
     closed_ = true;
     Advance();
+    if (bell_ != nullptr) bell_->Ring();
   }
 
   // Front end: the next event, waiting for it; null at the end, when status() is final.
@@ -97,7 +100,6 @@ class Sink {
     progress_.store(static_cast<uint64_t>(written_) << 1 | (closed_ ? 1 : 0),
                     std::memory_order_release);
     progress_.notify_one();
-    if (bell_ != nullptr) bell_->Ring();
   }
 
   std::vector<TokenEvent> events_;

@@ -1,5 +1,7 @@
 #include "server/call_pump.h"
 
+#include <pthread.h>
+
 namespace qianyi {
 
 CallPump::CallPump() : thread_([this] { Loop(); }) {}
@@ -41,9 +43,10 @@ void CallPump::CancelAll() {
 }
 
 void CallPump::Loop() {
+  pthread_setname_np(pthread_self(), "pump");
   std::vector<uint64_t> cancelled;
   for (;;) {
-    const uint64_t seen = bell_.rings();
+    const uint32_t seen = bell_.rings();
     bool cancel_all = false;
     {
       std::lock_guard lock(mutex_);

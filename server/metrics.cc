@@ -66,6 +66,14 @@ ServerMetrics::ServerMetrics(std::span<const std::unique_ptr<ServedModel>> model
                       .Name("qianyi_request_seconds")
                       .Help("From acceptance to the end of a request")
                       .Register(registry_);
+  auto& open = prometheus::BuildGauge()
+                   .Name("qianyi_open")
+                   .Help("Connections, requests and calls that have not ended")
+                   .Register(registry_);
+  size_t kind = 0;
+  for (const char* name : {"http_connection", "http_request", "grpc_call"}) {
+    open_[kind++] = &open.Add({{"kind", name}});
+  }
   for (const auto& model : models) {
     const prometheus::Labels labels = {{"model", model->name}};
     models_.emplace(model.get(), ModelMetrics{first.Add(labels, kFirstTokenSeconds),
@@ -81,10 +89,15 @@ void ServerMetrics::CountHttp(const std::string& handler, const std::string& met
 
 void ServerMetrics::CountGrpc(const std::string& method, int code) {
   grpc_.Add({{"method", method}, {"code", std::to_string(code)}}).Increment();
+  CountOpen(Open::kGrpcCall, -1);
 }
 
 void ServerMetrics::CountRejected(const std::string& reason) {
   rejected_.Add({{"reason", reason}}).Increment();
+}
+
+void ServerMetrics::CountOpen(Open what, int change) {
+  open_[static_cast<size_t>(what)]->Increment(change);
 }
 
 std::string ServerMetrics::Render() const {
@@ -111,6 +124,7 @@ std::string ServerMetrics::Render() const {
   Reading running("qianyi_requests_running", "Requests that have a place", gauge);
   Reading waiting("qianyi_requests_waiting", "Requests that wait for a place", gauge);
   Reading batch("qianyi_batch_limit", "Places", gauge);
+  Reading pages("qianyi_kv_pages", "Pages of the cache of keys and values", gauge);
   Reading weights("qianyi_weight_bytes", "Weights, by where they live", gauge);
   Reading memory("qianyi_memory_bytes", "Memory of the process", gauge);
   Reading adapters("qianyi_adapters", "Adapters that requests may name", gauge);
@@ -150,6 +164,8 @@ std::string ServerMetrics::Render() const {
     running.Add(labels, static_cast<double>(stats.running));
     waiting.Add(labels, static_cast<double>(stats.waiting));
     batch.Add(labels, static_cast<double>(plan.use.batch));
+    pages.Add(with("kind", "used"), static_cast<double>(stats.pages_used));
+    pages.Add(with("kind", "all"), static_cast<double>(KvPages(plan.use)));
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
     weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));
     if (plan.expert_bytes > 0) {
@@ -175,10 +191,10 @@ std::string ServerMetrics::Render() const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,        &generated, &steps,    &step_seconds,  &image_steps, &weight,
-        &compute,       &turn,      &link,     &stall,         &expert_uses, &expert_bytes,
-        &expert_read,   &running,   &waiting,  &batch,         &weights,     &adapters,
-        &adapter_bytes, &memory,    &admitted, &admitted_limit}) {
+       {&prompt,      &generated,     &steps,   &step_seconds, &image_steps,   &weight,
+        &compute,     &turn,          &link,    &stall,        &expert_uses,   &expert_bytes,
+        &expert_read, &running,       &waiting, &batch,        &pages,         &weights,
+        &adapters,    &adapter_bytes, &memory,  &admitted,     &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return prometheus::TextSerializer().Serialize(families);

@@ -1,6 +1,7 @@
 // What operators watch, in the Prometheus text format. Labels never hold what a user sent.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <span>
@@ -9,6 +10,7 @@
 
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
+#include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "server/admission.h"
@@ -33,6 +35,9 @@ class ServerMetrics {
   void CountHttp(const std::string& handler, const std::string& method, int status);
   void CountGrpc(const std::string& method, int code);
   void CountRejected(const std::string& reason);
+  // Connections of HTTP, requests of HTTP and calls of gRPC: one more that is open, or one fewer.
+  enum class Open { kConnection, kHttpRequest, kGrpcCall };
+  void CountOpen(Open what, int change);
 
   // For those who count more.
   prometheus::Registry& registry() { return registry_; }
@@ -47,6 +52,7 @@ class ServerMetrics {
   prometheus::Family<prometheus::Counter>& http_;
   prometheus::Family<prometheus::Counter>& grpc_;
   prometheus::Family<prometheus::Counter>& rejected_;
+  std::array<prometheus::Gauge*, 3> open_;  // by Open
   std::map<const ServedModel*, ModelMetrics> models_;
 };
 

@@ -58,6 +58,9 @@ class BothPorts final : public Server {
       text_.metrics().CountHttp("other", "other", status);
       if (status == 503) text_.metrics().CountRejected("body_memory");
     };
+    hooks.on_connection = [this](int change) {
+      text_.metrics().CountOpen(ServerMetrics::Open::kConnection, change);
+    };
     auto http =
         HttpServer::Start(options_.host, options_.http_port, HttpLimits{}, *tls, std::move(hooks));
     if (!http.ok()) return http.status();

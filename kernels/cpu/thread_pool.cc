@@ -1,5 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <system_error>
@@ -100,6 +102,7 @@ uint32_t ThreadPool::WaitForJob(uint32_t seen) {
 }
 
 void ThreadPool::WorkerLoop(int worker) {
+  pthread_setname_np(pthread_self(), "kernels");
   uint32_t seen = 0;
   for (;;) {
     seen = WaitForJob(seen);

@@ -69,7 +69,7 @@ absl::Status Drain(Listeners& listeners, size_t count, Take take) {
   std::vector<bool> open(count, true);
   absl::Status status;
   for (size_t left = count; left > 0;) {
-    const uint64_t seen = listeners.bell.rings();
+    const uint32_t seen = listeners.bell.rings();
     for (size_t i = 0; i < count; ++i) {
       bool closed = false;
       while (open[i]) {

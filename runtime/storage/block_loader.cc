@@ -1,5 +1,7 @@
 #include "runtime/storage/block_loader.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -50,6 +52,7 @@ BlockLoader::~BlockLoader() {
 }
 
 void BlockLoader::Run() {
+  pthread_setname_np(pthread_self(), "loader");
   std::unique_lock lock(mutex_);
   for (;;) {
     while (!stop_ && reads_.waiting_bytes() < reads_.wanted_waiting_bytes() && IssueNext()) {

@@ -1,5 +1,7 @@
 #include "runtime/storage/expert_cache.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -69,6 +71,7 @@ ExpertCache::~ExpertCache() {
 }
 
 void ExpertCache::Run() {
+  pthread_setname_np(pthread_self(), "experts");
   std::unique_lock lock(mutex_);
   for (;;) {
     while (!stop_ && reads_.waiting_bytes() < reads_.wanted_waiting_bytes() && IssueNext()) {

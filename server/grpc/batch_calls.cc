@@ -4,34 +4,12 @@
 #include <utility>
 #include <vector>
 
-#include "server/error.h"
 #include "server/grpc/cancellation.h"
 #include "server/grpc/messages.h"
+#include "server/grpc/requests.h"
 
 namespace qianyi {
 namespace {
-
-absl::StatusOr<BatchRequest> Read(const v1::EmbedRequest& message) {
-  EmbedRequest embed;
-  for (const v1::EmbedInput& input : message.inputs()) {
-    if (input.input_case() == v1::EmbedInput::INPUT_NOT_SET) {
-      return BadParam("inputs", "an input has neither text nor tokens; set one of them");
-    }
-    if (input.has_tokens()) {
-      embed.inputs.emplace_back(
-          std::vector<int32_t>(input.tokens().ids().begin(), input.tokens().ids().end()));
-    } else {
-      embed.inputs.emplace_back(input.text());
-    }
-  }
-  return BatchRequest{.model = message.model(), .input = std::move(embed)};
-}
-
-absl::StatusOr<BatchRequest> Read(const v1::ScoreRequest& message) {
-  ScoreRequest score{message.prompt(),
-                     {message.continuations().begin(), message.continuations().end()}};
-  return BatchRequest{.model = message.model(), .input = std::move(score)};
-}
 
 void Write(const std::vector<BatchResult>& results, const Tokenizer&, v1::EmbedResponse* response) {
   for (const BatchResult& result : results) {
@@ -64,7 +42,7 @@ class BatchReactor final : public grpc::ServerUnaryReactor {
 
   void Start(const absl::StatusOr<Caller>& caller, const Request& message) {
     absl::StatusOr<BatchRequest> request =
-        caller.ok() ? Read(message) : absl::StatusOr<BatchRequest>(caller.status());
+        caller.ok() ? ParseRequest(message) : absl::StatusOr<BatchRequest>(caller.status());
     if (!request.ok()) {
       End(request.status());
       return;

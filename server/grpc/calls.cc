@@ -176,19 +176,15 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
   }
 
   void OnText(int choice, int blank, std::string_view text) {
-    v1::GenerateChunk chunk = Chunk(choice, blank);
-    chunk.set_text(std::string(text));
-    PushOf(choice, std::move(chunk));
+    Push(choice, blank,
+         [&](v1::GenerateChunk* chunk) { chunk->set_text(text.data(), text.size()); });
   }
   void OnReasoning(int choice, std::string_view text) {
-    v1::GenerateChunk chunk = Chunk(choice, 0);
-    chunk.set_reasoning(std::string(text));
-    PushOf(choice, std::move(chunk));
+    Push(choice, 0,
+         [&](v1::GenerateChunk* chunk) { chunk->set_reasoning(text.data(), text.size()); });
   }
   void OnToolCall(int choice, const ToolCall& call) {
-    v1::GenerateChunk chunk = Chunk(choice, 0);
-    SetCall(call, chunk.mutable_tool_call());
-    PushOf(choice, std::move(chunk));
+    Push(choice, 0, [&](v1::GenerateChunk* chunk) { SetCall(call, chunk->mutable_tool_call()); });
     finish_[choice] = v1::FINISH_REASON_TOOL_CALLS;
   }
   void OnTokens(int choice, const std::vector<TokenReport>& tokens) {
@@ -197,18 +193,15 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
   void OnBlankEnd(int choice, int blank, FinishReason why) {
     if (why == FinishReason::kLength) finish_[choice] = v1::FINISH_REASON_LENGTH;
     if (blank != last_blank_) return;
-    v1::GenerateChunk chunk = Chunk(choice, blank);
-    chunk.set_finish_reason(finish_[choice]);
-    PushOf(choice, std::move(chunk));
+    Push(choice, blank,
+         [&](v1::GenerateChunk* chunk) { chunk->set_finish_reason(finish_[choice]); });
   }
   void OnEnd(const absl::Status& status, const Usage& usage) {
     const grpc::Status answer = ToGrpcStatus(status);
     text_.metrics().CountGrpc("GenerateStream", answer.error_code());
     std::unique_lock lock(mutex_);
     if (status.ok()) {
-      v1::GenerateChunk last = Chunk(0, 0);
-      SetUsage(usage, last.mutable_usage());
-      queue_.push_back(std::move(last));
+      SetUsage(usage, Begin(&queue_.emplace_back(), 0, 0)->mutable_usage());
     } else {
       queue_.clear();
     }
@@ -231,23 +224,27 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
   void OnDone() override { delete this; }
 
  private:
-  v1::GenerateChunk Chunk(int choice, int blank) const {
-    v1::GenerateChunk chunk;
-    chunk.set_id(id_);
-    chunk.set_model(model_);
-    chunk.set_index(choice);
-    chunk.set_blank(blank);
+  v1::GenerateChunk* Begin(v1::GenerateChunk* chunk, int choice, int blank) const {
+    chunk->set_id(id_);
+    chunk->set_model(model_);
+    chunk->set_index(choice);
+    chunk->set_blank(blank);
     return chunk;
   }
-  void PushOf(int choice, v1::GenerateChunk chunk) {
-    for (const TokenReport& token : tokens_[choice]) SetLogprob(token, chunk.add_logprobs());
-    tokens_[choice].clear();
-    Push(std::move(chunk));
-  }
-  void Push(v1::GenerateChunk chunk) {
+  // What nothing waits before is written at once, in the memory of the message before it.
+  template <typename Fill>
+  void Push(int choice, int blank, const Fill& fill) {
     std::unique_lock lock(mutex_);
-    queue_.push_back(std::move(chunk));
-    WriteNext(lock);
+    const bool at_once = !writing_ && !finished_ && queue_.empty();
+    if (at_once) message_.Clear();
+    v1::GenerateChunk* chunk = Begin(at_once ? &message_ : &queue_.emplace_back(), choice, blank);
+    for (const TokenReport& token : tokens_[choice]) SetLogprob(token, chunk->add_logprobs());
+    tokens_[choice].clear();
+    fill(chunk);
+    if (!at_once) return;  // OnWriteDone goes on
+    writing_ = true;
+    lock.unlock();
+    StartWrite(&message_);
   }
   // gRPC takes one message at a time, and may call back at once: unlocks before.
   void WriteNext(std::unique_lock<std::mutex>& lock) {

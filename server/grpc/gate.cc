@@ -41,6 +41,7 @@ Scope ScopeOf(const std::string& method) {
 
 absl::StatusOr<Caller> Gate::Enter(grpc::CallbackServerContext* context,
                                    const std::string& method) {
+  metrics_.CountOpen(ServerMetrics::Open::kGrpcCall, 1);  // until CountGrpc
   const auto& metadata = context->client_metadata();
   const auto value = [&](const char* name) {
     const auto at = metadata.find(name);

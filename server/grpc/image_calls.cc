@@ -8,41 +8,11 @@
 #include <utility>
 #include <vector>
 
-#include "nlohmann/json.hpp"
 #include "server/grpc/messages.h"
+#include "server/grpc/requests.h"
 
 namespace qianyi {
 namespace {
-
-using google::protobuf::FieldDescriptor;
-using google::protobuf::Message;
-
-// One set field as the JSON that REST would have sent: the table is the same.
-nlohmann::json FieldJson(const Message& message, const FieldDescriptor* field) {
-  const google::protobuf::Reflection* reflection = message.GetReflection();
-  switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_STRING:
-      return reflection->GetString(message, field);
-    case FieldDescriptor::CPPTYPE_BOOL:
-      return reflection->GetBool(message, field);
-    case FieldDescriptor::CPPTYPE_DOUBLE:
-      return reflection->GetDouble(message, field);
-    default:
-      return reflection->GetInt64(message, field);
-  }
-}
-
-// All fields but files.
-absl::Status ReadFields(const Message& message, ImageRequest* request) {
-  std::vector<const FieldDescriptor*> fields;
-  message.GetReflection()->ListFields(message, &fields);
-  for (const FieldDescriptor* field : fields) {
-    if (field->type() == FieldDescriptor::TYPE_BYTES) continue;
-    absl::Status status = SetImageField(field->name(), FieldJson(message, field), request);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
 
 void SetUsage(const AcceptedImage& accepted, const ImageResult& result, v1::ImageUsage* usage) {
   usage->set_text_tokens(accepted.prompt_tokens);
@@ -257,30 +227,6 @@ class CaptionCall final : public grpc::ServerUnaryReactor {
   Cancellation cancellation_;
 };
 
-absl::StatusOr<ImageRequest> ParseGenerate(const v1::GenerateImageRequest& message,
-                                           ImageWork work) {
-  ImageRequest request;
-  request.work = work;
-  if (absl::Status status = ReadFields(message, &request); !status.ok()) return status;
-  return request;
-}
-
-absl::StatusOr<ImageRequest> ParseEdit(const v1::EditImageRequest& message) {
-  absl::StatusOr<ImageRequest> request = ParseGenerate(message.picture(), ImageWork::kEdit);
-  if (!request.ok()) return request;
-  request->image = message.image();
-  request->mask = message.mask();
-  return request;
-}
-
-absl::StatusOr<ImageRequest> ParseCaption(const v1::CaptionImageRequest& message) {
-  ImageRequest request;
-  request.work = ImageWork::kCaption;
-  if (absl::Status status = ReadFields(message, &request); !status.ok()) return status;
-  request.image = message.image();
-  return request;
-}
-
 // On whose account it runs.
 absl::StatusOr<ImageRequest> Charged(const absl::StatusOr<Caller>& caller, size_t bytes,
                                      absl::StatusOr<ImageRequest> request) {
@@ -297,15 +243,14 @@ grpc::ServerWriteReactor<v1::GenerateImageChunk>* StartGenerateImage(
     ImageServer server, const absl::StatusOr<Caller>& caller,
     const v1::GenerateImageRequest& request) {
   auto* call = new PictureCallStream(server, "GenerateImage");  // OnDone deletes it
-  call->Start(
-      Charged(caller, request.ByteSizeLong(), ParseGenerate(request, ImageWork::kGenerate)));
+  call->Start(Charged(caller, request.ByteSizeLong(), ParseRequest(request)));
   return call;
 }
 
 grpc::ServerWriteReactor<v1::GenerateImageChunk>* StartEditImage(
     ImageServer server, const absl::StatusOr<Caller>& caller, const v1::EditImageRequest& request) {
   auto* call = new PictureCallStream(server, "EditImage");  // OnDone deletes it
-  call->Start(Charged(caller, request.ByteSizeLong(), ParseEdit(request)));
+  call->Start(Charged(caller, request.ByteSizeLong(), ParseRequest(request)));
   return call;
 }
 
@@ -314,7 +259,7 @@ grpc::ServerUnaryReactor* StartCaptionImage(ImageServer server,
                                             const v1::CaptionImageRequest& request,
                                             v1::CaptionImageResponse* response) {
   auto* call = new CaptionCall(server, response);  // OnDone deletes it
-  call->Start(Charged(caller, request.ByteSizeLong(), ParseCaption(request)));
+  call->Start(Charged(caller, request.ByteSizeLong(), ParseRequest(request)));
   return call;
 }
 

@@ -10,45 +10,13 @@
 #include "server/error.h"
 #include "server/grpc/gate.h"
 #include "server/grpc/messages.h"
+#include "server/grpc/requests.h"
 #include "server/kserve.h"
 
 namespace qianyi {
 namespace {
 
 using nlohmann::json;
-
-json ValueOf(const inference::InferParameter& parameter) {
-  switch (parameter.parameter_choice_case()) {
-    case inference::InferParameter::kBoolParam:
-      return parameter.bool_param();
-    case inference::InferParameter::kInt64Param:
-      return parameter.int64_param();
-    case inference::InferParameter::kStringParam:
-      return parameter.string_param();
-    case inference::InferParameter::kDoubleParam:
-      return parameter.double_param();
-    case inference::InferParameter::kUint64Param:
-      return parameter.uint64_param();
-    case inference::InferParameter::PARAMETER_CHOICE_NOT_SET:
-      break;
-  }
-  return nullptr;
-}
-
-// The elements of a raw tensor; null when it ends inside one.
-json RawElements(const std::string& raw) {
-  json elements = json::array();
-  for (size_t at = 0; at < raw.size();) {
-    if (raw.size() - at < 4) return nullptr;
-    uint32_t size = 0;
-    for (int i = 3; i >= 0; --i) size = size << 8 | static_cast<uint8_t>(raw[at + i]);
-    at += 4;
-    if (raw.size() - at < size) return nullptr;
-    elements.push_back(raw.substr(at, size));
-    at += size;
-  }
-  return elements;
-}
 
 std::string Raw(const std::vector<std::string>& elements) {
   std::string raw;
@@ -57,25 +25,6 @@ std::string Raw(const std::vector<std::string>& elements) {
     raw += element;
   }
   return raw;
-}
-
-// The message as the body that REST would have had: one reader checks both.
-json BodyOf(const inference::ModelInferRequest& message) {
-  json body = {{"id", message.id()}, {"parameters", json::object()}, {"inputs", json::array()}};
-  for (const auto& [name, value] : message.parameters()) body["parameters"][name] = ValueOf(value);
-  for (int i = 0; i < message.inputs_size(); ++i) {
-    const auto& tensor = message.inputs(i);
-    json shape = json::array(), data = json::array();
-    for (const int64_t extent : tensor.shape()) shape.push_back(extent);
-    for (const std::string& element : tensor.contents().bytes_contents()) data.push_back(element);
-    if (i < message.raw_input_contents_size()) data = RawElements(message.raw_input_contents(i));
-    body["inputs"].push_back({{"name", tensor.name()},
-                              {"datatype", tensor.datatype()},
-                              {"shape", std::move(shape)},
-                              {"data", std::move(data)}});
-  }
-  for (const auto& output : message.outputs()) body["outputs"].push_back({{"name", output.name()}});
-  return body;
 }
 
 void SetTensor(const char* name, const std::vector<std::string>& elements, bool raw,
@@ -113,9 +62,8 @@ class InferCall final : public grpc::ServerUnaryReactor {
   void Start(const absl::StatusOr<Caller>& caller, const inference::ModelInferRequest& message) {
     absl::Status entry = caller.status();
     if (entry.ok()) entry = CheckVersion(message.model_version());
-    absl::StatusOr<InferRequest> request = entry.ok()
-                                               ? ReadInfer(message.model_name(), BodyOf(message))
-                                               : absl::StatusOr<InferRequest>(entry);
+    absl::StatusOr<InferRequest> request =
+        entry.ok() ? ParseInfer(message) : absl::StatusOr<InferRequest>(entry);
     if (!request.ok()) {
       End(request.status());
       return;

@@ -1,5 +1,7 @@
 #include "server/http/http_server.h"
 
+#include <pthread.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <list>
@@ -75,7 +77,10 @@ class Server final : public HttpServer {
   void Run() {
     Accept();
     for (int i = 0; i < shared_.limits.threads; ++i) {
-      threads_.emplace_back([this] { context_.run(); });
+      threads_.emplace_back([this] {
+        pthread_setname_np(pthread_self(), "http");
+        context_.run();
+      });
     }
   }
 
@@ -126,6 +131,7 @@ class Server final : public HttpServer {
     {
       std::lock_guard lock(mutex_);
       ++open_;
+      shared_.hooks.on_connection(1);
       sessions_.remove_if([](const auto& old) { return old.expired(); });
       sessions_.push_back(session);
     }
@@ -134,6 +140,7 @@ class Server final : public HttpServer {
 
   void OnSessionEnd() {
     std::lock_guard lock(mutex_);
+    shared_.hooks.on_connection(-1);
     if (--open_ == 0) ended_.notify_all();
     if (!full_) return;
     full_ = false;

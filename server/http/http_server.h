@@ -71,6 +71,7 @@ struct HttpHooks {
   HttpScreen screen;
   HttpHandler handler;
   std::function<void(const std::string& request_id, int status)> on_refused;
+  std::function<void(int change)> on_connection;  // one more, or one fewer
 };
 
 class HttpServer {

@@ -13,6 +13,7 @@
 #include "boost/beast/http/read.hpp"
 #include "boost/beast/http/status.hpp"
 #include "server/error.h"
+#include "server/http/http_head.h"
 #include "server/request_id.h"
 
 namespace qianyi {
@@ -152,7 +153,7 @@ void HttpSession::Read() {
 
 // Who asks, and for what, is looked at before there is any memory for a body.
 void HttpSession::OnHeader() {
-  request_ = Head();
+  request_ = ReadHead(parser_->get());
   request_id_ = request_.request_id;
   head_only_ = parser_->get().method() == http::verb::head;
   if (std::optional<HttpResponse> answer = shared_.hooks.screen(&request_)) {
@@ -193,28 +194,6 @@ bool HttpSession::HoldBody() {
 }
 
 void HttpSession::ReleaseBody() { shared_.bodies_bytes.fetch_sub(std::exchange(held_bytes_, 0)); }
-
-HttpRequest HttpSession::Head() const {
-  const auto& message = parser_->get();
-  const auto text = [](boost::beast::string_view value) {
-    return std::string(value.data(), value.size());
-  };
-  HttpRequest request;
-  const bool head = message.method() == http::verb::head;
-  request.method = head ? "GET" : text(message.method_string());
-  const std::string target = text(message.target());
-  request.path = target.substr(0, target.find('?'));
-  request.content_type = text(message[http::field::content_type]);
-  request.host = text(message[http::field::host]);
-  request.origin = text(message[http::field::origin]);
-  const std::string authorization = text(message[http::field::authorization]);
-  const std::string x_api_key = text(message["x-api-key"]);
-  request.key = std::string(PresentedKey(authorization, x_api_key));
-  request.priority = text(message["x-priority"]);
-  request.trace_parent = text(message["traceparent"]);
-  request.request_id = RequestIdFrom(text(message["x-request-id"]));
-  return request;
-}
 
 void HttpSession::OnRead(Error error) {
   ++request_number_;

@@ -50,7 +50,6 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void ReleaseBody();
   void OnRead(Error error);
   void Dispatch();
-  HttpRequest Head() const;
   void Refuse(int status, const std::string& message);
   void AnswerUnread(HttpResponse response);
   void CloseSocket();

@@ -41,8 +41,11 @@ class CountedReply final : public HttpReply {
         handler_(std::move(handler)),
         method_(std::move(method)),
         headers_(std::move(headers)),
-        caller_(request.caller) {}
+        caller_(request.caller) {
+    metrics_.CountOpen(ServerMetrics::Open::kHttpRequest, 1);
+  }
   ~CountedReply() override {
+    metrics_.CountOpen(ServerMetrics::Open::kHttpRequest, -1);
     if (!log_.requests()) return;
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin_;
     LogRequest(log_, caller_, method_, handler_, status_, seconds.count());

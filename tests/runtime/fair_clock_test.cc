@@ -21,8 +21,10 @@ class Waiting {
     line_.emplace(clock_.Enter(turn, cost, arrivals_++), name);
   }
   std::string Serve() {
-    const auto first = line_.begin();
-    clock_.Serve(first->first);
+    const auto batch = line_.lower_bound(Rank{.batch = true});
+    const bool batch_waits = batch != line_.end();
+    const auto first = batch_waits && clock_.BatchIsDue() ? batch : line_.begin();
+    clock_.Serve(first->first, batch_waits);
     std::string name = first->second;
     line_.erase(first);
     if (line_.empty()) clock_.Reset();
@@ -92,6 +94,14 @@ TEST(FairClockTest, BatchesComeLast) {
   EXPECT_EQ(waiting.ServeAll(), "cbxy");
 }
 
+TEST(FairClockTest, BatchesHaveOnePlaceOfSixteen) {
+  Waiting waiting;
+  for (int i = 0; i < 3; ++i) waiting.Come("x", {.flow = 1, .batch = true});
+  for (int i = 0; i < 40; ++i) waiting.Come("a", {.flow = 2});
+  const std::string passed(15, 'a');
+  EXPECT_EQ(waiting.ServeAll(), passed + "x" + passed + "x" + std::string(10, 'a') + "x");
+}
+
 // Says when it is first served, and waits until it may go on.
 class Recorded : public Constraint {
  public:
@@ -132,6 +142,30 @@ TEST(FairClockTest, TheEngineServesByIt) {
   open.notify_all();
   for (auto& sink : sinks) EXPECT_TRUE(Collect(*sink).status.ok());
   EXPECT_EQ(order, "0adbcx");
+}
+
+TEST(FairClockTest, TheEngineDoesNotStarveBatches) {
+  std::atomic<bool> open = false;
+  std::string order;
+  auto engine = Open({.batch = 1});
+  std::vector<std::shared_ptr<Sink>> sinks;
+  const auto submit = [&](const char* name, const Turn& turn) {
+    GenerateRequest request = Request(*engine, PromptIds(1, 9), 0, 1);
+    request.turn = turn;
+    sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(request), 0));
+    ASSERT_TRUE(engine
+                    ->Submit(std::move(request), sinks.back(),
+                             std::make_unique<Recorded>(name, open, &order))
+                    .ok());
+  };
+  submit("0", {});
+  while (engine->stats().running == 0) std::this_thread::yield();
+  submit("x", {.batch = true});
+  for (int i = 0; i < 20; ++i) submit("a", {});
+  open = true;
+  open.notify_all();
+  for (auto& sink : sinks) EXPECT_TRUE(Collect(*sink).status.ok());
+  EXPECT_EQ(order, "0" + std::string(15, 'a') + "x" + "aaaaa");
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ import threading
 import time
 import unittest
 
+from reflection import ByReflection
 from serving import BINARY, ENDLESS, POET, Server
 
 
@@ -87,6 +88,45 @@ class Endings(unittest.TestCase):
         self.assertEqual(len(answers[0][1]["choices"]), 32)
         server.stop()
 
+    def test_drains_a_crowd(self):
+        """Streams, whole answers and gRPC, running and queued: who was let in is answered to the end, who
+        comes later is told to go elsewhere."""
+        server = Server("--batch", "4", "--queue", "100", "--drain-seconds", "300")
+        body = {**ENDLESS, "max_tokens": 200}
+        tokens = []
+
+        def stream():
+            events = server.events("/v1/completions", {**body, "stream_options": {"include_usage": True}})
+            tokens.append(events[-1]["usage"]["completion_tokens"])
+
+        def whole():
+            status, answer = server.post("/v1/completions", body)
+            tokens.append(answer["usage"]["completion_tokens"] if status == 200 else answer)
+
+        def call(method):
+            with Grpc(server) as client:
+                tokens.append(client.tokens(method))
+        threads = [threading.Thread(target=act, args=given) for act, *given in (
+            (stream,), (whole,), (call, "Generate"), (call, "GenerateStream")) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while server.metric("qianyi_requests_running") + server.metric("qianyi_requests_waiting") < len(threads):
+            self.assertIsNone(server.process.poll(), server.errors())
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        late = []
+        while server.process.poll() is None:
+            try:
+                late.append(server.post("/v1/completions", body)[0])
+            except OSError:
+                late.append(None)  # it does not listen any more
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual(tokens, [200] * len(threads))
+        self.assertEqual(server.stop(), 0, server.errors())
+        self.assertEqual(set(late) - {None}, {503})
+
     def test_second_signal_ends_at_once(self):
         server = Server("--batch", "1", "--queue", "500")
         connection = server.connect()
@@ -104,6 +144,52 @@ class Endings(unittest.TestCase):
     def test_idle_server_ends_cleanly(self):
         with Server() as server:
             self.assertEqual(server.stop(10), 0)
+
+
+class Grpc(ByReflection):
+    """A client for a thread of its own."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def __enter__(self):
+        self.setUp()
+        return self
+
+    def __exit__(self, *_):
+        self.tearDown()
+
+    def tokens(self, method):
+        answer = self.call(method, self.generate(completion={"prompt": "春"}, parameters={
+            "max_tokens": 200, "logit_bias": ENDLESS["logit_bias"]}))
+        return answer.usage.completion_tokens if method == "Generate" else list(answer)[-1].usage.completion_tokens
+
+
+class Kills(unittest.TestCase):
+
+    def test_kill_and_restart(self):
+        """kill -9 in the middle of its work: the same folder and port serve the same answers again."""
+        body = {"prompt": "秋", "seed": 5, "max_tokens": 40}
+        with tempfile.TemporaryDirectory() as folder:
+            model = pathlib.Path(folder) / "poet"
+            shutil.copytree(POET, model)
+            before = {path: path.read_bytes() for path in sorted(model.rglob("*")) if path.is_file()}
+            server = Server(model=str(model))
+            text = server.post("/v1/completions", body)[1]["choices"][0]["text"]
+            port = server.http.rsplit(":", 1)[1]
+            connections = [server.connect() for _ in range(8)]
+            for connection in connections:
+                connection.request("POST", "/v1/completions", json.dumps({**ENDLESS, "stream": True}))
+            self.assertEqual(connections[0].getresponse().status, 200)
+            server.process.kill()
+            self.assertEqual(server.process.wait(60), -signal.SIGKILL)
+            server.stop()
+            after = {path: path.read_bytes() for path in sorted(model.rglob("*")) if path.is_file()}
+            self.assertEqual(after, before)
+            with Server(model=str(model), http_port=port) as again:
+                self.assertEqual(again.post("/v1/completions", body)[1]["choices"][0]["text"], text)
+            for connection in connections:
+                connection.close()
 
 
 class TwoModels(unittest.TestCase):

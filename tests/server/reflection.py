@@ -21,13 +21,17 @@ class ByReflection:
         kind = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
         return kind(**fields)
 
-    def call(self, method, request, **options):
-        kind = self.service.methods_by_name[method]
+    def method(self, name):
+        """What calls it; unlike looking it up, for any thread."""
+        kind = self.service.methods_by_name[name]
         make = self.channel.unary_stream if kind.server_streaming else self.channel.unary_unary
         answer = message_factory.GetMessageClass(kind.output_type)
-        return make(f"/{self.service.full_name}/{method}",
-                    request_serializer=type(request).SerializeToString,
-                    response_deserializer=answer.FromString)(request, **options)
+        return make(f"/{self.service.full_name}/{name}",
+                    request_serializer=lambda request: request.SerializeToString(),
+                    response_deserializer=answer.FromString)
+
+    def call(self, method, request, **options):
+        return self.method(method)(request, **options)
 
     def generate(self, **fields):
         return self.message("qianyi.v1.GenerateRequest", **fields)
