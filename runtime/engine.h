@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/constraint.h"
+#include "runtime/engine_stats.h"
 #include "runtime/fair_clock.h"
 #include "runtime/generation.h"
 #include "runtime/guesses.h"
@@ -33,22 +34,6 @@ struct GenerateRequest {
   std::vector<int32_t> end_tokens;                   // a blank stops before any of these
   std::shared_ptr<const Adapter> adapter = nullptr;  // of this engine's adapters(); null = none
   Turn turn = {};                                    // on whose account it waits for a place
-};
-
-struct EngineStats {
-  int64_t running = 0;  // requests that have a place
-  int64_t waiting = 0;  // requests that have none yet
-  uint64_t steps = 0;
-  uint64_t prompt_tokens = 0;
-  uint64_t generated_tokens = 0;
-  uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
-  uint64_t accepted_tokens = 0;  // of these, those that came
-  double step_seconds = 0;       // spent in steps
-  int64_t pages_used = 0;        // of the cache, by requests that have a place
-  // From the end of the first step, in which the resident set was read, to that of the last.
-  uint64_t steady_steps = 0;
-  uint64_t steady_read_bytes = 0;
-  double steady_seconds = 0;
 };
 
 // Submit and Cancel are thread-safe and never wait. Callers and engine meet only at the inbox

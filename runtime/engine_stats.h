@@ -1,0 +1,24 @@
+// What an engine has done so far.
+#pragma once
+
+#include <cstdint>
+
+namespace qianyi {
+
+struct EngineStats {
+  int64_t running = 0;  // requests that have a place
+  int64_t waiting = 0;  // requests that have none yet
+  uint64_t steps = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t generated_tokens = 0;
+  uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
+  uint64_t accepted_tokens = 0;  // of these, those that came
+  double step_seconds = 0;       // spent in steps
+  int64_t pages_used = 0;        // of the cache, by requests that have a place
+  // From the end of the first step, in which the resident set was read, to that of the last.
+  uint64_t steady_steps = 0;
+  uint64_t steady_read_bytes = 0;
+  double steady_seconds = 0;
+};
+
+}  // namespace qianyi
