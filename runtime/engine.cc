@@ -284,7 +284,7 @@ void Engine::Admit() {
     Call* call = next->second.get();
     const int64_t candidates = call->candidates();
     if (free_places < candidates || !ReserveAll(call)) return;
-    CountPages();
+    pages_used_ = loaded_->kv().pages() - loaded_->kv().free_pages();
     clock_.Serve(next->first, batch_waits);
     std::unique_ptr<Call> leader = std::move(next->second);
     waiting_.erase(next);
@@ -299,8 +299,6 @@ void Engine::Admit() {
   }
   clock_.Reset();
 }
-
-void Engine::CountPages() { pages_used_ = loaded_->kv().pages() - loaded_->kv().free_pages(); }
 
 bool Engine::ReserveAll(Call* call) {
   Sequence& first = call->generation.sequence;
@@ -371,7 +369,9 @@ void Engine::RunStep() {
   }
   StartFollowers();
   PoolHidden();
-  CountStep(TakeTokens(), begin);
+  const Taken taken = TakeTokens();
+  RingBells();
+  CountStep(taken, begin);
 }
 
 // One token for each sequence whose logits were computed, and one more for each guess that is the
@@ -398,7 +398,6 @@ Engine::Taken Engine::TakeTokens() {
     ++taken.tokens;
     if (!TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)})) call = nullptr;
   }
-  RingBells();
   return taken;
 }
 
@@ -485,7 +484,7 @@ void Engine::Finish(Call* call, absl::Status status) {
                             [call](const auto& running) { return running.get() == call; });
   const int index = static_cast<int>(place - running_.begin());
   loaded_->kv().Release(&call->generation.sequence.pages);
-  CountPages();
+  pages_used_ = loaded_->kv().pages() - loaded_->kv().free_pages();
   sequences_[index] = nullptr;
   order_.erase(std::remove(order_.begin(), order_.end(), index), order_.end());
   --placed_;

@@ -94,7 +94,6 @@ class Engine {
   Taken TakeTokens();
   void PoolHidden();
   void RingBells();
-  void CountPages();
   bool TakeToken(Call* call, std::span<float> logits);
   void CountStep(const Taken& taken, int64_t begin_nanoseconds);
   void NextBlank(Call* call, FinishReason why);
@@ -112,8 +111,7 @@ class Engine {
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
-  std::atomic<int64_t> placed_{0};      // requests that have a place
-  std::atomic<int64_t> pages_used_{0};  // by them
+  std::atomic<int64_t> placed_{0}, pages_used_{0};  // requests that have a place, and theirs
 
   // Engine thread only.
   std::map<Rank, std::unique_ptr<Call>> waiting_;
