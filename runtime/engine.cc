@@ -33,7 +33,8 @@ struct Engine::Call {
   }
 
   uint64_t id = 0;
-  GenerateRequest request;  // its prompt has moved into `generation`
+  int64_t queued_nanoseconds = 0;  // when it was submitted
+  GenerateRequest request;         // its prompt has moved into `generation`
   std::shared_ptr<Sink> sink;
   std::unique_ptr<Constraint> constraint;  // or null
   Generation generation;
@@ -174,7 +175,11 @@ absl::StatusOr<uint64_t> Engine::Enqueue(std::unique_ptr<Call> call) {
   queued_ += candidates;
   call->id = next_id_++;
   const uint64_t id = call->id;
-  for (auto& follower : call->followers) follower->id = id;
+  call->queued_nanoseconds = NowNanoseconds();
+  for (auto& follower : call->followers) {
+    follower->id = id;
+    follower->queued_nanoseconds = call->queued_nanoseconds;
+  }
   inbox_.push_back(std::move(call));
   wake_.notify_one();
   return id;
@@ -194,6 +199,7 @@ EngineStats Engine::stats() const {
   }
   std::lock_guard lock(mutex_);
   stats.running = placed_;
+  stats.kv_held_tokens = held_pages_ * kPageTokens;
   stats.waiting = queued_;
   return stats;
 }
@@ -202,12 +208,24 @@ void Engine::CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t 
   const Mark now{loaded_->store().stats().read_bytes, NowNanoseconds()};
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
+  stats_.step_sequences += SequencesInStep();
   stats_.prompt_tokens += prompt_tokens;
   stats_.generated_tokens += generated_tokens;
   stats_.step_seconds += (now.nanoseconds - begin_nanoseconds) * 1e-9;
   stats_.steady_steps = stats_.steps - 1;
   stats_.steady_read_bytes = now.read_bytes - first_step_.read_bytes;
   stats_.steady_seconds = (now.nanoseconds - first_step_.nanoseconds) * 1e-9;
+}
+
+// The tokens of a sequence stand together in a step.
+int64_t Engine::SequencesInStep() const {
+  int64_t count = 0;
+  int32_t last = -1;
+  for (const int32_t sequence : step_.sequences) {
+    count += sequence != last ? 1 : 0;
+    last = sequence;
+  }
+  return count;
 }
 
 void Engine::Loop() {
@@ -223,6 +241,7 @@ void Engine::Loop() {
     }
     Admit();
     if (!order_.empty()) RunStep();
+    held_pages_ = loaded_->kv().pages() - loaded_->kv().free_pages();
   }
   const absl::Status ending = absl::CancelledError("the engine is shutting down");
   for (auto& call : running_) {
@@ -302,6 +321,7 @@ void Engine::Place(std::unique_ptr<Call> call, bool runs) {
   const auto place = std::find(running_.begin(), running_.end(), nullptr);
   const int index = static_cast<int>(place - running_.begin());
   sequences_[index] = &call->generation.sequence;
+  call->sink->SetQueueSeconds((NowNanoseconds() - call->queued_nanoseconds) * 1e-9);
   *place = std::move(call);
   if (runs) order_.push_back(index);
   ++placed_;

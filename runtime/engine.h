@@ -35,9 +35,11 @@ struct GenerateRequest {
 };
 
 struct EngineStats {
-  int64_t running = 0;  // requests that have a place
-  int64_t waiting = 0;  // requests that have none yet
+  int64_t running = 0;         // requests that have a place
+  int64_t waiting = 0;         // requests that have none yet
+  int64_t kv_held_tokens = 0;  // room of the cache that requests with a place hold
   uint64_t steps = 0;
+  uint64_t step_sequences = 0;  // sequences that were in steps, each once a step
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
   double step_seconds = 0;  // spent in steps
@@ -100,6 +102,7 @@ class Engine {
   void PoolHidden();
   void TakeToken(Call* call, std::span<float> logits);
   void CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds);
+  int64_t SequencesInStep() const;
   void NextBlank(Call* call, FinishReason why);
   void Finish(Call* call, absl::Status status);
 
@@ -115,7 +118,8 @@ class Engine {
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
-  std::atomic<int64_t> placed_{0};  // requests that have a place
+  std::atomic<int64_t> placed_{0};      // requests that have a place
+  std::atomic<int64_t> held_pages_{0};  // of the cache
 
   // Engine thread only.
   std::map<Rank, std::unique_ptr<Call>> waiting_;

@@ -207,6 +207,7 @@ HttpRequest HttpSession::Head() const {
   request.content_type = text(message[http::field::content_type]);
   request.host = text(message[http::field::host]);
   request.origin = text(message[http::field::origin]);
+  request.accept = text(message[http::field::accept]);
   const std::string authorization = text(message[http::field::authorization]);
   const std::string x_api_key = text(message["x-api-key"]);
   request.key = std::string(PresentedKey(authorization, x_api_key));

@@ -44,6 +44,7 @@ json Body(json own, Names required, bool parameters = true) {
   properties["model"] = Or("string");
   properties["service_tier"] = OneOf({"auto", "default", "standard_only", "priority", "flex"});
   properties["stream"] = Or("boolean");
+  properties["store"] = {{"enum", {false, nullptr}}};
   for (auto& [name, schema] : own.items()) properties[name] = schema;
   return Object(std::move(properties), required);
 }
@@ -123,8 +124,7 @@ void AddRequests(json* schemas) {
             {"tool_choice", {{"anyOf", {OneOf({"auto", "none", "required"}), Type("object")}}}},
             {"parallel_tool_calls", Or("boolean")},
             {"reasoning", Object({{"effort", Or("string")}}, {})},
-            {"text", Type("object")},
-            {"store", {{"enum", {false, nullptr}}}}},
+            {"text", Type("object")}},
            {"input"}));
   const json message = {
       {"messages", turns},

@@ -15,12 +15,17 @@ import urllib.parse
 import urllib.request
 
 import yaml
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 
 from access_test import make_key
-from serving import BINARY, ENDLESS, ROOT, Server
+from serving import BINARY, END_TOKEN, ENDLESS, ROOT, Server
 
 DEPLOY = ROOT / "deploy"
 COMPLETE = "/v1/completions"
+
+
+PAINTS = {"qianyi_image_steps_total", "qianyi_image_codes_total", "qianyi_images_total"}
 
 
 def free_port():
@@ -37,6 +42,15 @@ def names_of(metrics):
     """All that can be asked for, the parts of histograms included."""
     return set(re.findall(r"^(qianyi_[a-z_]+)", metrics, re.MULTILINE)) | \
         set(re.findall(r"^# TYPE (qianyi_[a-z_]+)", metrics, re.MULTILINE))
+
+
+def sample(text, name, **labels):
+    """The one sample of a name with these labels, 0 when there is none."""
+    (value, *others) = [one.value for family in text_string_to_metric_families(text)
+                        for one in family.samples
+                        if one.name == name and labels.items() <= one.labels.items()] or [0]
+    assert not others, name
+    return value
 
 
 class Metrics(unittest.TestCase):
@@ -66,6 +80,54 @@ class Metrics(unittest.TestCase):
         done = subprocess.run(["promtool", "check", "metrics"], input=self.text(), text=True,
                               capture_output=True)
         self.assertEqual((done.returncode, done.stderr.strip()), (0, ""), done.stdout)
+
+    def test_openmetrics_for_who_prefers_it(self):
+        """Read by the strict parser of Prometheus' own client."""
+        kind = "application/openmetrics-text"
+        for accept in (kind, f"{kind}; version=1.0.0, text/plain;q=0.5", f"text/plain;q=0.2,{kind};q=0.3"):
+            _, headers, text = self.server.ask("GET", "/metrics", headers={"Accept": accept})
+            self.assertEqual(headers["Content-Type"], f"{kind}; version=1.0.0; charset=utf-8")
+            self.assertTrue(text.endswith(b"\n# EOF\n"))
+            families = {family.name: family for family in openmetrics(text.decode())}
+            counter = families["qianyi_generated_tokens"]
+            self.assertEqual((counter.type, counter.samples[0].name),
+                             ("counter", "qianyi_generated_tokens_total"))
+            self.assertEqual(families["qianyi_request_seconds"].type, "histogram")
+            plain = {re.sub(r"_total$", "", name) for name in
+                     re.findall(r"^# TYPE (\S+)", self.text(), re.MULTILINE)}
+            self.assertEqual(set(families), plain)
+        for accept in ("", "*/*", "text/plain", f"{kind};q=0, */*", f"text/plain, {kind};q=0.9"):
+            _, headers, text = self.server.ask("GET", "/metrics", headers={"Accept": accept})
+            self.assertEqual(headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8")
+            self.assertNotIn(b"# EOF", text)
+
+    def test_how_answers_ended_and_what_they_held(self):
+        metric = lambda name, **labels: sample(self.text(), f"qianyi_{name}", model="poet", **labels)
+        before = {why: metric("finished_total", reason=why) for why in ("stop", "length", "cancelled")}
+        queued = metric("queue_seconds_count")
+        steps, sequences = metric("steps_total"), metric("step_sequences_total")
+        self.server.post(COMPLETE, {**ENDLESS, "max_tokens": 20, "n": 3})
+        self.assertEqual(metric("finished_total", reason="length"), before["length"] + 3)
+        self.assertEqual(metric("queue_seconds_count"), queued + 3)
+        steps, sequences = metric("steps_total") - steps, metric("step_sequences_total") - sequences
+        self.assertTrue(20 <= steps <= sequences <= 3 * steps, (steps, sequences))
+        self.server.post(COMPLETE, {"prompt": "春", "max_tokens": 5, "logit_bias": {str(END_TOKEN): 100}})
+        self.assertEqual(metric("finished_total", reason="stop"), before["stop"] + 1)
+        with self.server.socket() as client:  # one that leaves
+            body = json.dumps(ENDLESS).encode()
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
+                           + self.admin.encode() + b"\r\nContent-Type: application/json\r\n"
+                           b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            self.wait_for(lambda: metric("kv_cache_tokens", kind="held") > 0)
+            self.assertLess(metric("kv_cache_tokens", kind="held"), metric("kv_cache_tokens", kind="limit"))
+        self.wait_for(lambda: metric("finished_total", reason="cancelled") == before["cancelled"] + 1)
+        self.wait_for(lambda: metric("kv_cache_tokens", kind="held") == 0)
+
+    def wait_for(self, condition, seconds=30):
+        end = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
 
     def test_labels_hold_nothing_that_a_client_sent(self):
         for path in ("/nothing/abcdefghij", "/v1/models/abcdefghij"):
@@ -123,7 +185,8 @@ class Metrics(unittest.TestCase):
         self.fail(f"{expression} never had a value")
 
     def test_the_dashboard_asks_for_what_there_is(self):
-        there = names_of(self.text()) | {"qianyi_grpc_requests_total"}  # once there was a call
+        # Once there was a call over gRPC, and where a model paints.
+        there = names_of(self.text()) | {"qianyi_grpc_requests_total", *PAINTS}
         asked = set().union(*(names_in(expression) for expression in dashboard_expressions()))
         self.assertGreater(len(asked), 15)
         self.assertEqual(asked - there, set())
