@@ -19,6 +19,7 @@
   FAMILY(kGlmFamily)            \
   FAMILY(kGlm4Family)           \
   FAMILY(kGlm4vFamily)          \
+  FAMILY(kGlm4vMoeFamily)       \
   FAMILY(kGlm4MoeFamily)        \
   FAMILY(kGlm4MoeLiteFamily)    \
   FAMILY(kCogViewFamily)
