@@ -89,7 +89,8 @@ export class Chart {
     const options = {
       file: data, labels: ['', ...this.labels], dateWindow: [from, to], ...this.colours(),
       valueRange: [0, this.top()],
-      axes: { y: { axisLabelFormatter: (value) => format(value), axisLabelWidth: 58, pixelsPerLabel: 34 },
+      // Where the axes meet, the time stands.
+      axes: { y: { axisLabelFormatter: (value) => (value === 0 ? '' : format(value)), axisLabelWidth: 58, pixelsPerLabel: 34 },
         x: { axisLabelFormatter: (time) => clock(time), axisLabelWidth: 62, pixelsPerLabel: 84 } },
     };
     if (this.graph && this.graph.numColumns() === this.labels.length + 1) {
