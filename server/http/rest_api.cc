@@ -53,6 +53,7 @@ RestApi::RestApi(TextService& service, ImageService& images, AdapterAdmin& adapt
                  const KeyRing& keys, OriginRules origins)
     : service_(service),
       images_(images),
+      infer_(service, images),
       adapters_(adapters),
       keys_(keys),
       origins_(std::move(origins)) {

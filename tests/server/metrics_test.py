@@ -140,11 +140,12 @@ class Metrics(unittest.TestCase):
         port = free_port()
         config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
         (scrape,) = config["scrape_configs"]
-        config["global"]["scrape_interval"] = "1s"
+        config["global"].update(scrape_interval="1s", evaluation_interval="1s")
         scrape["static_configs"][0]["targets"] = [self.server.http]
         key_file = pathlib.Path(self.folder.name) / "metrics.key"
         key_file.write_text(self.watcher + "\n")
         scrape["authorization"]["credentials_file"] = str(key_file)
+        shutil.copy(DEPLOY / "alerts.yml", self.folder.name)
         file = pathlib.Path(self.folder.name) / "prometheus.yml"
         file.write_text(yaml.safe_dump(config))
         check = subprocess.run(["promtool", "check", "config", str(file)], capture_output=True, text=True)
@@ -160,18 +161,24 @@ class Metrics(unittest.TestCase):
             # Each panel's question is one that Prometheus understands and has the names for.
             for expression in dashboard_expressions():
                 self.query(port, expression)
+            rules = lambda: self.ask(port, "rules")["groups"][0]["rules"]
+            self.wait_for(lambda: "unknown" not in {rule["health"] for rule in rules()})
+            self.assertEqual({rule["name"]: rule["health"] for rule in rules()},
+                             {rule["alert"]: "ok" for rule in alerts()})
         finally:
             process.terminate()
             process.wait(30)
 
     def query(self, port, expression):
         expression = expression.replace("$__rate_interval", "10s").replace("$model", ".*")
-        query = urllib.parse.urlencode({"query": expression})
+        return self.ask(port, "query?" + urllib.parse.urlencode({"query": expression}))["result"]
+
+    def ask(self, port, path):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{port}/api/v1/query?{query}", timeout=30) as answer:
+        with opener.open(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=30) as answer:
             value = json.load(answer)
         self.assertEqual(value["status"], "success")
-        return value["data"]["result"]
+        return value["data"]
 
     def value(self, port, expression):
         end = time.monotonic() + 120
@@ -191,6 +198,66 @@ class Metrics(unittest.TestCase):
         self.assertGreater(len(asked), 15)
         self.assertEqual(asked - there, set())
 
+    def test_alerts_are_rules_about_what_there_is(self):
+        check = subprocess.run(["promtool", "check", "rules", str(DEPLOY / "alerts.yml")],
+                               capture_output=True, text=True)
+        self.assertEqual(check.returncode, 0, check.stdout + check.stderr)
+        there = names_of(self.text())
+        guides = [(ROOT / folder / "operating.md").read_text() for folder in ("docs", "docs/zh")]
+        for rule in alerts():
+            self.assertEqual(names_in(rule["expr"]) - there, set(), rule["alert"])
+            for guide in guides:
+                self.assertIn(f"`{rule['alert']}`", guide)
+
+    def test_alerts_fire(self):
+        """Each by series that are as they would be then, and by none where all is well."""
+        well = {"up": "1x90", "qianyi_requests_running": "1x90", "qianyi_steps_total": "0+300x90",
+                "qianyi_step_seconds_total": "0+50x90", "qianyi_weight_stall_seconds_total": "0+1x90",
+                'qianyi_finished_total{reason="failed"}': "0x90", "qianyi_start_time_seconds": "5x90",
+                'qianyi_http_requests_total{handler="/v1",status="500"}': "0x90",
+                'qianyi_memory_bytes{kind="resident"}': "5x90", 'qianyi_memory_bytes{kind="budget"}': "9x90",
+                'qianyi_rejected_total{reason="queue_full"}': "0x90",
+                'qianyi_rejected_total{reason="unauthenticated"}': "0x90",
+                'qianyi_kv_cache_tokens{kind="held"}': "10x90", 'qianyi_kv_cache_tokens{kind="limit"}': "99x90"}
+        for name in ("queue_seconds", "time_to_first_token_seconds"):
+            for bound in ("1", "30", "+Inf"):
+                well[f'qianyi_{name}_bucket{{le="{bound}"}}'] = "0+100x90"
+        ill = {
+            "QianyiDown": {"up": "0x90"},
+            "QianyiStuck": {"qianyi_steps_total": "7x90"},
+            "QianyiFailing": {'qianyi_finished_total{reason="failed"}': "0+1x90"},
+            "QianyiErrors": {'qianyi_http_requests_total{handler="/v1",status="500"}': "0+1x90"},
+            "QianyiRestarting": {"qianyi_start_time_seconds": "0+60x90"},
+            "QianyiOverMemory": {'qianyi_memory_bytes{kind="resident"}': "10x90"},
+            "QianyiRefusing": {'qianyi_rejected_total{reason="queue_full"}': "0+60x90"},
+            "QianyiWaiting": {'qianyi_queue_seconds_bucket{le="1"}': "0x90"},
+            "QianyiSlowFirstToken": {'qianyi_time_to_first_token_seconds_bucket{le="1"}': "0x90"},
+            "QianyiCacheFull": {'qianyi_kv_cache_tokens{kind="held"}': "98x90"},
+            "QianyiDiskBound": {"qianyi_weight_stall_seconds_total": "0+40x90"},
+            "QianyiStrangers": {'qianyi_rejected_total{reason="unauthenticated"}': "0+120x90"}}
+        self.assertEqual(set(ill), {rule["alert"] for rule in alerts()})
+        tests = [self.alert_test(well, {name: 0 for name in ill})]
+        tests += [self.alert_test({**well, **changed}, {name: 1}) for name, changed in ill.items()]
+        file = pathlib.Path(self.folder.name) / "alerts_test.yml"
+        file.write_text(json.dumps({"rule_files": [str(DEPLOY / "alerts.yml")], "tests": tests}))
+        check = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
+        self.assertEqual(check.returncode, 0, check.stdout + check.stderr)
+
+    @staticmethod
+    def alert_test(series, fires):
+        """{alert: how many fire} after an hour and a quarter of these series."""
+        def labelled(name):
+            name = name if "{" in name else name + "{}"
+            labels = 'job="qianyi",instance="a",model="m"' + ("" if name.endswith("{}") else ",")
+            return name.replace("{", "{" + labels, 1)
+
+        ask = 'count(ALERTS{{alertname="{}",alertstate="firing"}}) or vector(0)'
+        return {"interval": "1m",
+                "input_series": [{"series": labelled(name), "values": values} for name, values in series.items()],
+                "promql_expr_test": [{"expr": ask.format(name), "eval_time": "75m",
+                                      "exp_samples": [{"labels": "{}", "value": count}]}
+                                     for name, count in fires.items()]}
+
     def test_manifests_name_flags_metrics_and_routes_that_exist(self):
         flags = subprocess.run([BINARY, "serve", "--help"], capture_output=True, text=True).stdout
         metrics = names_of(self.text())
@@ -204,6 +271,11 @@ class Metrics(unittest.TestCase):
                     self.assertEqual(self.server.ask("GET", path, headers={"Authorization": ""})[0], 200,
                                      path)
             self.assertEqual(names_in(text) - metrics, set(), name)
+
+
+def alerts():
+    (group,) = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
+    return group["rules"]
 
 
 def dashboard_expressions():
