@@ -34,6 +34,7 @@ void AddServe(CLI::App& app, Run* run);
 void AddPaint(CLI::App& app, Run* run);
 void AddCaption(CLI::App& app, Run* run);
 void AddKeys(CLI::App& app, Run* run);
+void AddClient(CLI::App& app, Run* run);
 
 // --model DIR | --synth CONFIG --dtype … --group N --synth-seed S.
 struct ModelFlags {

@@ -36,6 +36,7 @@ int Main(int argc, char** argv) {
   qianyi::Run run;
   qianyi::AddServe(app, &run);
   qianyi::AddKeys(app, &run);
+  qianyi::AddClient(app, &run);
   qianyi::AddGenerate(app, &run);
   qianyi::AddConvert(app, &run);
   qianyi::AddSynth(app, &run);

@@ -1,12 +1,8 @@
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -25,8 +21,7 @@ struct Flags {
   PictureModelFlags model;
   std::string text, style, text_ids;
   std::string image, mask;
-  std::string output = "picture.png";
-  std::string format;
+  OutputFlags output;
   int32_t pictures = 1;
   int32_t candidates = 0;
   int32_t top_k = -1;
@@ -34,25 +29,6 @@ struct Flags {
   uint64_t seed = 0;
   bool magnify = false, scores = false, print_codes = false, quiet = false;
 };
-
-// "picture.png" is "picture-2.png" for the second of several.
-std::string PathOf(const Flags& flags, size_t index) {
-  if (flags.pictures == 1) return flags.output;
-  const std::filesystem::path path(flags.output);
-  return (path.parent_path() /
-          absl::StrCat(path.stem().string(), "-", index + 1, path.extension().string()))
-      .string();
-}
-
-absl::StatusOr<PictureFormat> FormatOf(const Flags& flags) {
-  if (!flags.format.empty()) return ParsePictureFormat(flags.format);
-  const std::string extension = std::filesystem::path(flags.output).extension().string();
-  absl::StatusOr<PictureFormat> format =
-      ParsePictureFormat(extension.empty() ? "png" : extension.substr(1));
-  if (format.ok()) return format;
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "--output %s: it must end in .png, .jpg or .webp, or say --format", flags.output));
-}
 
 absl::StatusOr<PaintRequest> MakeRequest(const Flags& flags, const Painter& painter) {
   if (absl::Status status = painter.CheckPaints(); !status.ok()) return status;
@@ -87,14 +63,6 @@ absl::StatusOr<PaintRequest> MakeRequest(const Flags& flags, const Painter& pain
   return request;
 }
 
-absl::Status WriteFile(const std::string& path, const std::string& bytes) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.close();
-  if (file) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrFormat("--output: cannot write %s", path));
-}
-
 absl::Status Print(const Flags& flags, const Painter& painter, PictureFormat format,
                    const std::vector<Painted>& painted) {
   for (size_t i = 0; i < painted.size(); ++i) {
@@ -106,8 +74,8 @@ absl::Status Print(const Flags& flags, const Painter& painter, PictureFormat for
       const absl::StatusOr<std::string> bytes =
           EncodePicture(painter.Decode(one.codes, one.side), format);
       if (!bytes.ok()) return bytes.status();
-      line = PathOf(flags, i);
-      absl::Status status = WriteFile(line, *bytes);
+      line = flags.output.PathOf(i, flags.pictures);
+      absl::Status status = WritePicture(line, *bytes);
       if (!status.ok()) return status;
     }
     if (one.scored && flags.scores) absl::StrAppendFormat(&line, "\t%.6f", one.score);
@@ -117,7 +85,7 @@ absl::Status Print(const Flags& flags, const Painter& painter, PictureFormat for
 }
 
 absl::Status RunPaint(Flags flags) {
-  const absl::StatusOr<PictureFormat> format = FormatOf(flags);
+  const absl::StatusOr<PictureFormat> format = flags.output.Format();
   if (!format.ok()) return format.status();
   auto models = OpenPictureModels(flags.model, std::max(flags.pictures, flags.candidates));
   if (!models.ok()) return models.status();
@@ -128,17 +96,12 @@ absl::Status RunPaint(Flags flags) {
   const auto start = std::chrono::steady_clock::now();
   PictureCall call;
   const int64_t all = painter->parts().paint.config->codes();
-  int64_t shown = -1;
+  PaintingProgress shown(flags.quiet);
   const absl::StatusOr<std::vector<Painted>> painted =
       painter->Paint(*request, call, [&](const PaintProgress& progress) {
-        if (flags.quiet || progress.candidate != 0 ||
-            progress.stage != PaintProgress::Stage::kPainting) {
-          return;
+        if (progress.candidate == 0 && progress.stage == PaintProgress::Stage::kPainting) {
+          shown.Show(progress.done, all);
         }
-        const int64_t tenth = progress.done * 10 / all;
-        if (tenth == shown) return;
-        shown = tenth;
-        std::fprintf(stderr, "qianyi: painting: %d%%\n", static_cast<int>(tenth * 10));
       });
   if (!painted.ok()) return painted.status();
   if (!flags.quiet) {
@@ -175,10 +138,7 @@ void AddPaint(CLI::App& app, Run* run) {
   command->add_option("--image", flags->image, "a picture to be changed")->type_name("FILE");
   command->add_option("--mask", flags->mask, "what is transparent in it is painted anew")
       ->type_name("FILE");
-  command->add_option("--output", flags->output, "several are numbered: picture-1.png, …")
-      ->capture_default_str()
-      ->type_name("FILE");
-  command->add_option("--format", flags->format, "png, jpeg or webp [by the name of --output]");
+  flags->output.Add(*command);
   command->add_option("--top-k", flags->top_k, "[the model's]")->check(CLI::Range(0, 1 << 24));
   command
       ->add_option("--temperature", flags->temperature,

@@ -1,8 +1,14 @@
 #include "cli/pictures.h"
 
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "runtime/pictures/picture_file.h"
 #include "runtime/storage/file_util.h"
 
@@ -48,6 +54,52 @@ absl::StatusOr<Picture> ReadPicture(const std::string& path) {
   if (picture.ok()) return picture;
   return absl::Status(picture.status().code(),
                       absl::StrCat(path, ": ", picture.status().message()));
+}
+
+void OutputFlags::Add(CLI::App& command) {
+  command.add_option("--output", path, "several are numbered: picture-1.png, …")
+      ->capture_default_str()
+      ->type_name("FILE");
+  command.add_option("--format", format, "png, jpeg or webp [by the name of --output]");
+}
+
+absl::StatusOr<PictureFormat> OutputFlags::Format() const {
+  if (!format.empty()) return ParsePictureFormat(format);
+  const std::string extension = std::filesystem::path(path).extension().string();
+  absl::StatusOr<PictureFormat> named =
+      ParsePictureFormat(extension.empty() ? "png" : extension.substr(1));
+  if (named.ok()) return named;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--output %s: it must end in .png, .jpg or .webp, or say --format", path));
+}
+
+std::string OutputFlags::PathOf(size_t index, int64_t pictures) const {
+  if (pictures == 1) return path;
+  const std::filesystem::path whole(path);
+  return (whole.parent_path() /
+          absl::StrCat(whole.stem().string(), "-", index + 1, whole.extension().string()))
+      .string();
+}
+
+absl::Status WritePicture(const std::string& path, const std::string& bytes) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  if (file) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("--output: cannot write %s", path));
+}
+
+void PaintingProgress::Show(int64_t done, int64_t total) {
+  if (quiet_ || total <= 0) return;
+  if (isatty(STDERR_FILENO) != 0) {
+    std::fprintf(stderr, "\rqianyi: painting: %3d%%%s", static_cast<int>(done * 100 / total),
+                 done >= total ? "\n" : "");
+    return;
+  }
+  const int64_t tenth = done * 10 / total;
+  if (tenth == shown_) return;
+  shown_ = tenth;
+  std::fprintf(stderr, "qianyi: painting: %d%%\n", static_cast<int>(tenth * 10));
 }
 
 }  // namespace qianyi

@@ -10,8 +10,10 @@
 namespace qianyi::testing {
 namespace {
 
-const Arguments kCommands[] = {{"generate"}, {"convert"},     {"synth"},   {"plan"},
-                               {"verify"},   {"bench", "io"}, {"tokenize"}};
+const Arguments kCommands[] = {
+    {"generate"},       {"convert"},         {"synth"},          {"plan"},
+    {"verify"},         {"bench", "io"},     {"tokenize"},       {"client", "poem"},
+    {"client", "chat"}, {"client", "paint"}, {"client", "bench"}};
 
 TEST(Help, OfEveryCommandHasAnExample) {
   for (const Arguments& command : kCommands) {

@@ -16,23 +16,13 @@ from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase)
 
+from credentials import keys, make_certificates, make_key
 from serving import BINARY, POET, Server
 
 POEM = "/v1/tasks/poem"
 # All that a stranger may see: whether the server lives, and the pages, which hold no secret.
 PUBLIC = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/", "/dashboard", "/web/{name}"}
 ROUTES = pathlib.Path(__file__).resolve().parents[2] / "server/http"
-
-
-def keys(folder, *flags):
-    return subprocess.run([BINARY, "keys", "--file", str(pathlib.Path(folder) / "keys.json"), *flags],
-                          capture_output=True, text=True)
-
-
-def make_key(folder, name, *flags):
-    done = keys(folder, "--add", name, *flags)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def bearer(key):
@@ -294,24 +284,6 @@ class Foreigners(unittest.TestCase):
             status, headers, _ = server.ask("OPTIONS", POEM, headers={
                 "Origin": "https://evil.example", "Access-Control-Request-Method": "POST"})
             self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (403, None))
-
-
-def openssl(folder, *command):
-    subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
-
-
-def make_certificates(folder):
-    """ca.pem signs server.pem and client.pem; other-ca.pem signs other.pem."""
-    for ca, names in (("ca", ("server", "client")), ("other-ca", ("other",))):
-        openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-                f"/CN={ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem")
-        for name in names:
-            openssl(folder, "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
-                    "-keyout", f"{name}.key", "-out", f"{name}.csr")
-            (pathlib.Path(folder) / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-            openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey",
-                    f"{ca}.key", "-CAcreateserial", "-days", "2", "-extfile", "names",
-                    "-out", f"{name}.pem")
 
 
 class Tls(unittest.TestCase):

@@ -12,7 +12,7 @@ import openai
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from access_test import make_key
+from credentials import make_key
 from pictures import make_painter
 from reflection import ByReflection
 from serving import ENDLESS, Server, ServerTest

@@ -7,7 +7,7 @@ import unittest
 
 import grpc
 
-from access_test import make_key
+from credentials import make_key
 from reflection import ByReflection
 from serving import ENDLESS, Server, ServerTest
 

@@ -18,7 +18,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from access_test import make_key
+from credentials import make_key
 from serving import BINARY, END_TOKEN, ENDLESS, ROOT, Server
 
 DEPLOY = ROOT / "deploy"
