@@ -163,6 +163,18 @@ void RunFlags::Add(CLI::App& command) {
       ->capture_default_str();
 }
 
+void RunFlags::AddGuesses(CLI::App& command) {
+  options.guesses = 8;
+  command
+      .add_option(
+          "--guesses", options.guesses,
+          "tokens guessed ahead in one step, of what was said before, where that is faster; "
+          "the same tokens come; 0: none")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str()
+      ->type_name("N");
+}
+
 absl::Status RunFlags::Check() {
   if (device == "cuda") {
     if (Cuda() == nullptr) {

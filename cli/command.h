@@ -57,6 +57,8 @@ struct RunFlags {
   std::string numerics = "exact";
 
   void Add(CLI::App& command);
+  // For commands that generate text.
+  void AddGuesses(CLI::App& command);
   // Sets what the flags mean in `options`.
   absl::Status Check();
 };

@@ -147,6 +147,11 @@ void PrintSummary(const Engine& engine, double seconds) {
       stats.steps > 0 ? 1e3 * stats.step_seconds / stats.steps : 0.0,
       FormatSize(weights.read_bytes).c_str(), weights.read_bytes / seconds * 1e-9,
       weights.stall_seconds, FormatSize(PeakResidentBytes()).c_str());
+  if (stats.guessed_tokens > 0) {
+    std::fprintf(stderr, "%llu tokens were guessed ahead, of which %llu came\n",
+                 static_cast<unsigned long long>(stats.guessed_tokens),
+                 static_cast<unsigned long long>(stats.accepted_tokens));
+  }
   const ExpertStats& experts = weights.experts;
   if (experts.uses == 0) return;
   const ModelPlan& plan = engine.plan().models[0];
@@ -182,6 +187,8 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
       {"steps", stats.steps},
       {"prompt_tokens", stats.prompt_tokens},
       {"generated_tokens", stats.generated_tokens},
+      {"guessed_tokens", stats.guessed_tokens},
+      {"accepted_tokens", stats.accepted_tokens},
       {"step_seconds", stats.step_seconds},
       {"steady_steps", stats.steady_steps},
       {"steady_seconds", stats.steady_seconds},
@@ -354,6 +361,7 @@ void AddGenerate(CLI::App& app, Run* run) {
       ->capture_default_str();
   AddSampling(*command, *flags);
   flags->run.Add(*command);
+  flags->run.AddGuesses(*command);
   flags->adapters.Add(*command,
                       "adapter of all prompts, or repeated of each; - is none [the only one]");
   command->add_option("--context", flags->context, "tokens of one sequence [what is needed]")

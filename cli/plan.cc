@@ -159,6 +159,7 @@ void AddPlan(CLI::App& app, Run* run) {
       "plan", "what would live where, and how fast that can be, before anything is loaded");
   flags->model.Add(*command, "--config");
   flags->run.Add(*command);
+  flags->run.AddGuesses(*command);
   command->add_option("--context", flags->context, "tokens of one sequence, prompt and output")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
       ->capture_default_str();

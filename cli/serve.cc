@@ -250,6 +250,7 @@ void AddServe(CLI::App& app, Run* run) {
                    "web page that may call this server, as https://NAME; repeatable")
       ->type_name("ORIGIN");
   flags->run.Add(*command);
+  flags->run.AddGuesses(*command);
   command
       ->add_option("--adapter", flags->adapters,
                    "LoRA or P-tuning v2 adapter, which requests name as MODEL:NAME; repeatable")

@@ -57,7 +57,7 @@ struct Engine::Call {
   }
 };
 
-Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue)
+Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue, bool always_guesses)
     : loaded_(std::move(model)),
       use_(loaded_->plan().models[0].use),
       queue_limit_(queue),
@@ -65,7 +65,10 @@ Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue)
       sequences_(use_.batch, nullptr),
       limits_{.prompt_tokens = StepTokens(use_) - use_.batch},
       step_(StepTokens(use_)),
-      sampler_(loaded_->model().spec().vocab_size) {
+      sampler_(loaded_->model().spec().vocab_size),
+      guess_control_(static_cast<int32_t>(std::clamp<int64_t>(LogitRows(use_) - use_.batch, 0,
+                                                              limits_.prompt_tokens)),
+                     always_guesses) {
   order_.reserve(use_.batch);
   thread_ = std::thread([this] { Loop(); });
 }
@@ -204,13 +207,21 @@ EngineStats Engine::stats() const {
   return stats;
 }
 
-void Engine::CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds) {
+void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
   const Mark now{loaded_->store().stats().read_bytes, NowNanoseconds()};
+  const int64_t logits = static_cast<int64_t>(step_.logit_tokens.size());
+  const int64_t prompt_tokens = step_.size() - logits, guessed = logits - taken.sequences;
+  if (prompt_tokens == 0) {
+    guess_control_.Count(taken.sequences, guessed, taken.accepted,
+                         (now.nanoseconds - begin_nanoseconds) * 1e-9);
+  }
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
-  stats_.step_sequences += SequencesInStep();
-  stats_.prompt_tokens += prompt_tokens;
-  stats_.generated_tokens += generated_tokens;
+  stats_.step_sequences += static_cast<uint64_t>(SequencesInStep());
+  stats_.prompt_tokens += static_cast<uint64_t>(prompt_tokens);
+  stats_.generated_tokens += static_cast<uint64_t>(taken.tokens);
+  stats_.guessed_tokens += static_cast<uint64_t>(guessed);
+  stats_.accepted_tokens += static_cast<uint64_t>(taken.accepted);
   stats_.step_seconds += (now.nanoseconds - begin_nanoseconds) * 1e-9;
   stats_.steady_steps = stats_.steps - 1;
   stats_.steady_read_bytes = now.read_bytes - first_step_.read_bytes;
@@ -260,8 +271,8 @@ void Engine::TakeInbox() {
     waiting_.emplace(rank, std::move(call));
   }
   inbox_.clear();
-  const absl::Status cancelled = absl::CancelledError("the request was cancelled");
   for (const uint64_t id : cancelled_) {
+    const absl::Status cancelled = absl::CancelledError("the request was cancelled");
     auto is_it = [id](const std::unique_ptr<Call>& call) { return call && call->id == id; };
     const auto waits = std::find_if(waiting_.begin(), waiting_.end(),
                                     [&](const auto& entry) { return is_it(entry.second); });
@@ -343,8 +354,24 @@ void Engine::StartFollowers() {
   }
 }
 
+// Puts guesses behind what the sequences feed next, unless prompts want the room.
+void Engine::Guess() {
+  const auto generates = [this](int index) {
+    return sequences_[index]->pending() == 1 && !sequences_[index]->pooled;
+  };
+  int32_t room = guess_control_.Allow();
+  if (room == 0 || !std::all_of(order_.begin(), order_.end(), generates)) return;
+  const int32_t each = std::max(2, room / static_cast<int32_t>(order_.size()));
+  for (const int index : order_) {
+    Generation& generation = running_[index]->generation;
+    room -= generation.Guess(LookUp(generation.sequence.tokens, std::min(each, room)));
+    if (room == 0) return;
+  }
+}
+
 void Engine::RunStep() {
   const int64_t begin = NowNanoseconds();
+  Guess();
   ScheduleStep(sequences_, order_, limits_, &step_);
   const absl::Status status = loaded_->Run(step_);
   if (!status.ok()) {
@@ -355,12 +382,34 @@ void Engine::RunStep() {
   }
   StartFollowers();
   PoolHidden();
+  CountStep(TakeTokens(), begin);
+}
+
+// One token for each sequence whose logits were computed, and one more for each guess that is the
+// token which was taken: then the logits behind it are those of the next.
+Engine::Taken Engine::TakeTokens() {
   const Tensor logits = loaded_->pass().host_logits();
+  Taken taken;
+  int place = -1;
+  Call* call = nullptr;  // null: went another way than was guessed, or has ended
   for (int64_t row = 0; row < logits.rows; ++row) {
-    Call* call = running_[step_.sequences[step_.logit_tokens[row]]].get();
-    TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)});
+    const int32_t at = step_.logit_tokens[row];
+    if (step_.sequences[at] != place) {
+      place = step_.sequences[at];
+      call = running_[place].get();
+      call->generation.TakeBackGuesses();
+      ++taken.sequences;
+    } else if (call != nullptr && call->generation.sequence.tokens.back() == step_.tokens[at]) {
+      ++call->generation.sequence.cached;
+      ++taken.accepted;
+    } else {
+      call = nullptr;
+      continue;
+    }
+    ++taken.tokens;
+    if (!TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)})) call = nullptr;
   }
-  CountStep(step_.size() - logits.rows, logits.rows, begin);
+  return taken;
 }
 
 // Adds up the final hidden states of prompts that want their mean, in the order of their tokens:
@@ -387,7 +436,8 @@ void Engine::PoolHidden() {
   }
 }
 
-void Engine::TakeToken(Call* call, std::span<float> logits) {
+// False when the call does not go on in the same blank.
+bool Engine::TakeToken(Call* call, std::span<float> logits) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
   const int32_t forced = call->constraint == nullptr ? -1 : call->constraint->Forced();
@@ -409,13 +459,15 @@ void Engine::TakeToken(Call* call, std::span<float> logits) {
   if (std::find(request.end_tokens.begin(), request.end_tokens.end(), token) !=
       request.end_tokens.end()) {
     NextBlank(call, FinishReason::kStop);
-    return;
+    return false;
   }
   if (call->constraint != nullptr) call->constraint->Accept(token);
   event.blank = call->generation.blank();
   event.finish = FinishReason::kNone;
   call->sink->Publish();
-  if (call->generation.Accept(token)) NextBlank(call, FinishReason::kLength);
+  if (!call->generation.Accept(token)) return true;
+  NextBlank(call, FinishReason::kLength);
+  return false;
 }
 
 void Engine::NextBlank(Call* call, FinishReason why) {

@@ -17,6 +17,7 @@
 #include "runtime/constraint.h"
 #include "runtime/fair_clock.h"
 #include "runtime/generation.h"
+#include "runtime/guesses.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
@@ -42,7 +43,9 @@ struct EngineStats {
   uint64_t step_sequences = 0;  // sequences that were in steps, each once a step
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
-  double step_seconds = 0;  // spent in steps
+  uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
+  uint64_t accepted_tokens = 0;  // of these, those that came
+  double step_seconds = 0;       // spent in steps
   // From the end of the first step, in which the resident set was read, to that of the last.
   uint64_t steady_steps = 0;
   uint64_t steady_read_bytes = 0;
@@ -54,7 +57,8 @@ struct EngineStats {
 class Engine {
  public:
   // `queue`: requests that may wait for a place, besides those that run; candidates count each.
-  Engine(std::unique_ptr<LoadedModel> model, int64_t queue);
+  // `always_guesses`: also where that is slower.
+  Engine(std::unique_ptr<LoadedModel> model, int64_t queue, bool always_guesses = false);
   ~Engine();  // cancels everything, then returns
 
   const Model& model() const { return loaded_->model(); }
@@ -99,9 +103,14 @@ class Engine {
   void Place(std::unique_ptr<Call> call, bool runs);
   void StartFollowers();
   void RunStep();
+  void Guess();
+  struct Taken {  // by a step: tokens, of which some had been guessed
+    int64_t tokens = 0, accepted = 0, sequences = 0;
+  };
+  Taken TakeTokens();
   void PoolHidden();
-  void TakeToken(Call* call, std::span<float> logits);
-  void CountStep(int64_t prompt_tokens, int64_t generated_tokens, int64_t begin_nanoseconds);
+  bool TakeToken(Call* call, std::span<float> logits);
+  void CountStep(const Taken& taken, int64_t begin_nanoseconds);
   int64_t SequencesInStep() const;
   void NextBlank(Call* call, FinishReason why);
   void Finish(Call* call, absl::Status status);
@@ -130,6 +139,7 @@ class Engine {
   SchedulerLimits limits_;
   Step step_;
   Sampler sampler_;
+  GuessControl guess_control_;
 
   struct Mark {  // the end of a step
     uint64_t read_bytes = 0;

@@ -2,8 +2,10 @@
 // stands. Shared by the engine and by `verify`.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -57,6 +59,24 @@ class Generation {
     FeedNext(token);
     while (fed_ < size() && prompt_.continuation[fed_] >= 0) FeedNext(prompt_.continuation[fed_]);
     return fed_ == size();
+  }
+  // Puts guesses behind the last token, as many as the blank has room to feed: how many.
+  int32_t Guess(std::span<const int32_t> tokens) {
+    if (!prompt_.continuation.empty()) return 0;
+    const int32_t room = max_tokens_ - generated_ - 1;
+    const auto fed = tokens.first(std::min<size_t>(tokens.size(), std::max(room, 0)));
+    for (const int32_t token : fed) Feed(token);
+    sequence.guessed = static_cast<int32_t>(fed.size());
+    return sequence.guessed;
+  }
+  // Back to what is known. The cache keeps what was computed of guesses until others are.
+  void TakeBackGuesses() {
+    const size_t known = sequence.tokens.size() - static_cast<size_t>(sequence.guessed);
+    sequence.tokens.resize(known);
+    for (int row : {0, 1}) sequence.positions[row].resize(known);
+    sequence.cached = std::min(sequence.cached, static_cast<int32_t>(known));
+    fed_ -= sequence.guessed;
+    sequence.guessed = 0;
   }
   // Goes on to the next blank, if there is one. An end token is neither kept nor fed.
   void EndBlank() {

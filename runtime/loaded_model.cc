@@ -36,14 +36,15 @@ absl::Status CheckDevice(const ModelSpec& spec, const Backend& backend) {
 uint64_t DefaultHostBytes() { return AvailableMemoryBytes() / 5 * 4; }
 
 ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
-  return {.file = &file,
-          .context_tokens = options.context_tokens,
-          .batch = options.batch,
-          .prompt_tokens = options.prompt_tokens,
-          .logit_rows = options.logit_rows,
-          .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
-          .adapter_bytes = options.adapter_bytes,
-          .picture_bytes = options.picture_bytes};
+  return {
+      .file = &file,
+      .context_tokens = options.context_tokens,
+      .batch = options.batch,
+      .prompt_tokens = options.prompt_tokens,
+      .logit_rows = options.logit_rows > 0 ? options.logit_rows : options.batch + options.guesses,
+      .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
+      .adapter_bytes = options.adapter_bytes,
+      .picture_bytes = options.picture_bytes};
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {

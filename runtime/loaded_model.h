@@ -26,7 +26,8 @@ struct LoadOptions {
   int64_t context_tokens = 2048;  // of one sequence
   int64_t batch = 1;              // sequences at once
   int64_t prompt_tokens = 512;    // of prompts in one step
-  int64_t logit_rows = 0;         // 0 = batch
+  int64_t logit_rows = 0;         // 0 = batch and guesses
+  int64_t guesses = 0;            // tokens of all sequences that are guessed ahead in one step
   int threads = 0;                // 0 = one per core
   std::optional<DType> kv_dtype = std::nullopt;  // then f32 for f32 weights, else f16
   ReaderOptions reader = {};

@@ -236,6 +236,7 @@ absl::Status Pass::Linear(Projection projection, Tensor x, Tensor out, Tensor re
     task.quantized = buffers_.quantized;
   }
   const float* bias = projection.bias < 0 ? nullptr : constant(projection.bias);
+  int block = 0;
   const auto multiply = [&](const auto& lease) {
     if (!lease.ok()) return lease.status();
     task.weight = lease->rows();
@@ -245,12 +246,13 @@ absl::Status Pass::Linear(Projection projection, Tensor x, Tensor out, Tensor re
       task.residual = residual.Columns(lease->row_begin(), task.weight.rows);
     }
     backend_.linear(task, stream_);
+    block += lease->blocks();
     return absl::OkStatus();
   };
-  for (int block = 0; block < static_cast<int>(tensor.blocks.size()); ++block) {
+  while (block < static_cast<int>(tensor.blocks.size())) {
     const absl::Status status = device_ == nullptr
-                                    ? multiply(store_.Acquire(projection.weight, block))
-                                    : multiply(device_->Acquire(projection.weight, block));
+                                    ? multiply(store_.AcquireRun(projection.weight, block))
+                                    : multiply(device_->AcquireRun(projection.weight, block));
     if (!status.ok()) return status;
   }
   AddLora(projection.weight, x, out);

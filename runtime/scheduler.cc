@@ -23,9 +23,9 @@ void AddTokens(Sequence& sequence, int32_t index, int32_t count, Step* step) {
   }
   sequence.cached += count;
   step->wants_hidden |= sequence.pooled;
-  if (sequence.pending() == 0 && !sequence.pooled) {
-    step->logit_tokens.push_back(static_cast<int32_t>(step->size()) - 1);
-  }
+  if (sequence.pending() > 0 || sequence.pooled) return;
+  const int32_t size = static_cast<int32_t>(step->size());
+  for (int32_t at = size - 1 - sequence.guessed; at < size; ++at) step->logit_tokens.push_back(at);
 }
 
 // How many pending tokens of a prompt may ride when there is room for `room`.
@@ -41,7 +41,10 @@ void ScheduleStep(std::span<Sequence* const> sequences, std::span<const int> ord
                   const SchedulerLimits& limits, Step* step) {
   step->Clear();
   for (const int index : order) {
-    if (sequences[index]->pending() == 1) AddTokens(*sequences[index], index, 1, step);
+    const int32_t guessed = sequences[index]->guessed;
+    if (sequences[index]->pending() == 1 + guessed) {
+      AddTokens(*sequences[index], index, 1 + guessed, step);
+    }
   }
   int64_t room = limits.prompt_tokens;
   for (const int index : order) {

@@ -110,6 +110,7 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     LoadOptions load = options.load;
     const PictureConfig* picture = pictures[i].has_value() ? &*pictures[i] : nullptr;
     load.context_tokens = ContextOf(files[i].file.spec, picture, load.context_tokens);
+    if (picture != nullptr) load.guesses = 0;  // codes do not repeat themselves
     if (picture != nullptr && HasVqvae(files[i])) {
       absl::StatusOr<uint64_t> bytes =
           Vqvae::MemoryBytes(files[i].folder, LargestGrid(*picture, any_magnifies));

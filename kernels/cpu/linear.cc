@@ -46,16 +46,23 @@ void RunLinear(const Linear& args, ThreadPool& pool, LinearFunction linear) {
 
   const int64_t panels = (weight.rows + kPanelRows - 1) / kPanelRows;
   const int64_t grain = PanelGrain(panels, whole.panel_bytes, whole.tokens, pool.threads());
+  const int64_t block_panels = weight.block_rows == 0 ? panels : weight.block_rows / kPanelRows;
   pool.Run(panels, grain, [&](int64_t begin, int64_t end, int worker) {
-    const int64_t row = begin * kPanelRows;
-    LinearBlock block = whole;
-    block.panels = weight.data + begin * whole.panel_bytes;
-    block.rows = std::min(end * kPanelRows, weight.rows) - row;
-    block.bias = args.bias == nullptr ? nullptr : args.bias + row;
-    block.residual = args.residual.data == nullptr ? nullptr : args.residual.f32() + row;
-    block.out = args.out.f32() + row;
-    block.scratch = pool.scratch(worker);
-    linear(block);
+    while (begin < end) {  // what of it lies in one block
+      const int64_t index = begin / block_panels;
+      const int64_t stop = std::min(end, (index + 1) * block_panels);
+      const int64_t row = begin * kPanelRows;
+      LinearBlock block = whole;
+      block.panels = weight.data + index * weight.block_stride +
+                     (begin - index * block_panels) * whole.panel_bytes;
+      block.rows = std::min(stop * kPanelRows, weight.rows) - row;
+      block.bias = args.bias == nullptr ? nullptr : args.bias + row;
+      block.residual = args.residual.data == nullptr ? nullptr : args.residual.f32() + row;
+      block.out = args.out.f32() + row;
+      block.scratch = pool.scratch(worker);
+      linear(block);
+      begin = stop;
+    }
   });
 }
 

@@ -181,7 +181,7 @@ BlockLoader::Entry* BlockLoader::FindEntry(uint64_t ticket) {
 void BlockLoader::DropReleased() {
   while (!entries_.empty() && entries_.front().released &&
          entries_.front().state != State::kLoading) {
-    entries_.pop_front();
+    entries_.erase(entries_.begin());
   }
 }
 
@@ -235,6 +235,13 @@ absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
   }
   stall_nanoseconds_.fetch_add((Clock::now() - start).count(), std::memory_order_relaxed);
   return held;
+}
+
+const std::byte* BlockLoader::ResidentAt(int index) const {
+  if (!blocks_[index].resident) return nullptr;
+  const int place = place_[index];
+  const bool ready = resident_state_[place].load(std::memory_order_acquire) == State::kReady;
+  return ready ? resident_at_[place] : nullptr;
 }
 
 void BlockLoader::Release(uint64_t ticket) {

@@ -6,7 +6,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -47,6 +46,8 @@ class BlockLoader {
   // Hears of waits in Acquire; null: nobody does. Outlives them.
   void Observe(WaitObserver* observer) { observer_ = observer; }
 
+  // Where a resident block is, once it has come; else null. Consumer thread only.
+  const std::byte* ResidentAt(int index) const;
   bool resident(int index) const { return blocks_[index].resident; }
   uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }
   uint64_t resident_read_bytes() const { return resident_read_.load(std::memory_order_relaxed); }
@@ -90,7 +91,7 @@ class BlockLoader {
   mutable std::mutex mutex_;
   std::condition_variable ready_;   // something finished
   std::condition_variable wanted_;  // there is room or a wish
-  std::deque<Entry> entries_;       // by ticket
+  std::vector<Entry> entries_;      // by ticket; few
   std::vector<absl::Status> resident_status_;
   size_t next_resident_ = 0;
   uint64_t next_issue_ = 0;  // ticket to load next; block streamed_[ticket % size]

@@ -14,8 +14,9 @@ BlockReads::BlockReads(std::vector<std::unique_ptr<Reader>> readers)
 }
 
 void BlockReads::Add(const Block& block) {
-  jobs_.emplace_back();
-  jobs_.back().block = block;
+  if (spare_.empty()) spare_.emplace_back();
+  jobs_.splice(jobs_.end(), spare_, spare_.begin());
+  jobs_.back() = Job{.block = block, .status = {}};
   waiting_bytes_ += block.bytes;
 }
 
@@ -96,7 +97,9 @@ std::optional<BlockReads::Done> BlockReads::TakeFinished() {
       break;
     }
   }
-  while (!jobs_.empty() && jobs_.front().reported) jobs_.pop_front();
+  while (!jobs_.empty() && jobs_.front().reported) {
+    spare_.splice(spare_.end(), jobs_, jobs_.begin());
+  }
   return done;
 }
 

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -62,7 +62,8 @@ class BlockReads {
   std::vector<std::unique_ptr<Reader>> readers_;
   std::vector<int> in_flight_;              // by reader
   std::vector<std::vector<Chunk>> chunks_;  // by reader; cookie = index
-  std::deque<Job> jobs_;                    // in the order added; addresses are stable
+  std::list<Job> jobs_;                     // in the order added; addresses are stable
+  std::list<Job> spare_;                    // places of jobs that are done: steps allocate none
   uint64_t waiting_bytes_ = 0;
 };
 

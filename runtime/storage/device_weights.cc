@@ -137,6 +137,7 @@ absl::Status DeviceWeights::PlaceResident(const ModelPlan& plan, const ReaderFac
   if (!reads.ok()) return reads.status();
   uint64_t at = 0;
   for (size_t t = 0; t < file.tensors.size(); ++t) {
+    at = Aligned(at);  // the blocks of one matrix stand without gaps, see AcquireRun
     for (size_t b = 0; b < resident_[t].size(); ++b) {
       if (!IsSwept(file.tensors[t]) || plan.tiers[t][b] != Tier::kDevice) continue;
       const Block& block = file.tensors[t].blocks[b];
@@ -145,7 +146,7 @@ absl::Status DeviceWeights::PlaceResident(const ModelPlan& plan, const ReaderFac
       resident_[t][b] = resident_memory_.data + at;
       backend_.upload(resident_memory_.data + at, staging.data(), block.bytes, copies_);
       backend_.synchronize(copies_);
-      at += Aligned(block.bytes);
+      at += block.bytes;
     }
   }
   return absl::OkStatus();
@@ -158,6 +159,7 @@ absl::Status DeviceWeights::MakeRing() {
     largest = std::max(largest, Aligned(tensor(place.tensor).blocks[place.block].bytes));
   }
   slots_.resize(std::clamp<size_t>(kDeviceRingBytes / largest, 2, kMostSlots));
+  uploads_.reserve(slots_.size());
   ring_memory_ = {static_cast<std::byte*>(backend_.alloc(slots_.size() * largest)),
                   slots_.size() * largest};
   if (ring_memory_.data == nullptr) return NoRoom(ring_memory_.bytes, "the ring of weights");
@@ -193,15 +195,27 @@ void DeviceWeights::Issue() {
   held_.emplace(*std::move(lease));
 }
 
-absl::StatusOr<DeviceWeights::Lease> DeviceWeights::Acquire(int tensor_index, int block) {
+absl::StatusOr<DeviceWeights::Lease> DeviceWeights::AcquireRun(int tensor_index, int block) {
   const StoredTensor& stored = tensor(tensor_index);
   PackedRows rows = {resident_[tensor_index][block], stored.format, stored.blocks[block].rows,
                      stored.spec.cols()};
   const int64_t row_begin = stored.blocks[block].row_begin;
   const int index = stream_index_[tensor_index][block];
-  if (index < 0) return Lease(nullptr, rows, row_begin);
+  if (index < 0) {
+    // Blocks of whole panels, side by side, are one.
+    int next = block + 1;
+    for (; next < static_cast<int>(stored.blocks.size()); ++next) {
+      const Block& before = stored.blocks[next - 1];
+      if (before.rows % kPanelRows != 0 ||
+          resident_[tensor_index][next] != resident_[tensor_index][next - 1] + before.bytes) {
+        break;
+      }
+      rows.rows += stored.blocks[next].rows;
+    }
+    return Lease(nullptr, rows, row_begin, next - block);
+  }
   // What was uploaded and is not wanted now gives its slot to later copies, which wait for it.
-  while (!uploads_.empty() && uploads_.front().index != index) uploads_.pop_front();
+  while (!uploads_.empty() && uploads_.front().index != index) uploads_.erase(uploads_.begin());
   if (uploads_.empty()) {
     next_index_ = index;
     Issue();
@@ -214,14 +228,14 @@ absl::StatusOr<DeviceWeights::Lease> DeviceWeights::Acquire(int tensor_index, in
   }
   backend_.wait(compute_, upload.slot->uploaded);
   rows.data = upload.slot->data;
-  return Lease(this, rows, row_begin);
+  return Lease(this, rows, row_begin, 1);
 }
 
 void DeviceWeights::Release() {
   Slot* const slot = uploads_.front().slot;
   backend_.record(slot->used, compute_);
   slot->was_used = true;
-  uploads_.pop_front();
+  uploads_.erase(uploads_.begin());
   while (uploads_.size() < slots_.size() && uploads_.size() < streamed_.size() &&
          (uploads_.empty() || uploads_.back().status.ok())) {
     Issue();
@@ -231,7 +245,8 @@ void DeviceWeights::Release() {
 DeviceWeights::Lease::Lease(Lease&& other) noexcept
     : weights_(std::exchange(other.weights_, nullptr)),
       rows_(other.rows_),
-      row_begin_(other.row_begin_) {}
+      row_begin_(other.row_begin_),
+      blocks_(other.blocks_) {}
 
 DeviceWeights::Lease::~Lease() {
   if (weights_ != nullptr) weights_->Release();

@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -45,17 +44,20 @@ class DeviceWeights {
     ~Lease();
     const PackedRows& rows() const { return rows_; }
     int64_t row_begin() const { return row_begin_; }
+    int blocks() const { return blocks_; }
 
    private:
     friend class DeviceWeights;
-    Lease(DeviceWeights* weights, PackedRows rows, int64_t row_begin)
-        : weights_(weights), rows_(rows), row_begin_(row_begin) {}
+    Lease(DeviceWeights* weights, PackedRows rows, int64_t row_begin, int blocks)
+        : weights_(weights), rows_(rows), row_begin_(row_begin), blocks_(blocks) {}
     DeviceWeights* weights_;  // null when there is nothing to give back
     PackedRows rows_;
     int64_t row_begin_;
+    int blocks_;
   };
-  // One at a time. In execution order; asking ahead of it skips what lies between.
-  absl::StatusOr<Lease> Acquire(int tensor, int block);
+  // One at a time. In execution order; asking ahead of it skips what lies between. With a block
+  // that stays come those behind it that do, as one.
+  absl::StatusOr<Lease> AcquireRun(int tensor, int block);
 
   uint64_t uploaded_bytes() const { return uploaded_bytes_; }  // of blocks that stream
 
@@ -98,8 +100,8 @@ class DeviceWeights {
   std::vector<Place> streamed_;                          // in execution order
   std::vector<Slot> slots_;
   size_t next_slot_ = 0;
-  int next_index_ = 0;  // to upload next
-  std::deque<Upload> uploads_;
+  int next_index_ = 0;           // to upload next
+  std::vector<Upload> uploads_;  // as many as slots, at most
   // The host's block that was uploaded last from its ring, held until the copy is through.
   std::optional<WeightStore::Lease> held_;
   Event held_until_;

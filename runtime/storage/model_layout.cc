@@ -124,7 +124,11 @@ absl::StatusOr<std::vector<Block>> CutBlocks(const TensorSpec& tensor, PackedFor
       tensor.use == TensorUse::kEmbedding ? kGatherBlockBytes : kStreamBlockBytes;
   const int64_t panels = (tensor.rows() + kPanelRows - 1) / kPanelRows;
   const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(wanted / panel_bytes));
-  const int64_t count = (panels + most - 1) / most;
+  const int64_t fewest = (panels + most - 1) / most;
+  // Even blocks rather than full ones and a crumb, which would cost a whole request; and all but
+  // the last alike, so that those which lie side by side are multiplied in one go.
+  const int64_t block_panels = (panels + fewest - 1) / fewest;
+  const int64_t count = (panels + block_panels - 1) / block_panels;
   if (static_cast<uint64_t>(count) > kMaxBlocks) {
     return absl::InvalidArgumentError(
         absl::StrFormat("tensor '%s' %s would take %d blocks, over %d", tensor.name,
@@ -132,9 +136,8 @@ absl::StatusOr<std::vector<Block>> CutBlocks(const TensorSpec& tensor, PackedFor
   }
   std::vector<Block> blocks;
   for (int64_t i = 0; i < count; ++i) {
-    // Even blocks rather than full ones and a crumb: the crumb would cost a whole request.
-    const int64_t begin = panels * i / count * kPanelRows;
-    const int64_t end = std::min(panels * (i + 1) / count * kPanelRows, tensor.rows());
+    const int64_t begin = i * block_panels * kPanelRows;
+    const int64_t end = std::min(begin + block_panels * kPanelRows, tensor.rows());
     blocks.push_back({.bytes = BlockBytes(tensor, format, end - begin),
                       .row_begin = begin,
                       .rows = end - begin});

@@ -87,7 +87,7 @@ ReadCompletion BlockingReader::Wait() {
                 absl::StrFormat("%s: waited for a read, but none is under way", path_))};
   }
   const ReadRequest request = queue_.front();
-  queue_.pop_front();
+  queue_.erase(queue_.begin());
   return Read(request);
 }
 

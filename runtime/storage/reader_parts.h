@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -61,7 +61,9 @@ class BlockingReader : public Reader {
 
  protected:
   BlockingReader(std::string path, uint64_t size, int depth)
-      : path_(std::move(path)), size_(size), depth_(depth) {}
+      : path_(std::move(path)), size_(size), depth_(depth) {
+    queue_.reserve(depth);
+  }
 
   // A request was taken; it will be read later.
   virtual void Announce(const ReadRequest& /*request*/) {}
@@ -72,7 +74,7 @@ class BlockingReader : public Reader {
 
  private:
   const int depth_;
-  std::deque<ReadRequest> queue_;
+  std::vector<ReadRequest> queue_;  // at most depth_
 };
 
 }  // namespace qianyi

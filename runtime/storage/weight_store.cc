@@ -204,7 +204,8 @@ WeightStore::Lease::Lease(Lease&& other) noexcept
     : store_(std::exchange(other.store_, nullptr)),
       ticket_(other.ticket_),
       rows_(other.rows_),
-      row_begin_(other.row_begin_) {}
+      row_begin_(other.row_begin_),
+      blocks_(other.blocks_) {}
 
 bool WeightStore::Lease::passing() const { return ticket_ != BlockLoader::kNoTicket; }
 
@@ -223,6 +224,35 @@ absl::StatusOr<WeightStore::Lease> WeightStore::Acquire(int tensor, int block) {
   if (!held.ok()) return held.status();
   return Lease(this, held->ticket, RowsAt(tensor, block, held->data),
                file_.tensors[tensor].blocks[block].row_begin);
+}
+
+// Where a block is that stays in memory and has come; else null.
+const std::byte* WeightStore::ResidentAt(int tensor, int block) const {
+  if (expert_part_[tensor] >= 0) {
+    return experts_->Data(file_.tensors[tensor].spec.expert, expert_part_[tensor] + block);
+  }
+  return loader_->ResidentAt(sweep_index_[first_block_[tensor] + block]);
+}
+
+absl::StatusOr<WeightStore::Lease> WeightStore::AcquireRun(int tensor, int block) {
+  absl::StatusOr<Lease> lease = Acquire(tensor, block);
+  if (!lease.ok() || lease->passing()) return lease;
+  const std::vector<Block>& blocks = file_.tensors[tensor].blocks;
+  const Block& first = blocks[block];
+  const size_t stride = Padded(first.bytes);
+  PackedRows& rows = lease->rows_;
+  for (size_t next = block + 1; next < blocks.size() && first.rows % kPanelRows == 0; ++next) {
+    const std::byte* const place = rows.data + (next - block) * stride;
+    if (blocks[next].rows > first.rows || ResidentAt(tensor, static_cast<int>(next)) != place) {
+      break;
+    }
+    rows.block_rows = first.rows;
+    rows.block_stride = stride;
+    rows.rows += blocks[next].rows;
+    ++lease->blocks_;
+    if (blocks[next].rows < first.rows) break;
+  }
+  return lease;
 }
 
 void WeightStore::Observe(WaitObserver* observer) {

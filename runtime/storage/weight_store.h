@@ -71,6 +71,7 @@ class WeightStore {
     ~Lease();
     const PackedRows& rows() const { return rows_; }
     int64_t row_begin() const { return row_begin_; }
+    int blocks() const { return blocks_; }
     // Whether its place is needed for others once it is given back.
     bool passing() const;
 
@@ -82,12 +83,15 @@ class WeightStore {
     uint64_t ticket_;
     PackedRows rows_;
     int64_t row_begin_;
+    int blocks_ = 1;
   };
 
   // Waits for a block. Asking in execution order never waits longer than the disk needs;
   // asking ahead of it skips what lies between. DataLoss names file, tensor and offset when the
   // block cannot be read or its checksum is wrong; the store stays usable.
   absl::StatusOr<Lease> Acquire(int tensor, int block);
+  // The same with those behind it that lie beside it and have come: PackedRows::block_rows.
+  absl::StatusOr<Lease> AcquireRun(int tensor, int block);
 
   // Experts of a layer, in the order ExpertCache says; null when the model has none. The blocks
   // of the expert that Next gave last are there for Acquire without waiting.
@@ -119,6 +123,7 @@ class WeightStore {
   absl::Status ReadConstants(const ReaderFactory& readers);
   absl::Status Place(const ModelPlan& plan, const ReaderFactory& readers);
   absl::Status PlaceExperts(const ModelPlan& plan, const ReaderFactory& readers);
+  const std::byte* ResidentAt(int tensor, int block) const;
   PackedRows RowsAt(int tensor, int block, const std::byte* data) const;
   absl::Status GatherSome(int tensor, std::span<GatherCache::Wish> blocks,
                           std::span<const RowWish> rows, Tensor out, Stream stream);
@@ -139,8 +144,7 @@ class WeightStore {
   // Scratch of Gather, kept so that steps do not allocate.
   std::vector<RowWish> rows_;
   std::vector<GatherCache::Wish> wishes_;
-  std::vector<int32_t> source_rows_;
-  std::vector<int32_t> targets_;
+  std::vector<int32_t> source_rows_, targets_;
 };
 
 }  // namespace qianyi

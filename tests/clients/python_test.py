@@ -1,6 +1,7 @@
 """The Python package, installed from its wheel, against real servers: REST and gRPC, blocking and async."""
 
 import asyncio
+import importlib.metadata
 import json
 import math
 import pathlib
@@ -181,6 +182,7 @@ class Calls:
         self.assertGreater(models["poet"].context_tokens, 100)
         info = self.ask(self.url, "server")
         self.assertEqual((info.limits["n"], info.limits["stop"]), (128, 4))
+        self.assertEqual(info.version, importlib.metadata.version("qianyi"))
 
     def test_pictures(self):
         _, plain = self.server.post("/v1/images/generations", {"prompt": "一只猫", "style": "国画", "seed": 3})

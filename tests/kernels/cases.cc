@@ -100,6 +100,7 @@ Linear LinearProblem::Args(const Matrix& out) {
   Linear args;
   args.x = x.view();
   args.weight = {weight.data(), format, shape.rows, shape.cols};
+  if (apart.data != nullptr) args.weight = apart;
   args.bias = shape.bias ? bias.data() : nullptr;
   args.residual_scale = 0.75f;
   args.out = out.view();

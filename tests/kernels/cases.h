@@ -111,6 +111,7 @@ struct LinearProblem {
   Matrix x, residual;
   std::vector<float> bias;
   AlignedBytes weight;
+  PackedRows apart;  // the same weight in several blocks, where a test has made them
 };
 
 // Attention over sequences of a shared cache. Every sequence has its own page table; the

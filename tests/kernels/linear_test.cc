@@ -74,6 +74,34 @@ TEST_P(LinearTest, ATokenDoesNotFeelItsNeighbours) {
   }
 }
 
+TEST_P(LinearTest, BlocksApartAreOneMatrix) {
+  const LinearCase& c = problem_.shape;
+  const std::vector<float> expected = problem_.Run(*CpuVariants().items[0], 1);
+  const size_t panel_bytes = PanelBytes(problem_.format, c.cols);
+  const int64_t panels = (c.rows + kPanelRows - 1) / kPanelRows;
+  for (int64_t block_panels = 1; block_panels <= std::min<int64_t>(panels, 4); ++block_panels) {
+    const size_t stride = block_panels * panel_bytes + 192;
+    AlignedBytes apart((panels + block_panels - 1) / block_panels * stride);
+    std::fill_n(apart.data(), apart.size(), std::byte{0x7f});
+    for (int64_t p = 0; p < panels; ++p) {
+      std::copy_n(problem_.weight.data() + p * panel_bytes, panel_bytes,
+                  apart.data() + p / block_panels * stride + p % block_panels * panel_bytes);
+    }
+    problem_.apart = {.data = apart.data(),
+                      .format = problem_.format,
+                      .rows = c.rows,
+                      .cols = c.cols,
+                      .block_rows = block_panels * kPanelRows,
+                      .block_stride = stride};
+    for (int i = 0; i < CpuVariants().count; ++i) {
+      const Backend& backend = *CpuVariants().items[i];
+      EXPECT_TRUE(SameBits(problem_.Run(backend, 2), expected))
+          << backend.variant << ", blocks of " << block_panels << " panels";
+    }
+    problem_.apart = {};
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases, LinearTest,
                          ::testing::Combine(::testing::ValuesIn(kFormats),
                                             ::testing::ValuesIn(kLinearCases)),

@@ -27,6 +27,7 @@ std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers) {
   options.host_bytes = 4ull << 30;
   options.process_bytes = 1 << 20;
   options.adapter_bytes = setup.adapter_bytes;
+  options.guesses = setup.guesses;
   if (setup.streamed) {  // the least there can be: everything but two blocks streams
     const ModelUse use = UseOf(file, options);
     auto roomy = MakePlan({&use, 1}, HostBudget(options));
@@ -51,7 +52,7 @@ std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers) {
     const ModelPlan& plan = (*loaded)->plan().models[0];
     EXPECT_GT(plan.disk_bytes + plan.expert_bytes - plan.expert_cache_bytes, 0u);
   }
-  return std::make_unique<Engine>(*std::move(loaded), setup.queue);
+  return std::make_unique<Engine>(*std::move(loaded), setup.queue, setup.guesses > 0);
 }
 
 std::vector<int32_t> PromptIds(int which, int length) {

@@ -45,6 +45,7 @@ struct EngineSetup {
   int64_t queue = 64;
   uint64_t adapter_bytes = 0;
   int experts_in_memory = 2;  // of a streamed model
+  int64_t guesses = 0;        // always made
 };
 
 std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {});

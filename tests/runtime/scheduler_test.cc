@@ -53,6 +53,15 @@ TEST(SchedulerTest, GeneratingSequencesComeFirstThenPromptsInOrder) {
   EXPECT_EQ(sequences[2].cached, 2);
 }
 
+TEST(SchedulerTest, GuessesRideWithTheirTokenAndWantLogits) {
+  std::vector<Sequence> sequences = {Make(12, 8), Make(5, 4), Make(9)};
+  sequences[0].guessed = 3;
+  const Step step = Schedule(sequences, 9);
+  EXPECT_EQ(step.sequences, (std::vector<int32_t>{0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2}));
+  EXPECT_EQ(step.logit_tokens, (std::vector<int32_t>{0, 1, 2, 3, 4, 13}));
+  EXPECT_EQ(step.visible[3], 12);
+}
+
 TEST(SchedulerTest, CausalPromptsAreCut) {
   std::vector<Sequence> sequences = {Make(10)};
   EXPECT_EQ(Schedule(sequences, 4).size(), 4);

@@ -1,0 +1,47 @@
+#include "runtime/guesses.h"
+
+#include <algorithm>
+
+namespace qianyi {
+namespace {
+
+constexpr int32_t kLongestKey = 3, kShortestKey = 2;  // one token alone says too little
+constexpr int32_t kShortest = 2;                      // guesses
+constexpr uint64_t kProbeEvery = 64;                  // steps, of which one is made the other way
+constexpr double kNewShare = 0.2;                     // of a step in the running means
+
+void Mix(double value, double* mean) {
+  *mean = *mean == 0.0 ? value : *mean + kNewShare * (value - *mean);
+}
+
+}  // namespace
+
+std::span<const int32_t> LookUp(std::span<const int32_t> tokens, int32_t most) {
+  const int64_t size = static_cast<int64_t>(tokens.size());
+  for (int32_t key = kLongestKey; key >= kShortestKey; --key) {
+    const auto last = tokens.last(std::min<int64_t>(key, size));
+    for (int64_t at = size - key - 1; at >= 0; --at) {
+      if (!std::equal(last.begin(), last.end(), tokens.begin() + at)) continue;
+      return tokens.subspan(at + key, std::min<int64_t>(most, size - at - key));
+    }
+  }
+  return {};
+}
+
+int32_t GuessControl::Allow() {
+  if (always_) return most_;
+  if (most_ == 0 || plain_ == 0.0) return 0;
+  const bool probes = ++steps_ % kProbeEvery == 0;
+  return worthwhile() != probes ? std::min(length_, most_) : 0;
+}
+
+void GuessControl::Count(int64_t sequences, int64_t guessed, int64_t accepted, double seconds) {
+  if (sequences == 0 || seconds <= 0.0) return;
+  const double tokens = 1.0 + static_cast<double>(accepted) / static_cast<double>(sequences);
+  Mix(tokens / seconds, guessed == 0 ? &plain_ : &guessing_);
+  if (guessed == 0) return;
+  length_ = accepted == guessed ? std::min(2 * length_, std::max(most_, kShortest))
+                                : std::max(length_ - 1, kShortest);
+}
+
+}  // namespace qianyi

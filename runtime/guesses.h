@@ -1,0 +1,39 @@
+// Speculative decoding by prompt look-up (apoorvumang/prompt-lookup-decoding, 2023): what a
+// sequence said after its last words before, it may say again. Guesses ride in one step behind the
+// last token; each that the sampler then chooses itself has saved a step. Tokens are those of a run
+// without guesses: a step computes every token as if it were alone, and one is sampled for each
+// place in order.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace qianyi {
+
+// What followed the latest earlier occurrence of the last three tokens, or of the last two: at most
+// `most`, empty when there is none. Of `tokens` themselves.
+std::span<const int32_t> LookUp(std::span<const int32_t> tokens, int32_t most);
+
+// Whether guesses pay, by this engine's own steps: tokens a second with and without. One thread.
+class GuessControl {
+ public:
+  // `always`: whether it pays or not.
+  explicit GuessControl(int32_t most, bool always = false) : most_(most), always_(always) {}
+
+  // How many tokens of all sequences may be guessed in the next step.
+  int32_t Allow();
+  // A step of generated tokens only: of how many sequences, and what became of the guesses.
+  void Count(int64_t sequences, int64_t guessed, int64_t accepted, double seconds);
+
+  bool worthwhile() const { return guessing_ == 0.0 || guessing_ >= plain_; }
+
+ private:
+  const int32_t most_;
+  const bool always_;
+  int32_t length_ = 4;  // of guesses at present
+  uint64_t steps_ = 0;  // asked for
+  double plain_ = 0.0;  // running means of tokens a second and sequence; 0: not known yet
+  double guessing_ = 0.0;
+};
+
+}  // namespace qianyi
