@@ -217,7 +217,7 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
   }
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
-  stats_.step_sequences += static_cast<uint64_t>(SequencesInStep());
+  stats_.step_sequences += static_cast<uint64_t>(taken.sequences);
   stats_.prompt_tokens += static_cast<uint64_t>(prompt_tokens);
   stats_.generated_tokens += static_cast<uint64_t>(taken.tokens);
   stats_.guessed_tokens += static_cast<uint64_t>(guessed);
@@ -226,17 +226,6 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
   stats_.steady_steps = stats_.steps - 1;
   stats_.steady_read_bytes = now.read_bytes - first_step_.read_bytes;
   stats_.steady_seconds = (now.nanoseconds - first_step_.nanoseconds) * 1e-9;
-}
-
-// The tokens of a sequence stand together in a step.
-int64_t Engine::SequencesInStep() const {
-  int64_t count = 0;
-  int32_t last = -1;
-  for (const int32_t sequence : step_.sequences) {
-    count += sequence != last ? 1 : 0;
-    last = sequence;
-  }
-  return count;
 }
 
 void Engine::Loop() {

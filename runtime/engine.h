@@ -36,11 +36,9 @@ struct GenerateRequest {
 };
 
 struct EngineStats {
-  int64_t running = 0;         // requests that have a place
-  int64_t waiting = 0;         // requests that have none yet
-  int64_t kv_held_tokens = 0;  // room of the cache that requests with a place hold
-  uint64_t steps = 0;
-  uint64_t step_sequences = 0;  // sequences that were in steps, each once a step
+  int64_t running = 0, waiting = 0;        // requests that have a place; those that have none yet
+  int64_t kv_held_tokens = 0;              // room of the cache that requests with a place hold
+  uint64_t steps = 0, step_sequences = 0;  // and the sequences that wrote in them, each once a step
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
   uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
@@ -111,7 +109,6 @@ class Engine {
   void PoolHidden();
   bool TakeToken(Call* call, std::span<float> logits);
   void CountStep(const Taken& taken, int64_t begin_nanoseconds);
-  int64_t SequencesInStep() const;
   void NextBlank(Call* call, FinishReason why);
   void Finish(Call* call, absl::Status status);
 
@@ -127,8 +124,7 @@ class Engine {
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
-  std::atomic<int64_t> placed_{0};      // requests that have a place
-  std::atomic<int64_t> held_pages_{0};  // of the cache
+  std::atomic<int64_t> placed_{0}, held_pages_{0};  // requests that have a place; of the cache
 
   // Engine thread only.
   std::map<Rank, std::unique_ptr<Call>> waiting_;

@@ -127,7 +127,7 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   Reading generated("qianyi_generated_tokens_total", "Tokens generated", counter);
   Reading steps("qianyi_steps_total", "Steps of the engine", counter);
   Reading step_sequences("qianyi_step_sequences_total",
-                         "Sequences that were in steps, each once a step", counter);
+                         "Sequences that wrote in steps, each once a step", counter);
   Reading step_seconds("qianyi_step_seconds_total", "Time spent in steps", counter);
   Reading image_steps("qianyi_image_steps_total", "Of these, steps of models of pictures", counter);
   Reading weight("qianyi_compute_weight", "Share of the processors, beside other models", gauge);

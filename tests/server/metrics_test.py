@@ -110,7 +110,7 @@ class Metrics(unittest.TestCase):
         self.assertEqual(metric("finished_total", reason="length"), before["length"] + 3)
         self.assertEqual(metric("queue_seconds_count"), queued + 3)
         steps, sequences = metric("steps_total") - steps, metric("step_sequences_total") - sequences
-        self.assertTrue(20 <= steps <= sequences <= 3 * steps, (steps, sequences))
+        self.assertTrue(1 <= steps <= sequences <= 3 * steps, (steps, sequences))
         self.server.post(COMPLETE, {"prompt": "春", "max_tokens": 5, "logit_bias": {str(END_TOKEN): 100}})
         self.assertEqual(metric("finished_total", reason="stop"), before["stop"] + 1)
         with self.server.socket() as client:  # one that leaves
