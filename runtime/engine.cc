@@ -35,7 +35,8 @@ struct Engine::Call {
   }
 
   uint64_t id = 0;
-  GenerateRequest request;  // its prompt has moved into `generation`
+  int64_t queued_nanoseconds = 0;  // when it was submitted
+  GenerateRequest request;         // its prompt has moved into `generation`
   std::shared_ptr<Sink> sink;
   std::unique_ptr<Constraint> constraint;  // or null
   Generation generation;
@@ -179,7 +180,11 @@ absl::StatusOr<uint64_t> Engine::Enqueue(std::unique_ptr<Call> call) {
   queued_ += candidates;
   call->id = next_id_++;
   const uint64_t id = call->id;
-  for (auto& follower : call->followers) follower->id = id;
+  call->queued_nanoseconds = NowNanoseconds();
+  for (auto& follower : call->followers) {
+    follower->id = id;
+    follower->queued_nanoseconds = call->queued_nanoseconds;
+  }
   inbox_.push_back(std::move(call));
   wake_.notify_one();
   return id;
@@ -198,8 +203,8 @@ EngineStats Engine::stats() const {
     stats = stats_;
   }
   stats.pages_used = pages_used_;
-  std::lock_guard lock(mutex_);
   stats.running = placed_;
+  std::lock_guard lock(mutex_);
   stats.waiting = queued_;
   return stats;
 }
@@ -208,17 +213,16 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
   const Mark now{loaded_->store().stats().read_bytes, NowNanoseconds()};
   const int64_t logits = static_cast<int64_t>(step_.logit_tokens.size());
   const int64_t prompt_tokens = step_.size() - logits, guessed = logits - taken.sequences;
-  if (prompt_tokens == 0) {
-    guess_control_.Count(taken.sequences, guessed, taken.accepted,
-                         (now.nanoseconds - begin_nanoseconds) * 1e-9);
-  }
+  const double seconds = (now.nanoseconds - begin_nanoseconds) * 1e-9;
+  if (prompt_tokens == 0) guess_control_.Count(taken.sequences, guessed, taken.accepted, seconds);
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
+  stats_.step_sequences += static_cast<uint64_t>(taken.sequences);
   stats_.prompt_tokens += static_cast<uint64_t>(prompt_tokens);
   stats_.generated_tokens += static_cast<uint64_t>(taken.tokens);
   stats_.guessed_tokens += static_cast<uint64_t>(guessed);
   stats_.accepted_tokens += static_cast<uint64_t>(taken.accepted);
-  stats_.step_seconds += (now.nanoseconds - begin_nanoseconds) * 1e-9;
+  stats_.step_seconds += seconds;
   stats_.steady_steps = stats_.steps - 1;
   stats_.steady_read_bytes = now.read_bytes - first_step_.read_bytes;
   stats_.steady_seconds = (now.nanoseconds - first_step_.nanoseconds) * 1e-9;
@@ -320,6 +324,7 @@ void Engine::Place(std::unique_ptr<Call> call, bool runs) {
   const auto place = std::find(running_.begin(), running_.end(), nullptr);
   const int index = static_cast<int>(place - running_.begin());
   sequences_[index] = &call->generation.sequence;
+  call->sink->SetQueueSeconds((NowNanoseconds() - call->queued_nanoseconds) * 1e-9);
   *place = std::move(call);
   if (runs) order_.push_back(index);
   ++placed_;

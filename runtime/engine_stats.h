@@ -9,6 +9,7 @@ struct EngineStats {
   int64_t running = 0;  // requests that have a place
   int64_t waiting = 0;  // requests that have none yet
   uint64_t steps = 0;
+  uint64_t step_sequences = 0;  // whose logits they computed, each once a step
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
   uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)

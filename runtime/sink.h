@@ -60,6 +60,8 @@ class Sink {
       mean_[i] = static_cast<float>(sum[i] / static_cast<double>(count));
     }
   }
+  // Engine: before the first event, how long the call waited for a place.
+  void SetQueueSeconds(double seconds) { queue_seconds_ = seconds; }
   // Engine: fills Next(), then publishes it, and rings bell() in time; Close is the last call.
   TokenEvent& Next() { return events_[written_]; }
   void Publish() {
@@ -92,6 +94,8 @@ class Sink {
     return more ? &events_[read_++] : nullptr;
   }
   const absl::Status& status() const { return status_; }
+  // Once there was an event, or the end; negative when it never had a place.
+  double queue_seconds() const { return queue_seconds_; }
   // Once it ended well.
   std::span<const float> mean() const { return mean_; }
 
@@ -108,6 +112,7 @@ class Sink {
   bool closed_ = false;  // writer only
   int64_t read_ = 0;     // reader only
   absl::Status status_;
+  double queue_seconds_ = -1;
   std::vector<float> mean_;
   std::atomic<uint64_t> progress_{0};  // events published * 2 + closed
 };

@@ -313,6 +313,7 @@ absl::StatusOr<ImageResult> ImageCall::Work(std::mutex& reading, ImageMetrics& m
 
 void ImageCall::End(const absl::StatusOr<ImageResult>& result, ImageMetrics& metrics) {
   ImageMetrics::Work& counts = metrics.Of(model_, request_.work);
+  counts.finished.Count(result.status(), FinishReason::kStop);
   if (result.ok()) {
     const bool captions = request_.work == ImageWork::kCaption;
     counts.pictures.Increment(captions ? 1 : static_cast<double>(result->pictures.size()));

@@ -50,7 +50,7 @@ ImageMetrics::ImageMetrics(prometheus::Registry& registry,
       const prometheus::Labels labels = {{"model", model->name}, {"work", NameOf(work)}};
       works_.emplace(std::pair(model.get(), work),
                      Work{pictures.Add(labels), codes.Add(labels), first.Add(labels, kSeconds),
-                          seconds.Add(labels, kSeconds)});
+                          seconds.Add(labels, kSeconds), FinishMetrics(registry, model->name)});
     }
     running_ = &requests_.Add({{"state", "running"}});
     waiting_ = &requests_.Add({{"state", "waiting"}});

@@ -9,6 +9,7 @@
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "server/image_request.h"
+#include "server/metrics.h"
 #include "server/served_model.h"
 
 namespace qianyi {
@@ -22,6 +23,7 @@ class ImageMetrics {
     prometheus::Counter& codes;            // drawn, or words of captions
     prometheus::Histogram& first_seconds;  // from acceptance to the first whole row, or to the end
     prometheus::Histogram& seconds;        // from acceptance to the end
+    FinishMetrics finished;                // those of the model
   };
 
   // Counts nothing of models of text. `registry` outlives this.

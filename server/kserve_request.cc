@@ -1,8 +1,12 @@
 // Requests of the Open Inference Protocol, read.
+#include <algorithm>
 #include <string>
 #include <utility>
+#include <variant>
+#include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "server/error.h"
 #include "server/kserve.h"
 
@@ -24,7 +28,7 @@ bool IsOne(const json& shape) {
   return true;
 }
 
-absl::Status ReadInput(const json& inputs, CompletionInput* completion) {
+absl::Status ReadInput(const json& inputs, std::string* text) {
   if (!inputs.is_array() || inputs.size() != 1) {
     return BadParam("inputs", "inputs must be a list of one tensor, called text");
   }
@@ -44,55 +48,90 @@ absl::Status ReadInput(const json& inputs, CompletionInput* completion) {
   if (!data.is_array() || data.size() != 1 || !data[0].is_string()) {
     return BadParam("inputs[0].data", "inputs[0].data must be a list of one string");
   }
-  completion->prompt = data[0].get<std::string>();
+  *text = data[0].get<std::string>();
   return absl::OkStatus();
 }
 
-absl::Status ReadOutputs(const json& outputs, InferRequest* request) {
-  if (outputs.is_null() || outputs == json::array()) return absl::OkStatus();
+// What a model gives.
+std::vector<std::string> OutputsOf(bool paints) {
+  return paints ? std::vector<std::string>{"image", "seed"}
+                : std::vector<std::string>{"text", "finish_reason"};
+}
+
+absl::Status ReadOutputs(const json& outputs, const std::vector<std::string>& known,
+                         std::vector<std::string>* wanted) {
+  if (outputs.is_null()) return absl::OkStatus();
   if (!outputs.is_array()) return BadParam("outputs", "outputs must be a list");
-  request->text_out = request->reasons_out = false;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const json name = Member(outputs[i], "name");
-    if (name != "text" && name != "finish_reason") {
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
       const std::string where = absl::StrFormat("outputs[%d].name", i);
-      return BadParam(where, where + " must be text or finish_reason");
+      return BadParam(where, absl::StrFormat("%s must be %s", where, absl::StrJoin(known, " or ")));
     }
-    (name == "text" ? request->text_out : request->reasons_out) = true;
+    wanted->push_back(name.get<std::string>());
   }
   return absl::OkStatus();
+}
+
+bool IsMember(const std::string& name) {
+  return name == "id" || name == "parameters" || name == "inputs" || name == "outputs";
+}
+
+absl::Status NotSupported(const std::string& where) {
+  return BadParam(where, absl::StrFormat("%s is not supported here; remove it", where));
+}
+
+// Parameters that fill a tensor of their own, or another form of answer, have none here.
+absl::Status SetParameter(const std::string& name, const json& value, InferRequest* request) {
+  const std::string where = "parameters." + name.substr(0, 100);
+  if (auto* text = std::get_if<TextRequest>(&request->work)) {
+    if (!IsParameter(name) || name == "top_logprobs") return NotSupported(where);
+    return SetParameter(name, value, &text->parameters);
+  }
+  for (const char* known :
+       {"n", "seed", "temperature", "top_k", "top_p", "min_p", "style", "size", "candidates"}) {
+    if (name == known) return SetImageField(name, value, &std::get<ImageRequest>(request->work));
+  }
+  return NotSupported(where);
 }
 
 }  // namespace
 
-absl::StatusOr<InferRequest> ReadInfer(const std::string& model, const json& body) {
+absl::StatusOr<InferRequest> ReadInfer(const std::string& model, bool paints, const json& body) {
   if (!body.is_object()) return absl::InvalidArgumentError("the body must be a JSON object");
-  InferRequest request;
-  request.text.model = model;
   for (const auto& [name, value] : body.items()) {
-    if (name == "id" || name == "parameters" || name == "inputs" || name == "outputs") continue;
-    const std::string shown = name.substr(0, 100);
-    return BadParam(shown, absl::StrFormat("%s is not supported here; remove it", shown));
+    if (!IsMember(name)) return NotSupported(name.substr(0, 100));
   }
+  InferRequest request;
   const json id = Member(body, "id");
   if (!id.is_null() && !id.is_string()) return BadParam("id", "id must be a string");
   if (id.is_string()) request.id = id.get<std::string>();
-  CompletionInput completion;
-  absl::Status status = ReadInput(Member(body, "inputs"), &completion);
-  if (status.ok()) status = ReadOutputs(Member(body, "outputs"), &request);
+  std::string prompt;
+  absl::Status status = ReadInput(Member(body, "inputs"), &prompt);
+  if (status.ok()) {
+    status = ReadOutputs(Member(body, "outputs"), OutputsOf(paints), &request.outputs);
+  }
   if (!status.ok()) return status;
+  if (paints) {
+    ImageRequest image;
+    image.model = model;
+    image.prompt = std::move(prompt);
+    request.work = std::move(image);
+  } else {
+    TextRequest text;
+    text.model = model;
+    CompletionInput completion;
+    completion.prompt = std::move(prompt);
+    text.input = std::move(completion);
+    request.work = std::move(text);
+  }
   const json parameters = Member(body, "parameters");
   if (!parameters.is_null() && !parameters.is_object()) {
     return BadParam("parameters", "parameters must be an object");
   }
   for (const auto& [name, value] : parameters.items()) {
-    if (!IsParameter(name) || name == "top_logprobs") {  // there is no tensor for them
-      const std::string where = "parameters." + name.substr(0, 100);
-      return BadParam(where, absl::StrFormat("%s is not supported here; remove it", where));
-    }
-    if (status = SetParameter(name, value, &request.text.parameters); !status.ok()) return status;
+    if (status = SetParameter(name, value, &request); !status.ok()) return status;
   }
-  request.text.input = std::move(completion);
   return request;
 }
 

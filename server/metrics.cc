@@ -1,9 +1,10 @@
 #include "server/metrics.h"
 
+#include <chrono>
 #include <utility>
 #include <vector>
 
-#include "prometheus/text_serializer.h"
+#include "prometheus/gauge.h"
 #include "runtime/memory_size.h"
 
 namespace qianyi {
@@ -23,6 +24,11 @@ const prometheus::Histogram::BucketBoundaries kRequestSeconds = {
 prometheus::Family<prometheus::Counter>& Counters(prometheus::Registry& registry, const char* name,
                                                   const char* help) {
   return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+}
+
+// One family, whoever asks first.
+prometheus::Family<prometheus::Counter>& Finished(prometheus::Registry& registry) {
+  return Counters(registry, "qianyi_finished_total", "Answers that ended, by how");
 }
 
 using Labels = std::vector<ClientMetric::Label>;
@@ -47,6 +53,20 @@ class Reading {
 
 }  // namespace
 
+FinishMetrics::FinishMetrics(prometheus::Registry& registry, const std::string& model)
+    : stop(Finished(registry).Add({{"model", model}, {"reason", "stop"}})),
+      length(Finished(registry).Add({{"model", model}, {"reason", "length"}})),
+      cancelled(Finished(registry).Add({{"model", model}, {"reason", "cancelled"}})),
+      failed(Finished(registry).Add({{"model", model}, {"reason", "failed"}})) {}
+
+void FinishMetrics::Count(const absl::Status& status, FinishReason why) {
+  if (status.ok()) {
+    (why == FinishReason::kLength ? length : stop).Increment();
+  } else {
+    (absl::IsCancelled(status) ? cancelled : failed).Increment();
+  }
+}
+
 ServerMetrics::ServerMetrics(std::span<const std::unique_ptr<ServedModel>> models,
                              const Admission& admission)
     : served_(models),
@@ -54,6 +74,17 @@ ServerMetrics::ServerMetrics(std::span<const std::unique_ptr<ServedModel>> model
       http_(Counters(registry_, "qianyi_http_requests_total", "HTTP requests answered")),
       grpc_(Counters(registry_, "qianyi_grpc_requests_total", "gRPC calls answered")),
       rejected_(Counters(registry_, "qianyi_rejected_total", "Requests that were refused")) {
+  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+  prometheus::BuildGauge()
+      .Name("qianyi_start_time_seconds")
+      .Help("When the server began, in Unix time")
+      .Register(registry_)
+      .Add({})
+      .Set(now.count());
+  auto& queue = prometheus::BuildHistogram()
+                    .Name("qianyi_queue_seconds")
+                    .Help("From acceptance to a place")
+                    .Register(registry_);
   auto& first = prometheus::BuildHistogram()
                     .Name("qianyi_time_to_first_token_seconds")
                     .Help("From acceptance to the first token")
@@ -76,9 +107,11 @@ ServerMetrics::ServerMetrics(std::span<const std::unique_ptr<ServedModel>> model
   }
   for (const auto& model : models) {
     const prometheus::Labels labels = {{"model", model->name}};
-    models_.emplace(model.get(), ModelMetrics{first.Add(labels, kFirstTokenSeconds),
-                                              inter.Add(labels, kInterTokenSeconds),
-                                              request.Add(labels, kRequestSeconds)});
+    models_.emplace(
+        model.get(),
+        ModelMetrics{queue.Add(labels, kFirstTokenSeconds), first.Add(labels, kFirstTokenSeconds),
+                     inter.Add(labels, kInterTokenSeconds), request.Add(labels, kRequestSeconds),
+                     FinishMetrics(registry_, model->name)});
   }
 }
 
@@ -100,12 +133,14 @@ void ServerMetrics::CountOpen(Open what, int change) {
   open_[static_cast<size_t>(what)]->Increment(change);
 }
 
-std::string ServerMetrics::Render() const {
+std::string ServerMetrics::Render(MetricsFormat format) const {
   const auto counter = MetricType::Counter;
   const auto gauge = MetricType::Gauge;
   Reading prompt("qianyi_prompt_tokens_total", "Prompt tokens computed", counter);
   Reading generated("qianyi_generated_tokens_total", "Tokens generated", counter);
   Reading steps("qianyi_steps_total", "Steps of the engine", counter);
+  Reading step_sequences("qianyi_step_sequences_total",
+                         "Sequences that wrote in steps, each once a step", counter);
   Reading step_seconds("qianyi_step_seconds_total", "Time spent in steps", counter);
   Reading image_steps("qianyi_image_steps_total", "Of these, steps of models of pictures", counter);
   Reading weight("qianyi_compute_weight", "Share of the processors, beside other models", gauge);
@@ -125,6 +160,9 @@ std::string ServerMetrics::Render() const {
   Reading waiting("qianyi_requests_waiting", "Requests that wait for a place", gauge);
   Reading batch("qianyi_batch_limit", "Places", gauge);
   Reading pages("qianyi_kv_pages", "Pages of the cache of keys and values", gauge);
+  Reading kv_tokens("qianyi_kv_cache_tokens",
+                    "Room in the cache of keys and values: what requests hold, and all of it",
+                    gauge);
   Reading weights("qianyi_weight_bytes", "Weights, by where they live", gauge);
   Reading memory("qianyi_memory_bytes", "Memory of the process", gauge);
   Reading adapters("qianyi_adapters", "Adapters that requests may name", gauge);
@@ -151,6 +189,7 @@ std::string ServerMetrics::Render() const {
     prompt.Add(labels, static_cast<double>(stats.prompt_tokens));
     generated.Add(labels, static_cast<double>(stats.generated_tokens));
     steps.Add(labels, static_cast<double>(stats.steps));
+    step_sequences.Add(labels, static_cast<double>(stats.step_sequences));
     step_seconds.Add(labels, stats.step_seconds);
     if (model->picture != nullptr) image_steps.Add(labels, static_cast<double>(stats.steps));
     if (model->share != nullptr) {
@@ -179,6 +218,8 @@ std::string ServerMetrics::Render() const {
                        static_cast<double>(experts.used_bytes - experts.hit_bytes));
       expert_read.Add(labels, static_cast<double>(experts.read_bytes));
     }
+    kv_tokens.Add(with("kind", "held"), static_cast<double>(stats.pages_used * kPageTokens));
+    kv_tokens.Add(with("kind", "limit"), static_cast<double>(KvPages(plan.use) * kPageTokens));
     kv_bytes += plan.kv_bytes;
     const AdapterSet& loaded = model->engine->adapters();
     adapters.Add(labels, static_cast<double>(loaded.List().size()));
@@ -191,13 +232,14 @@ std::string ServerMetrics::Render() const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,      &generated,     &steps,   &step_seconds, &image_steps,   &weight,
-        &compute,     &turn,          &link,    &stall,        &expert_uses,   &expert_bytes,
-        &expert_read, &running,       &waiting, &batch,        &pages,         &weights,
-        &adapters,    &adapter_bytes, &memory,  &admitted,     &admitted_limit}) {
+       {&prompt,      &generated,     &steps,        &step_sequences, &step_seconds,
+        &image_steps, &weight,        &compute,      &turn,           &link,
+        &stall,       &expert_uses,   &expert_bytes, &expert_read,    &running,
+        &waiting,     &batch,         &kv_tokens,    &pages,          &weights,
+        &adapters,    &adapter_bytes, &memory,       &admitted,       &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
-  return prometheus::TextSerializer().Serialize(families);
+  return MetricsText(families, format);
 }
 
 }  // namespace qianyi

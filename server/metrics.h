@@ -8,20 +8,37 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "runtime/sink.h"
 #include "server/admission.h"
+#include "server/metrics_text.h"
 #include "server/served_model.h"
 
 namespace qianyi {
 
+// Answers that ended, by how: qianyi_finished_total of one model.
+struct FinishMetrics {
+  FinishMetrics(prometheus::Registry& registry, const std::string& model);
+  // `why` is of an answer whose status is OK.
+  void Count(const absl::Status& status, FinishReason why);
+
+  prometheus::Counter& stop;
+  prometheus::Counter& length;
+  prometheus::Counter& cancelled;
+  prometheus::Counter& failed;
+};
+
 struct ModelMetrics {
+  prometheus::Histogram& queue_seconds;
   prometheus::Histogram& first_token_seconds;
   prometheus::Histogram& inter_token_seconds;
   prometheus::Histogram& request_seconds;
+  FinishMetrics finished;
 };
 
 // Thread-safe.
@@ -43,7 +60,7 @@ class ServerMetrics {
   prometheus::Registry& registry() { return registry_; }
 
   // The whole page of /metrics, engines' counters read now.
-  std::string Render() const;
+  std::string Render(MetricsFormat format) const;
 
  private:
   const std::span<const std::unique_ptr<ServedModel>> served_;

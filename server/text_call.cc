@@ -79,6 +79,10 @@ void TextCall::EndChoice(int index) {
   choice.closed = true;
   --open_;
   const absl::Status& status = choice.sink->status();
+  metrics_.finished.Count(choice.stopped ? absl::OkStatus() : status, choice.finish);
+  if (const double queued = choice.sink->queue_seconds(); queued >= 0) {
+    metrics_.queue_seconds.Observe(queued);
+  }
   if (status.ok() || choice.stopped || !status_.ok()) return;
   status_ = status;  // one failure ends them all
   Cancel();
@@ -98,6 +102,7 @@ void TextCall::Take(int index, const TokenEvent& event) {
   if (choice.stopped) return;
   if (choice.reporter != nullptr && by_itself) Report(index, choice.reporter->TakeRest());
   if (choice.detokenizer->stopped()) listener_->OnStop(index, StopOf(choice));
+  choice.finish = event.finish;
   listener_->OnBlankEnd(index, event.blank, event.finish);
   choice.detokenizer = std::make_unique<Detokenizer>(*model_.tokenizer, stops_);
 }

@@ -76,8 +76,9 @@ class TextCall final : public PumpedCall {
     std::unique_ptr<ChatParser> parser;       // or null
     std::unique_ptr<TokenReporter> reporter;  // or null
     int tool_calls = 0;
-    bool reasons = false;  // what came last was reasoning
-    bool stopped = false;  // by a stop string: what still comes is dropped
+    bool reasons = false;                       // what came last was reasoning
+    FinishReason finish = FinishReason::kStop;  // of its last blank
+    bool stopped = false;                       // by a stop string: what still comes is dropped
     bool closed = false;
   };
 

@@ -236,7 +236,7 @@ class Server final : public GrpcServer {
   Server(TextService& text, ImageService& images, AdapterAdmin& adapters, const KeyRing& keys)
       : log_(text.log()),
         service_(text, images, adapters, keys),
-        kserve_(MakeKserveService(text, keys)) {}
+        kserve_(MakeKserveService(text, images, keys)) {}
 
   absl::Status Listen(const GrpcOptions& options) {
     const auto& [host, port, tls] = options;

@@ -18,8 +18,16 @@ namespace {
 
 using nlohmann::json;
 
-std::string Raw(const std::vector<std::string>& elements) {
+std::string Raw(const InferTensor& tensor) {
+  if (const auto* bytes = std::get_if<std::string>(&tensor.data)) return *bytes;
   std::string raw;
+  if (const auto* numbers = std::get_if<std::vector<int64_t>>(&tensor.data)) {
+    for (const int64_t number : *numbers) {
+      for (int i = 0; i < 8; ++i) raw += static_cast<char>(number >> (8 * i));
+    }
+    return raw;
+  }
+  const auto& elements = std::get<std::vector<std::string>>(tensor.data);
   for (const std::string& element : elements) {
     for (int i = 0; i < 4; ++i) raw += static_cast<char>(element.size() >> (8 * i));
     raw += element;
@@ -27,18 +35,24 @@ std::string Raw(const std::vector<std::string>& elements) {
   return raw;
 }
 
-void SetTensor(const char* name, const std::vector<std::string>& elements, bool raw,
-               inference::ModelInferResponse* response) {
+void SetTensor(const InferTensor& from, bool raw, inference::ModelInferResponse* response) {
   auto* tensor = response->add_outputs();
-  tensor->set_name(name);
-  tensor->set_datatype("BYTES");
-  tensor->add_shape(static_cast<int64_t>(elements.size()));
+  tensor->set_name(from.name);
+  tensor->set_datatype(from.datatype());
+  for (const int64_t extent : from.shape) tensor->add_shape(extent);
   if (raw) {
-    response->add_raw_output_contents(Raw(elements));
+    response->add_raw_output_contents(Raw(from));
     return;
   }
-  for (const std::string& element : elements) {
-    tensor->mutable_contents()->add_bytes_contents(element);
+  auto* contents = tensor->mutable_contents();
+  if (const auto* bytes = std::get_if<std::string>(&from.data)) {
+    for (const char byte : *bytes) contents->add_uint_contents(static_cast<uint8_t>(byte));
+  } else if (const auto* numbers = std::get_if<std::vector<int64_t>>(&from.data)) {
+    for (const int64_t number : *numbers) contents->add_int64_contents(number);
+  } else {
+    for (const std::string& element : std::get<std::vector<std::string>>(from.data)) {
+      contents->add_bytes_contents(element);
+    }
   }
 }
 
@@ -56,25 +70,24 @@ void SetTensors(
 // Deletes itself when the call is done.
 class InferCall final : public grpc::ServerUnaryReactor {
  public:
-  InferCall(TextService& text, inference::ModelInferResponse* response)
-      : text_(text), response_(response) {}
+  InferCall(InferService& infer, ServerMetrics& metrics, inference::ModelInferResponse* response)
+      : infer_(infer), metrics_(metrics), response_(response) {}
 
   void Start(const absl::StatusOr<Caller>& caller, const inference::ModelInferRequest& message) {
     absl::Status entry = caller.status();
     if (entry.ok()) entry = CheckVersion(message.model_version());
     absl::StatusOr<InferRequest> request =
-        entry.ok() ? ParseInfer(message) : absl::StatusOr<InferRequest>(entry);
+        entry.ok() ? infer_.Read(message.model_name(), InferBody(message))
+                   : absl::StatusOr<InferRequest>(entry);
     if (!request.ok()) {
       End(request.status());
       return;
     }
-    request->text.caller = *caller;
-    request->text.batch = caller->batch;
-    request->text.body_bytes = static_cast<int64_t>(message.ByteSizeLong());
-    request_ = *std::move(request);
+    request->SetCaller(*caller, static_cast<int64_t>(message.ByteSizeLong()));
+    id_ = request->id;
     raw_ = message.raw_input_contents_size() > 0;
-    const absl::StatusOr<uint64_t> call =
-        StartInfer(text_, request_, [this](const absl::Status& status, const InferAnswer& answer) {
+    const absl::StatusOr<InferService::Call> call = infer_.Start(
+        *std::move(request), [this](const absl::Status& status, const InferAnswer& answer) {
           if (status.ok()) Fill(answer);
           End(status);
         });
@@ -88,49 +101,47 @@ class InferCall final : public grpc::ServerUnaryReactor {
   void OnCancel() override {
     std::lock_guard lock(mutex_);
     cancelled_ = true;
-    if (call_.has_value()) text_.Cancel(*call_);
+    if (call_.has_value()) infer_.Cancel(*call_);
   }
   void OnDone() override { delete this; }
 
  private:
   // The call may have ended already; cancelling it then does nothing. What was cancelled before it
   // was known is cancelled now.
-  void SetCall(uint64_t call) {
+  void SetCall(InferService::Call call) {
     std::lock_guard lock(mutex_);
     call_ = call;
-    if (cancelled_) text_.Cancel(call);
+    if (cancelled_) infer_.Cancel(call);
   }
   void Fill(const InferAnswer& answer) {
     response_->set_model_name(answer.model);
     response_->set_model_version("1");
-    response_->set_id(request_.id);
-    const auto set = [this](const char* name, int64_t value) {
-      (*response_->mutable_parameters())[name].set_int64_param(value);
-    };
-    set("prompt_tokens", answer.usage.prompt_tokens);
-    set("completion_tokens", answer.usage.completion_tokens);
-    set("seed", static_cast<int64_t>(answer.seed));
-    if (request_.text_out) SetTensor("text", answer.texts, raw_, response_);
-    if (request_.reasons_out) SetTensor("finish_reason", answer.reasons, raw_, response_);
+    response_->set_id(id_);
+    for (const auto& [name, number] : answer.parameters) {
+      (*response_->mutable_parameters())[name].set_int64_param(number);
+    }
+    for (const InferTensor& tensor : answer.tensors) SetTensor(tensor, raw_, response_);
   }
   void End(const absl::Status& status) {
     const grpc::Status answer = ToGrpcStatus(status);
-    text_.metrics().CountGrpc("ModelInfer", answer.error_code());
+    metrics_.CountGrpc("ModelInfer", answer.error_code());
     Finish(answer);
   }
 
-  TextService& text_;
+  InferService& infer_;
+  ServerMetrics& metrics_;
   inference::ModelInferResponse* const response_;
-  InferRequest request_;
+  std::string id_;  // the client's
   bool raw_ = false;
   std::mutex mutex_;  // guards the rest
-  std::optional<uint64_t> call_;
+  std::optional<InferService::Call> call_;
   bool cancelled_ = false;
 };
 
 class Service final : public inference::GRPCInferenceService::CallbackService {
  public:
-  Service(TextService& text, const KeyRing& keys) : text_(text), gate_(keys, text.metrics()) {}
+  Service(TextService& text, ImageService& images, const KeyRing& keys)
+      : text_(text), infer_(text, images), gate_(keys, text.metrics()) {}
 
   grpc::ServerUnaryReactor* ServerLive(grpc::CallbackServerContext* context,
                                        const inference::ServerLiveRequest*,
@@ -172,7 +183,7 @@ class Service final : public inference::GRPCInferenceService::CallbackService {
     return Answer(context, "ModelMetadata", [&] {
       const absl::StatusOr<FoundModel> found = Find(request->name(), request->version());
       if (!found.ok()) return found.status();
-      const json metadata = InferMetadata(*found);
+      const json metadata = InferService::Metadata(*found);
       response->set_name(metadata["name"].get<std::string>());
       response->add_versions(metadata["versions"][0].get<std::string>());
       response->set_platform(metadata["platform"].get<std::string>());
@@ -184,7 +195,7 @@ class Service final : public inference::GRPCInferenceService::CallbackService {
   grpc::ServerUnaryReactor* ModelInfer(grpc::CallbackServerContext* context,
                                        const inference::ModelInferRequest* request,
                                        inference::ModelInferResponse* response) override {
-    auto* call = new InferCall(text_, response);  // OnDone deletes it
+    auto* call = new InferCall(infer_, text_.metrics(), response);  // OnDone deletes it
     call->Start(gate_.Enter(context, "ModelInfer"), *request);
     return call;
   }
@@ -209,13 +220,15 @@ class Service final : public inference::GRPCInferenceService::CallbackService {
   }
 
   TextService& text_;
+  InferService infer_;
   Gate gate_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeKserveService(TextService& text, const KeyRing& keys) {
-  return std::make_unique<Service>(text, keys);
+std::unique_ptr<grpc::Service> MakeKserveService(TextService& text, ImageService& images,
+                                                 const KeyRing& keys) {
+  return std::make_unique<Service>(text, images, keys);
 }
 
 }  // namespace qianyi

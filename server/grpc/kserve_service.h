@@ -5,11 +5,13 @@
 
 #include "grpcpp/impl/service_type.h"
 #include "server/access/key_ring.h"
+#include "server/image_service.h"
 #include "server/text_service.h"
 
 namespace qianyi {
 
-// Both outlive it.
-std::unique_ptr<grpc::Service> MakeKserveService(TextService& text, const KeyRing& keys);
+// All outlive it.
+std::unique_ptr<grpc::Service> MakeKserveService(TextService& text, ImageService& images,
+                                                 const KeyRing& keys);
 
 }  // namespace qianyi

@@ -82,25 +82,6 @@ json RawElements(const std::string& raw) {
   return elements;
 }
 
-// The message as the body that REST would have had: one reader checks both.
-json BodyOf(const inference::ModelInferRequest& message) {
-  json body = {{"id", message.id()}, {"parameters", json::object()}, {"inputs", json::array()}};
-  for (const auto& [name, value] : message.parameters()) body["parameters"][name] = ValueOf(value);
-  for (int i = 0; i < message.inputs_size(); ++i) {
-    const auto& tensor = message.inputs(i);
-    json shape = json::array(), data = json::array();
-    for (const int64_t extent : tensor.shape()) shape.push_back(extent);
-    for (const std::string& element : tensor.contents().bytes_contents()) data.push_back(element);
-    if (i < message.raw_input_contents_size()) data = RawElements(message.raw_input_contents(i));
-    body["inputs"].push_back({{"name", tensor.name()},
-                              {"datatype", tensor.datatype()},
-                              {"shape", std::move(shape)},
-                              {"data", std::move(data)}});
-  }
-  for (const auto& output : message.outputs()) body["outputs"].push_back({{"name", output.name()}});
-  return body;
-}
-
 }  // namespace
 
 absl::StatusOr<BatchRequest> ParseRequest(const v1::EmbedRequest& message) {
@@ -145,8 +126,22 @@ absl::StatusOr<ImageRequest> ParseRequest(const v1::CaptionImageRequest& message
   return request;
 }
 
-absl::StatusOr<InferRequest> ParseInfer(const inference::ModelInferRequest& message) {
-  return ReadInfer(message.model_name(), BodyOf(message));
+json InferBody(const inference::ModelInferRequest& message) {
+  json body = {{"id", message.id()}, {"parameters", json::object()}, {"inputs", json::array()}};
+  for (const auto& [name, value] : message.parameters()) body["parameters"][name] = ValueOf(value);
+  for (int i = 0; i < message.inputs_size(); ++i) {
+    const auto& tensor = message.inputs(i);
+    json shape = json::array(), data = json::array();
+    for (const int64_t extent : tensor.shape()) shape.push_back(extent);
+    for (const std::string& element : tensor.contents().bytes_contents()) data.push_back(element);
+    if (i < message.raw_input_contents_size()) data = RawElements(message.raw_input_contents(i));
+    body["inputs"].push_back({{"name", tensor.name()},
+                              {"datatype", tensor.datatype()},
+                              {"shape", std::move(shape)},
+                              {"data", std::move(data)}});
+  }
+  for (const auto& output : message.outputs()) body["outputs"].push_back({{"name", output.name()}});
+  return body;
 }
 
 }  // namespace qianyi

@@ -17,6 +17,7 @@ absl::StatusOr<BatchRequest> ParseRequest(const v1::ScoreRequest& message);
 absl::StatusOr<ImageRequest> ParseRequest(const v1::GenerateImageRequest& message);
 absl::StatusOr<ImageRequest> ParseRequest(const v1::EditImageRequest& message);
 absl::StatusOr<ImageRequest> ParseRequest(const v1::CaptionImageRequest& message);
-absl::StatusOr<InferRequest> ParseInfer(const inference::ModelInferRequest& message);
+// The message as the body that REST would have had: ReadInfer checks both.
+nlohmann::json InferBody(const inference::ModelInferRequest& message);
 
 }  // namespace qianyi

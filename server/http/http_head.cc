@@ -19,6 +19,7 @@ HttpRequest ReadHead(const boost::beast::http::request_header<>& message) {
   request.content_type = text(message[http::field::content_type]);
   request.host = text(message[http::field::host]);
   request.origin = text(message[http::field::origin]);
+  request.accept = text(message[http::field::accept]);
   const std::string authorization = text(message[http::field::authorization]);
   const std::string x_api_key = text(message["x-api-key"]);
   request.key = std::string(PresentedKey(authorization, x_api_key));

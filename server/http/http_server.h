@@ -22,7 +22,7 @@ struct HttpRequest {
   std::string body;
   std::string content_type;
   std::string request_id;  // the client's if it is fit to be echoed, else a new one
-  std::string host, origin;
+  std::string host, origin, accept;
   std::string key;     // as it was presented; empty once it has been looked at
   Caller caller = {};  // whose key it is
   std::string priority;

@@ -70,10 +70,9 @@ constexpr Description kDescriptions[] = {
      "InferRequest", "InferResponse"},
     {"GET", "/metrics", "Counters for Prometheus", "operation", nullptr, "text/plain"},
     {"GET", "/openapi.json", "This document", "operation", nullptr, "OpenApi"},
-    {"GET", "/", "The page for people", "page", nullptr, "text/html"},
-    {"GET", "/app.css", "Its style", "page", nullptr, "text/css"},
-    {"GET", "/app.js", "Its script", "page", nullptr, "text/javascript"},
-    {"GET", "/icon.svg", "Its icon", "page", nullptr, "image/svg+xml"},
+    {"GET", "/", "The playground, a page for people", "page", nullptr, "text/html"},
+    {"GET", "/dashboard", "The dashboard, a page for operators", "page", nullptr, "text/html"},
+    {"GET", "/web/{name}", "A file of the pages", "page", nullptr, "*/*"},
 };
 
 const Description* Find(const RouteInfo& route) {

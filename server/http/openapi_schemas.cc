@@ -44,6 +44,7 @@ json Body(json own, Names required, bool parameters = true) {
   properties["model"] = Or("string");
   properties["service_tier"] = OneOf({"auto", "default", "standard_only", "priority", "flex"});
   properties["stream"] = Or("boolean");
+  properties["store"] = {{"enum", {false, nullptr}}};
   for (auto& [name, schema] : own.items()) properties[name] = schema;
   return Object(std::move(properties), required);
 }
@@ -123,8 +124,7 @@ void AddRequests(json* schemas) {
             {"tool_choice", {{"anyOf", {OneOf({"auto", "none", "required"}), Type("object")}}}},
             {"parallel_tool_calls", Or("boolean")},
             {"reasoning", Object({{"effort", Or("string")}}, {})},
-            {"text", Type("object")},
-            {"store", {{"enum", {false, nullptr}}}}},
+            {"text", Type("object")}},
            {"input"}));
   const json message = {
       {"messages", turns},
@@ -311,28 +311,33 @@ void AddAnswers(json* schemas) {
       Object({{"object", OneOf({"list"})}, {"data", ListOf(Type("object"))}}, {"object", "data"});
   (*schemas)["ModelList"] =
       Object({{"object", OneOf({"list"})}, {"data", ListOf(Ref("Model"))}}, {"object", "data"});
-  const json extents = ListOf(count, 1), parameters = ParametersSchema();
+  const json extents = ListOf(count, 1);
+  json parameters = ParametersSchema();
+  parameters.update({{"style", text}, {"size", text}, {"candidates", count}});  // of pictures
   const auto tensor = [&](json more, Names required) {
-    json one =
-        Object({{"name", text}, {"datatype", OneOf({"BYTES"})}, {"shape", extents}}, required);
+    json one = Object(
+        {{"name", text}, {"datatype", OneOf({"BYTES", "INT64", "UINT8"})}, {"shape", extents}},
+        required);
     one["properties"].update(more);
     return one;
   };
   json input = tensor({{"name", OneOf({"text"})},
+                       {"datatype", OneOf({"BYTES"})},
                        {"shape", {{"enum", {json::array({1}), json::array({1, 1})}}}},
                        {"data", ListOf(text, 1, 1)}},
                       {"name", "datatype", "shape", "data"});
-  (*schemas)["InferRequest"] =
-      Object({{"id", text},
-              {"parameters", Object(parameters, {})},
-              {"inputs", ListOf(std::move(input), 1, 1)},
-              {"outputs", ListOf(Object({{"name", OneOf({"text", "finish_reason"})}}, {"name"}))}},
-             {"inputs"});
+  (*schemas)["InferRequest"] = Object(
+      {{"id", text},
+       {"parameters", Object(parameters, {})},
+       {"inputs", ListOf(std::move(input), 1, 1)},
+       {"outputs",
+        ListOf(Object({{"name", OneOf({"text", "finish_reason", "image", "seed"})}}, {"name"}))}},
+      {"inputs"});
   (*schemas)["InferResponse"] =
       Object({{"model_name", text},
               {"id", text},
               {"outputs",
-               ListOf(tensor({{"data", ListOf(text)}}, {"name", "datatype", "shape", "data"}))}},
+               ListOf(tensor({{"data", Type("array")}}, {"name", "datatype", "shape", "data"}))}},
              {"model_name", "outputs"});
   const json tensors = ListOf(tensor(json::object(), {"name", "datatype", "shape"}));
   (*schemas)["ModelMetadata"] =

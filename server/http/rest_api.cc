@@ -10,11 +10,6 @@
 
 namespace qianyi {
 
-extern const std::string_view web_index_html;
-extern const std::string_view web_app_css;
-extern const std::string_view web_app_js;
-extern const std::string_view web_icon_svg;
-
 namespace {
 
 using nlohmann::json;
@@ -58,6 +53,7 @@ RestApi::RestApi(TextService& service, ImageService& images, AdapterAdmin& adapt
                  const KeyRing& keys, OriginRules origins)
     : service_(service),
       images_(images),
+      infer_(service, images),
       adapters_(adapters),
       keys_(keys),
       origins_(std::move(origins)) {
@@ -146,36 +142,14 @@ void RestApi::AddOperatorRoutes() {
       {Scope::kInference, "GET", "/openapi.json",
        [this](const HttpRequest&, const Reply& reply) { SendJson(reply, openapi_); }});
   routes_.push_back(
-      {Scope::kMetrics, "GET", "/metrics", [this](const HttpRequest&, const Reply& reply) {
+      {Scope::kMetrics, "GET", "/metrics", [this](const HttpRequest& request, const Reply& reply) {
+         const MetricsFormat format = PreferredMetricsFormat(request.accept);
          HttpResponse response;
-         response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-         response.body = service_.metrics().Render();
+         response.content_type = MetricsContentType(format);
+         response.body = service_.metrics().Render(format);
+         response.headers.emplace_back("Vary", "Accept");
          reply->Send(std::move(response));
        }});
-}
-
-void RestApi::AddPageRoutes() {
-  struct File {
-    const char* path;
-    const char* content_type;
-    std::string_view bytes;
-  };
-  for (const File& file : {File{"/", "text/html; charset=utf-8", web_index_html},
-                           File{"/app.css", "text/css; charset=utf-8", web_app_css},
-                           File{"/app.js", "text/javascript; charset=utf-8", web_app_js},
-                           File{"/icon.svg", "image/svg+xml", web_icon_svg}}) {
-    routes_.push_back(
-        {Scope::kPublic, "GET", file.path, [file](const HttpRequest&, const Reply& reply) {
-           HttpResponse response;
-           response.content_type = file.content_type;
-           response.body = std::string(file.bytes);
-           response.headers = {{"Cache-Control", "no-cache"},
-                               {"Content-Security-Policy",
-                                "default-src 'self'; frame-ancestors 'none'; base-uri 'none'"},
-                               {"Referrer-Policy", "no-referrer"}};
-           reply->Send(std::move(response));
-         }});
-  }
 }
 
 void RestApi::StartText(const HttpRequest& http, absl::StatusOr<RestRequest> request,

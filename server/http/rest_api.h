@@ -15,6 +15,7 @@
 #include "server/http/rest_answer.h"
 #include "server/http/rest_batch.h"
 #include "server/image_service.h"
+#include "server/kserve.h"
 #include "server/text_service.h"
 
 namespace qianyi {
@@ -83,6 +84,7 @@ class RestApi {
 
   TextService& service_;
   ImageService& images_;
+  InferService infer_;
   AdapterAdmin& adapters_;
   const KeyRing& keys_;
   const OriginRules origins_;

@@ -13,8 +13,8 @@ using nlohmann::json;
 
 // Fields of OpenAI's API that change nothing here.
 const std::set<std::string, std::less<>>& Ignored() {
-  static const std::set<std::string, std::less<>> names = {"user", "metadata", "store",
-                                                           "safety_identifier", "prompt_cache_key"};
+  static const std::set<std::string, std::less<>> names = {"user", "metadata", "safety_identifier",
+                                                           "prompt_cache_key"};
   return names;
 }
 
@@ -74,7 +74,15 @@ absl::Status RestBody::TakeTier(bool* batch) {
                   "default, standard_only or priority, which are one here");
 }
 
+absl::Status RestBody::RefuseStore() {
+  bool store = false;
+  if (absl::Status status = TakeBool("store", &store); !status.ok()) return status;
+  if (!store) return absl::OkStatus();
+  return BadParam("store", "store is true, but answers are not kept here; remove it");
+}
+
 absl::Status RestBody::TakeRest(Parameters* parameters) {
+  if (absl::Status status = RefuseStore(); !status.ok()) return status;
   for (const auto& [name, value] : object_.items()) {
     if (taken_.count(name) != 0 || Ignored().count(name) != 0) continue;
     if (!IsParameter(name)) {

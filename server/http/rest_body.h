@@ -22,6 +22,8 @@ class RestBody {
   const nlohmann::json& Peek(const char* name) const;  // takes nothing
   absl::Status TakeString(const char* name, std::string* to);
   absl::Status TakeBool(const char* name, bool* to);
+  // "store": answers are not kept.
+  absl::Status RefuseStore();
   // "service_tier": whether it is batch work.
   absl::Status TakeTier(bool* batch);
   // "stream", "stream_options" and "service_tier".

@@ -25,23 +25,30 @@ HttpResponse InferError(const absl::Status& status) {
   return response;
 }
 
-json Tensor(const char* name, const std::vector<std::string>& data) {
-  return {
-      {"name", name}, {"datatype", "BYTES"}, {"shape", json::array({data.size()})}, {"data", data}};
+json TensorJson(const InferTensor& tensor) {
+  json data = json::array();
+  if (const auto* bytes = std::get_if<std::string>(&tensor.data)) {
+    for (const char byte : *bytes) data.push_back(static_cast<uint8_t>(byte));
+  } else if (const auto* numbers = std::get_if<std::vector<int64_t>>(&tensor.data)) {
+    data = *numbers;
+  } else {
+    data = std::get<std::vector<std::string>>(tensor.data);
+  }
+  return {{"name", tensor.name},
+          {"datatype", tensor.datatype()},
+          {"shape", tensor.shape},
+          {"data", std::move(data)}};
 }
 
-json InferJson(const InferRequest& request, const InferAnswer& answer) {
-  json outputs = json::array();
-  if (request.text_out) outputs.push_back(Tensor("text", answer.texts));
-  if (request.reasons_out) outputs.push_back(Tensor("finish_reason", answer.reasons));
+json InferJson(const std::string& id, const InferAnswer& answer) {
+  json outputs = json::array(), parameters = json::object();
+  for (const InferTensor& tensor : answer.tensors) outputs.push_back(TensorJson(tensor));
+  for (const auto& [name, number] : answer.parameters) parameters[name] = number;
   json value = {{"model_name", answer.model},
                 {"model_version", "1"},
-                {"parameters",
-                 {{"prompt_tokens", answer.usage.prompt_tokens},
-                  {"completion_tokens", answer.usage.completion_tokens},
-                  {"seed", answer.seed}}},
+                {"parameters", std::move(parameters)},
                 {"outputs", std::move(outputs)}};
-  if (!request.id.empty()) value["id"] = request.id;
+  if (!id.empty()) value["id"] = id;
   return value;
 }
 
@@ -83,7 +90,7 @@ void RestApi::AddKserveRoutes() {
                      }});
   routes_.push_back({Scope::kInference, "GET", "/v2/models/{name}",
                      model([](const FoundModel& found, const HttpRequest&, const Reply& reply) {
-                       SendJson(reply, InferMetadata(found));
+                       SendJson(reply, InferService::Metadata(found));
                      })});
   routes_.push_back({Scope::kInference, "GET", "/v2/models/{name}/ready",
                      model([ready](const FoundModel&, const HttpRequest& request,
@@ -97,19 +104,19 @@ void RestApi::Infer(const HttpRequest& http, const Reply& reply) {
   absl::StatusOr<InferRequest> request =
       absl::InvalidArgumentError("the body is not JSON in valid UTF-8 (nested at most 64 deep)");
   if (const json body = ParseJson(http.body); !body.is_discarded()) {
-    request = ReadInfer(NameIn(http), body);
+    request = infer_.Read(NameIn(http), body);
   }
   if (!request.ok()) {
     service_.metrics().CountRejected("invalid");
     reply->Send(InferError(request.status()));
     return;
   }
-  Charge(http, &request->text);
-  const absl::StatusOr<uint64_t> call = StartInfer(
-      service_, *request,
-      [reply, request = *request](const absl::Status& status, const InferAnswer& answer) {
+  request->SetCaller(http.caller, static_cast<int64_t>(http.body.size()));
+  const std::string id = request->id;
+  const absl::StatusOr<InferService::Call> call = infer_.Start(
+      *std::move(request), [reply, id](const absl::Status& status, const InferAnswer& answer) {
         if (status.ok()) {
-          SendJson(reply, InferJson(request, answer));
+          SendJson(reply, InferJson(id, answer));
         } else {
           reply->Send(InferError(status));
         }
@@ -118,7 +125,7 @@ void RestApi::Infer(const HttpRequest& http, const Reply& reply) {
     reply->Send(InferError(call.status()));
     return;
   }
-  reply->OnGone([this, id = *call] { service_.Cancel(id); });
+  reply->OnGone([this, call = *call] { infer_.Cancel(call); });
 }
 
 }  // namespace qianyi

@@ -186,8 +186,8 @@ absl::Status TakeText(RestBody& body) {
 
 // What would need answers to be kept, or work to go on without the client.
 absl::Status RefuseKeeping(RestBody& body) {
-  bool store = false, background = false;
-  absl::Status status = body.TakeBool("store", &store);
+  bool background = false;
+  absl::Status status = body.RefuseStore();
   if (status.ok()) status = body.TakeBool("background", &background);
   if (status.ok()) {
     status = Unsupported("previous_response_id", body.Take("previous_response_id"),
@@ -198,7 +198,6 @@ absl::Status RefuseKeeping(RestBody& body) {
                          "answers are not kept: send the conversation as input");
   }
   if (!status.ok()) return status;
-  if (store) return BadParam("store", "store is true, but answers are not kept here; remove it");
   if (background) return BadParam("background", "background is true, which is not supported here");
   const json& truncation = body.Take("truncation");
   if (truncation.is_null() || truncation == "disabled") return absl::OkStatus();

@@ -15,10 +15,22 @@ FLAGS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '-
          '--hide-scrollbars']
 ELEMENT = 'element-6066-11e4-a52e-4f735466cecf'  # the key that the standard gives to elements
 ENTER, ARROW_LEFT, ARROW_RIGHT, ESCAPE = '\ue007', '\ue012', '\ue014', '\ue00c'
+TAB, SHIFT, HOME = '\ue004', '\ue008', '\ue011'
 
 
 class WebDriverError(Exception):
   pass
+
+
+def post(url, body):
+  """Asks a server of this machine, which no proxy stands before; the status."""
+  request = urllib.request.Request(url, json.dumps(body).encode(), {'Content-Type': 'application/json'})
+  try:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+      answer.read()
+      return answer.status
+  except urllib.error.HTTPError as error:
+    return error.code
 
 
 class Browser:
@@ -93,6 +105,28 @@ class Browser:
 
   def keys(self, css, text):
     self.do('POST', f'/element/{self.find(css)}/value', {'text': text})
+
+  def press(self, *keys):
+    """On whatever has the focus, as a person does who has no mouse. A pair is held together."""
+    actions = []
+    for key in keys:
+      held = key if isinstance(key, tuple) else (key,)
+      actions += [{'type': 'keyDown', 'value': one} for one in held]
+      actions += [{'type': 'keyUp', 'value': one} for one in reversed(held)]
+    self.do('POST', '/actions', {'actions': [{'type': 'key', 'id': 'keys', 'actions': actions}]})
+
+  def drag(self, css, begin, end):
+    """Across an element, from one fraction of its width to another."""
+    box = self.script("""
+        const element = document.querySelector(arguments[0]);
+        element.scrollIntoView({ block: 'center', behavior: 'instant' });
+        const { left, top, width, height } = element.getBoundingClientRect();
+        return { left, width, y: top + height / 2 };""", css)
+    at = lambda fraction: {'type': 'pointerMove', 'duration': 50, 'x': round(box['left'] + fraction * box['width']),
+                           'y': round(box['y'])}
+    self.do('POST', '/actions', {'actions': [{'type': 'pointer', 'id': 'mouse', 'actions': [
+        at(begin), {'type': 'pointerDown', 'button': 0}, at((begin + end) / 2), at(end),
+        {'type': 'pointerUp', 'button': 0}]}]})
 
   def fill(self, css, text):
     self.do('POST', f'/element/{self.find(css)}/clear', {})

@@ -79,9 +79,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 6: {
       inference::ModelInferRequest message;
       if (!Decode(data, size, &message)) break;
-      const auto request = qianyi::ParseInfer(message);
-      CheckStatus(request.status());
-      if (request.ok()) CheckParameters(request->text.parameters);
+      for (const bool paints : {false, true}) {
+        const auto request =
+            qianyi::ReadInfer(message.model_name(), paints, qianyi::InferBody(message));
+        CheckStatus(request.status());
+        if (!request.ok() || paints) continue;
+        CheckParameters(std::get<qianyi::TextRequest>(request->work).parameters);
+      }
       break;
     }
   }

@@ -65,7 +65,11 @@ const std::map<std::string, Read, std::less<>>& Endpoints() {
        }},
       {"/v2/models/poet/infer",
        [](const HttpRequest& request) {
-         return qianyi::ReadInfer("poet", qianyi::ParseJson(request.body)).status();
+         return qianyi::ReadInfer("poet", false, qianyi::ParseJson(request.body)).status();
+       }},
+      {"/v2/models/painter/infer",
+       [](const HttpRequest& request) {
+         return qianyi::ReadInfer("painter", true, qianyi::ParseJson(request.body)).status();
        }},
   };
   return endpoints;

@@ -1,13 +1,17 @@
-"""The Open Inference Protocol (KServe v2): text in tensors, over REST and gRPC."""
+"""The Open Inference Protocol (KServe v2): text in tensors, text and pictures out, over REST and gRPC."""
 
+import base64
 import json
 import struct
+import tempfile
+import time
 import unittest
 
 import grpc
 
 from reflection import ByReflection
-from serving import ServerTest
+from pictures import make_painter, png_pixels
+from serving import Server, ServerTest
 
 INFER = "/v2/models/poet/infer"
 
@@ -152,6 +156,95 @@ class Grpc(ByReflection, ServerTest):
             self.call("ModelInfer", request, timeout=0.2)
         self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
         self.server.wait_until_idle()
+
+
+class Pictures(ByReflection, unittest.TestCase):
+    """A model that paints: a text in, pictures out as a tensor of pixels."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.server = Server(model=make_painter(cls.folder.name))
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.server.stop() == 0, cls.server.errors()
+        cls.folder.cleanup()
+
+    def setUp(self):
+        super().setUp()
+        self.service = self.pool.FindServiceByName("inference.GRPCInferenceService")
+
+    def files(self, **fields):
+        status, answer = self.server.post("/v1/images/generations", fields)
+        self.assertEqual(status, 200, answer)
+        return [base64.b64decode(one["b64_json"]) for one in answer["data"]], [one["seed"] for one in answer["data"]]
+
+    def test_metadata(self):
+        _, _, body = self.server.ask("GET", "/v2/models/painter")
+        model = json.loads(body)
+        self.assertEqual([one["name"] for one in model["inputs"]], ["text"])
+        self.assertEqual([(one["name"], one["datatype"], one["shape"]) for one in model["outputs"]],
+                         [("image", "UINT8", [-1, -1, -1, 3]), ("seed", "INT64", [-1])])
+
+    def test_rest_gives_the_pixels_of_the_files(self):
+        parameters = {"n": 2, "seed": 5, "style": "国画", "temperature": 0.9}
+        status, answer = self.server.post("/v2/models/painter/infer", {
+            "id": "8", "inputs": [tensor("一只猫")], "parameters": parameters})
+        self.assertEqual(status, 200, answer)
+        image, seed = answer["outputs"]
+        files, seeds = self.files(prompt="一只猫", **parameters)
+        self.assertEqual((image["datatype"], image["shape"], answer["id"]), ("UINT8", [2, 32, 32, 3], "8"))
+        self.assertEqual(bytes(image["data"]), b"".join(png_pixels(file) for file in files))
+        self.assertEqual((seed["datatype"], seed["data"]), ("INT64", seeds))
+        self.assertGreater(answer["parameters"]["completion_tokens"], 0)
+        status, answer = self.server.post("/v2/models/painter/infer", {
+            "inputs": [tensor("一只猫")], "parameters": {"seed": 5}, "outputs": [{"name": "seed"}]})
+        self.assertEqual((status, [one["name"] for one in answer["outputs"]]), (200, ["seed"]))
+
+    def test_grpc_gives_the_same_in_contents_and_raw(self):
+        text = "狗".encode()
+        given = {"name": "text", "datatype": "BYTES", "shape": [1]}
+        message = lambda **fields: self.message(
+            "inference.ModelInferRequest", model_name="painter",
+            parameters={"seed": {"int64_param": 9}, "candidates": {"int64_param": 2}}, **fields)
+        plain = self.call("ModelInfer", message(inputs=[{**given, "contents": {"bytes_contents": [text]}}]))
+        raw = self.call("ModelInfer", message(inputs=[given],
+                                              raw_input_contents=[struct.pack("<I", len(text)) + text]))
+        (file,), (seed,) = self.files(prompt="狗", seed=9, candidates=2)
+        self.assertEqual(bytes(plain.outputs[0].contents.uint_contents), png_pixels(file))
+        self.assertEqual(raw.raw_output_contents[0], png_pixels(file))
+        self.assertEqual(list(plain.outputs[0].shape), [1, 32, 32, 3])
+        self.assertEqual(list(plain.outputs[1].contents.int64_contents), [seed])
+        self.assertEqual(raw.raw_output_contents[1], struct.pack("<q", seed))
+
+    def test_refused_by_name(self):
+        good = {"inputs": [tensor("猫")]}
+        for word, body in (
+                ("outputs[0].name", {**good, "outputs": [{"name": "text"}]}),
+                ("n is 100", {**good, "parameters": {"n": 100}}),
+                ("parameters.max_tokens", {**good, "parameters": {"max_tokens": 5}}),
+                ("parameters.stream", {**good, "parameters": {"stream": True}}),
+                ("size", {**good, "parameters": {"size": "5x5"}}),
+                ("style", {**good, "parameters": {"style": "油画"}}),
+                ("inputs[0].data", {"inputs": [tensor("猫", data=[])]})):
+            status, answer = self.server.post("/v2/models/painter/infer", body)
+            self.assertEqual(status, 400, answer)
+            self.assertIn(word, answer["error"])
+
+    def test_a_deadline_stops_the_work(self):
+        request = self.message("inference.ModelInferRequest", model_name="painter",
+                               inputs=[{"name": "text", "datatype": "BYTES", "shape": [1],
+                                        "contents": {"bytes_contents": ["猫".encode()]}}],
+                               parameters={"n": {"int64_param": 16}})
+        try:  # a machine may be fast
+            self.call("ModelInfer", request, timeout=0.02)
+        except grpc.RpcError as error:
+            self.assertEqual(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        end = time.monotonic() + 30
+        while self.server.metric("qianyi_image_requests") > 0:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.02)
 
 
 if __name__ == "__main__":

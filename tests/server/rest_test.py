@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 import unittest
 
 from serving import ServerTest
@@ -35,14 +36,33 @@ class Shapes(ServerTest):
         status, headers, _ = self.server.ask("GET", CHAT)
         self.assertEqual((status, headers["Allow"]), (405, "POST"))
 
-    def test_page_is_served_with_a_strict_policy(self):
-        for path, kind in (("/", "text/html"), ("/app.css", "text/css"),
-                           ("/app.js", "text/javascript")):
-            status, headers, body = self.server.ask("GET", path)
-            self.assertEqual(status, 200)
-            self.assertIn(kind, headers["Content-Type"])
-            self.assertIn("default-src 'self'", headers["Content-Security-Policy"])
-            self.assertGreater(len(body), 100)
+    def test_store_is_refused_as_answers_are_not_kept(self):
+        message = {"messages": [{"role": "user", "content": "好"}], "max_tokens": 2}
+        for path, body in ((CHAT, message), ("/v1/completions", {"prompt": "好", "max_tokens": 2}),
+                           (POEM, {"title": "好"})):
+            status, answer = self.server.post(path, {**body, "store": True})
+            self.assertEqual((status, answer["error"]["param"]), (400, "store"), answer)
+            for kept in (False, None):
+                self.assertEqual(self.server.post(path, {**body, "store": kept})[0], 200)
+
+    def test_pages_are_served_with_a_strict_policy(self):
+        kinds = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+        for page in ("/", "/dashboard"):
+            status, headers, body = self.server.ask("GET", page)
+            self.assertEqual((status, headers["Content-Type"]), (200, "text/html; charset=utf-8"))
+            files = re.findall(r'(?:href|src)="(/web/[^"]+)"', body.decode())
+            self.assertGreater(len(files), 4)
+            for path in files:
+                status, headers, file = self.server.ask("GET", path)
+                self.assertEqual(status, 200, path)
+                self.assertIn(kinds[path.rsplit(".", 1)[1]], headers["Content-Type"])
+                self.assertEqual(headers["X-Content-Type-Options"], "nosniff")
+                self.assertGreater(len(file), 100)
+            policy = headers["Content-Security-Policy"]
+            self.assertIn("default-src 'self'", policy)
+            self.assertNotIn("unsafe", policy)
+        for path in ("/web/other.js", "/web/", "/web/../playground.html", "/app.js"):
+            self.assertEqual(self.server.ask("GET", path)[0], 404, path)
 
     def test_poem(self):
         status, answer = self.server.post(POEM, {"title": "秋夜泊船", "form": "七绝", "seed": 1})

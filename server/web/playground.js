@@ -1,67 +1,11 @@
-'use strict';
-// The page: forms, answers as they stream, and what the server is doing. Text that came from a
+// The playground: forms, answers as they stream, and what the server is doing. Text that came from a
 // person or a model is only ever put in place as text.
 
-const TEXT = {
-  zh: {
-    name: '千亿', tasks: '体裁', poem: '作诗', couplet: '对联', summary: '拟题', qa: '问答',
-    blanks: '填空', chat: '对话', paint: '绘画',
-    title: '题目', titleHint: '春江花月夜', form: '体式', author: '拟作者', authorHint: '李白（可不填）',
-    rhyme: '押韵', tones: '合平仄', vertical: '竖排',
-    upper: '上联', upperHint: '春风得意马蹄疾',
-    text: '原诗', textHint: '床前明月光，疑是地上霜。举头望明月，低头思故乡。',
-    question: '问题', questionHint: '人为什么要读书？', persona: '以谁的口吻', personaHint: '一位老者（可不填）',
-    prompt: '带空的文字', promptHint: '床前[MASK]，疑是地上霜。', insertBlank: '插入一空',
-    message: '想说的话', messageHint: '你好', forget: '另起一谈',
-    picture: '画什么', pictureHint: '一只猫', style: '风格', anyStyle: '不限', pictures: '张数', one: '1',
-    candidates: '候选，取其优', save: '保存', drawn: (rows, all) => `${rows} / ${all} 行`,
-    painted: (codes, seed) => `画了 ${codes} 个图像码，种子 ${seed}`,
-    sampling: '采样', seed: '种子', temperature: '温度', topP: '累积概率 top-p', maxTokens: '最多 token',
-    automatic: '自动', asCurl: '等价的 curl', copy: '复制', copied: '已复制',
-    go: { poem: '落笔', couplet: '对出下联', summary: '拟题', qa: '请教', blanks: '填空', chat: '发送',
-      paint: '作画' },
-    stop: '停', stopped: '已停笔。', cut: '到长度上限为止。', answer: '答案',
-    used: (tokens, seed) => `${tokens} 个 token` + (seed === undefined ? '' : `，种子 ${seed}`),
-    live: '此刻', tokensPerSecond: 'token / 秒', running: '进行中', waiting: '等待', batch: '每步 token',
-    firstToken: '首字', memory: '内存 / 预算', cache: '键值缓存',
-    weights: { host: '权重在内存', disk: '权重在磁盘', device: '权重在显存' },
-    links: { disk: '自磁盘', host_to_device: '至显存' }, link: '链路 ',
-    ready: '就绪', loading: '尚未就绪', away: '服务器没有应答',
-    broken: '连接中断，答案不完整。', unreachable: '连不上服务器。', keyNeeded: '此服务器需要密钥：',
-    foot: '文字在这台服务器上写成，不经他处。',
-  },
-  en: {
-    name: 'Qianyi', tasks: 'Tasks', poem: 'Poem', couplet: 'Couplet', summary: 'Title', qa: 'Q&A',
-    blanks: 'Blanks', chat: 'Chat', paint: 'Painting',
-    title: 'Title', titleHint: '春江花月夜', form: 'Form', author: 'In the manner of',
-    authorHint: '李白 (optional)',
-    rhyme: 'Rhyme', tones: 'Tonal pattern', vertical: 'Vertical',
-    upper: 'First line', upperHint: '春风得意马蹄疾',
-    text: 'Poem that wants a title', textHint: '床前明月光，疑是地上霜。举头望明月，低头思故乡。',
-    question: 'Question', questionHint: '人为什么要读书？', persona: 'In the voice of',
-    personaHint: '一位老者 (optional)',
-    prompt: 'Text with blanks', promptHint: '床前[MASK]，疑是地上霜。', insertBlank: 'Insert a blank',
-    message: 'Message', messageHint: '你好', forget: 'New conversation',
-    picture: 'What to paint', pictureHint: '一只猫', style: 'Style', anyStyle: 'any', pictures: 'Pictures',
-    one: '1', candidates: 'Candidates, best kept', save: 'Save',
-    drawn: (rows, all) => `${rows} of ${all} rows`,
-    painted: (codes, seed) => `${codes} codes drawn, seed ${seed}`,
-    sampling: 'Sampling', seed: 'Seed', temperature: 'Temperature', topP: 'Top-p',
-    maxTokens: 'Most tokens', automatic: 'automatic', asCurl: 'The same with curl', copy: 'Copy',
-    copied: 'Copied', go: { poem: 'Write', couplet: 'Answer the line', summary: 'Find a title', qa: 'Ask',
-      blanks: 'Fill', chat: 'Send', paint: 'Paint' },
-    stop: 'Stop', stopped: 'Stopped.', cut: 'Ended at the length limit.', answer: 'Answer',
-    used: (tokens, seed) => `${tokens} tokens` + (seed === undefined ? '' : `, seed ${seed}`),
-    live: 'Now', tokensPerSecond: 'tokens / s', running: 'running', waiting: 'waiting',
-    batch: 'tokens a step', firstToken: 'first token', memory: 'memory / budget', cache: 'KV cache',
-    weights: { host: 'weights in memory', disk: 'weights on disk', device: 'weights on the GPU' },
-    links: { disk: 'from disk', host_to_device: 'to the GPU' }, link: 'link ',
-    ready: 'ready', loading: 'not ready yet', away: 'the server does not answer',
-    broken: 'The connection broke; the answer is incomplete.',
-    unreachable: 'The server cannot be reached.', keyNeeded: 'This server asks for a key:',
-    foot: 'Written on this server; nothing is sent anywhere else.',
-  },
-};
+import { $, add, begin, bytes, call as callWith, number, recall, remember, setStatus, t, watch } from './common.js';
+import { ask, deltaOf } from './events.js';
+import { by, readingOf, since, sum } from './metrics.js';
+import { WORDS } from './playground-words.js';
+import { curl, python } from './recipes.js';
 
 const MOST_PARTIALS = 64;
 
@@ -70,45 +14,16 @@ const PATHS = { poem: '/v1/tasks/poem', couplet: '/v1/tasks/couplet', qa: '/v1/t
   summary: '/v1/tasks/summary', blanks: '/v1/completions', chat: '/v1/chat/completions',
   paint: '/v1/images/generations' };
 
-const $ = (id) => document.getElementById(id);
-const state = { language: 'zh', tab: 'poem', model: 'poet', painter: null, running: null, talk: [] };
-const t = (key) => TEXT[state.language][key];
+const state = { tab: 'chat', model: 'poet', painter: null, running: null, talk: [], done: null };
 
-// A child element with a class and text. null as text leaves it empty.
-function add(parent, tag, name, text) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  if (text != null) element.textContent = text;
-  parent.append(element);
-  return element;
-}
+// ---- Tabs ----
 
-// Settings that survive a reload where the browser lets them.
-function remember(key, value) {
-  try { localStorage.setItem(key, value); } catch { /* private windows refuse */ }
-}
-function recall(key) {
-  try { return localStorage.getItem(key); } catch { return null; }
-}
-
-// ---- Language and tabs ----
-
-function setLanguage(language) {
-  state.language = language;
-  document.documentElement.lang = language === 'zh' ? 'zh-CN' : 'en';
-  document.title = t('name');
-  for (const e of document.querySelectorAll('[data-text]')) e.textContent = t(e.dataset.text);
-  for (const e of document.querySelectorAll('[data-hint]')) e.placeholder = t(e.dataset.hint);
-  for (const e of document.querySelectorAll('[data-label]')) {
-    e.setAttribute('aria-label', t(e.dataset.label));
-  }
-  $('language').textContent = language === 'zh' ? 'English' : '中文';
-  $('language').lang = language === 'zh' ? 'en' : 'zh-CN';
+function languageChanged() {
   $('go').textContent = t('go')[state.tab];
   figures.clear();
   $('figures').replaceChildren();
-  if (previous) showFigures(previous, {});
-  showStatus();
+  if (previous) showFigures(previous, previous);
+  showRecipe();
 }
 
 const tabs = [...document.querySelectorAll('[role=tab]')];
@@ -129,7 +44,8 @@ function setTab(name) {
   $('sampling').querySelector('[name=max_tokens]').parentElement.hidden = name === 'paint';
   $('go').textContent = t('go')[name];
   say('', '');
-  showCurl();
+  state.done = null;
+  showRecipe();
 }
 
 for (const tab of tabs) {
@@ -176,38 +92,22 @@ function requestBody() {
   return body;
 }
 
-function showCurl() {
-  const json = JSON.stringify(requestBody()).replaceAll("'", "'\\''");
-  $('curl').textContent = `curl -N ${location.origin}${PATHS[state.tab]} \\\n` +
-    `  -H 'Content-Type: application/json' \\\n  -d '${json}'`;
+// What was done, with its seed, until something else is about to be.
+function showRecipe() {
+  const body = state.done ?? requestBody(), path = PATHS[state.tab];
+  $('recipe-of').textContent = t(state.done ? 'wasSent' : 'wouldSend');
+  $('curl').textContent = curl(location.origin, path, body, key !== '');
+  $('python').textContent = python(location.origin, path, body, key !== '');
 }
-
-// The JSON values of a stream of server-sent events, up to [DONE].
-async function* eventsOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = '';
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) throw new Error(t('broken'));
-    const lines = (rest + value).split('\n');
-    rest = lines.pop();
-    for (const line of lines) {
-      if (!line.startsWith('data:')) continue;
-      const data = line.slice('data:'.length).trim();
-      if (data === '[DONE]') return;
-      yield JSON.parse(data);
-    }
-  }
+function formChanged() {
+  state.done = null;
+  showRecipe();
 }
 
 // With --keys: what this tab was told is its key.
 let key = sessionStorage.getItem('key') || '';
 
-function call(path, options = {}) {
-  const headers = { ...options.headers };
-  if (key !== '') headers.Authorization = `Bearer ${key}`;
-  return fetch(path, { ...options, headers });
-}
+const call = (path, options) => callWith(path, key, options);
 
 // The person's key, asked for as often as it is wrong; giving none ends the asking.
 async function callWithKey(path) {
@@ -219,39 +119,6 @@ async function callWithKey(path) {
     response = await call(path);
   }
   return response;
-}
-
-// Asks, and gives every event to `take`. Throws an Error with a sentence for people.
-async function ask(path, body, signal, take) {
-  let response;
-  try {
-    response = await call(path, {
-      method: 'POST', headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify(body), signal,
-    });
-  } catch (error) {
-    if (signal.aborted) throw error;
-    throw new Error(t('unreachable'));
-  }
-  if (!response.ok) {
-    const answer = await response.json().catch(() => ({}));
-    throw new Error(answer.error?.message || `HTTP ${response.status}`);
-  }
-  try {
-    for await (const event of eventsOf(response)) {
-      if (event.error) throw new Error(event.error.message);
-      await take(event);
-    }
-  } catch (error) {
-    if (error instanceof TypeError) throw new Error(t('broken'));  // how fetch says it
-    throw error;
-  }
-}
-
-// The piece of text that an event adds, whichever endpoint it is of.
-function deltaOf(event) {
-  const choice = event.choices?.[0];
-  return event.delta ?? choice?.delta?.content ?? choice?.blank?.text ?? choice?.text ?? '';
 }
 
 // ---- Answers ----
@@ -415,9 +282,16 @@ function setRunning(controller) {
   $('paper').setAttribute('aria-busy', Boolean(controller));
 }
 
+// A seed of the page's own where none is given, so that what was done can be done again.
+const drawSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
+
 async function write() {
-  const tab = state.tab, body = requestBody(), out = $('out-' + tab);
+  const body = requestBody();
+  body.seed ??= drawSeed();
+  const tab = state.tab, out = $('out-' + tab);
   const controller = new AbortController();
+  state.done = null;
+  state.done = null;
   setRunning(controller);
   say('', '');
   if (tab !== 'chat') out.replaceChildren();
@@ -426,7 +300,7 @@ async function write() {
   out.classList.add('writing');
   let text = '', last = {};
   try {
-    await ask(PATHS[tab], body, controller.signal, async (event) => {
+    await ask(call, PATHS[tab], body, controller.signal, async (event) => {
       if (paper.take) {
         await paper.take(event);
         text = ' ';
@@ -441,6 +315,7 @@ async function write() {
     paper.end?.();
     const note = paper.note ? [paper.note()] : [];
     if (last.usage) note.push(t('used')(last.usage.total_tokens, last.seed));
+    state.done = body;
     const reason = last.finish_reason ?? last.choices?.[0]?.finish_reason;
     say('', reason === 'length' ? [t('cut'), ...note].join(' ') : note.join(''));
   } catch (error) {
@@ -450,7 +325,7 @@ async function write() {
   } finally {
     out.classList.remove('writing');
     setRunning(null);
-    showCurl();
+    showRecipe();
     poll();
   }
 }
@@ -459,7 +334,7 @@ $('form').addEventListener('submit', (event) => {
   event.preventDefault();
   if (!state.running) write();
 });
-$('form').addEventListener('input', showCurl);
+$('form').addEventListener('input', formChanged);
 $('form').addEventListener('keydown', (event) => {
   // Enter sends from a text area, as it does from a line; not while an input method is composing.
   if (event.key !== 'Enter' || event.isComposing || event.target.tagName !== 'TEXTAREA') return;
@@ -476,25 +351,36 @@ $('mask').addEventListener('click', () => {
   const area = panel().elements.prompt;
   area.setRangeText('[MASK]', area.selectionStart, area.selectionEnd, 'end');
   area.focus();
-  showCurl();
+  formChanged();
 });
 $('forget').addEventListener('click', () => {
   state.talk = [];
   $('out-chat').replaceChildren();
-  showCurl();
+  formChanged();
 });
 $('vertical').addEventListener('change', () => {
   remember('vertical', $('vertical').checked);
   $('out-poem').firstElementChild?.classList.toggle('vertical', $('vertical').checked);
 });
-$('language').addEventListener('click', () => {
-  setLanguage(state.language === 'zh' ? 'en' : 'zh');
-  remember('language', state.language);
-});
+// ---- The same in code ----
+
+let recipe = 'curl';  // which of the two is shown
+
+function setRecipe(name) {
+  recipe = name;
+  for (const button of document.querySelectorAll('[data-recipe]')) {
+    const here = button.dataset.recipe === name;
+    button.setAttribute('aria-pressed', here);
+    $(button.dataset.recipe).hidden = !here;
+  }
+}
+for (const button of document.querySelectorAll('[data-recipe]')) {
+  button.addEventListener('click', () => setRecipe(button.dataset.recipe));
+}
 $('copy').addEventListener('click', async () => {
-  getSelection().selectAllChildren($('curl'));
+  getSelection().selectAllChildren($(recipe));
   // Pages over plain HTTP have no clipboard but the old one.
-  if (navigator.clipboard) await navigator.clipboard.writeText($('curl').textContent);
+  if (navigator.clipboard) await navigator.clipboard.writeText($(recipe).textContent);
   else document.execCommand('copy');
   $('copy').textContent = t('copied');
   setTimeout(() => { $('copy').textContent = t('copy'); }, 1500);
@@ -505,36 +391,6 @@ $('copy').addEventListener('click', async () => {
 const figures = new Map();  // name → its <dd>
 const rates = [];           // tokens/s, one a second
 let previous = null;        // the last reading
-let status = 'loading';
-
-function showStatus() {
-  $('server').textContent = t(status);
-  $('server').className = status;
-}
-
-// A reading of Prometheus text: sums over models, by name or by one label.
-function readingOf(text) {
-  const reading = { at: performance.now() / 1000, weights: {}, links: {}, memory: {} };
-  for (const [, name, labels, value] of text.matchAll(/^qianyi_(\w+)(?:\{(.*)\})? (\S+)/gm)) {
-    const [group, label] = { weight_bytes: ['weights', 'tier'], link_bytes_total: ['links', 'link'],
-      memory_bytes: ['memory', 'kind'] }[name] || [];
-    const into = group ? reading[group] : reading;
-    const key = group ? new RegExp(`${label}="([^"]*)"`).exec(labels)?.[1] : name;
-    into[key] = (into[key] || 0) + Number(value);
-  }
-  return reading;
-}
-
-const number = (value, digits = 0) => new Intl.NumberFormat(document.documentElement.lang,
-  { maximumFractionDigits: digits }).format(value);
-
-function bytes(value) {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
-  let unit = 0;
-  for (; value >= 1000 && unit < units.length - 1; ++unit) value /= 1024;
-  return `${number(value, value < 10 && unit > 0 ? 1 : 0)} ${units[unit]}`;
-}
-
 function figure(name, value) {
   if (!figures.has(name)) {
     const group = add($('figures'), 'div');
@@ -544,27 +400,21 @@ function figure(name, value) {
   figures.get(name).textContent = value;
 }
 
-// Shows a reading and what changed since `before` ({} when it is the first).
+// Shows a reading and what changed since `before`, which is the same one at first.
 function showFigures(now, before) {
-  const seconds = now.at - before.at;
-  const since = (key) => Math.max(0, (now[key] - before[key]) || 0);
-  const rate = seconds > 0 ? since('generated_tokens_total') / seconds : 0;
+  const seconds = (now.at - before.at) / 1000;
+  const added = (name) => since(now, before, (reading) => sum(reading, name));
+  const rate = seconds > 0 ? added('generated_tokens_total') / seconds : 0;
   $('rate').textContent = number(rate, rate < 10 ? 1 : 0);
-  figure(t('running'), number(now.requests_running || 0));
-  figure(t('waiting'), number(now.requests_waiting || 0));
-  const steps = since('steps_total');
-  const tokens = since('generated_tokens_total') + since('prompt_tokens_total');
-  figure(t('batch'), steps > 0 ? number(tokens / steps, 1) : '–');
-  const asked = now.time_to_first_token_seconds_count;
-  const first = now.time_to_first_token_seconds_sum / asked;
+  figure(t('running'), number(sum(now, 'requests_running')));
+  figure(t('waiting'), number(sum(now, 'requests_waiting')));
+  const steps = added('steps_total');
+  figure(t('batch'), steps > 0 ? number(added('step_sequences_total') / steps, 1) : '–');
+  const asked = sum(now, 'time_to_first_token_seconds_count');
+  const first = sum(now, 'time_to_first_token_seconds_sum') / asked;
   figure(t('firstToken'), asked > 0 ? first < 1 ? `${number(first * 1000)} ms` : `${number(first, 1)} s` : '–');
-  figure(t('memory'), `${bytes(now.memory.resident || 0)} / ${bytes(now.memory.budget || 0)}`);
-  figure(t('cache'), bytes(now.memory.kv_cache || 0));
-  for (const tier in now.weights) figure(t('weights')[tier] || tier, bytes(now.weights[tier]));
-  for (const link in now.links) {
-    const moved = seconds > 0 ? Math.max(0, now.links[link] - (before.links?.[link] || 0)) : 0;
-    figure(t('links')[link] || t('link') + link, `${bytes(seconds > 0 ? moved / seconds : 0)}/s`);
-  }
+  const memory = by(now, 'memory_bytes', 'kind');
+  figure(t('memory'), `${bytes(memory.resident ?? 0)} / ${bytes(memory.budget ?? 0)}`);
   return rate;
 }
 
@@ -576,35 +426,23 @@ function drawRates() {
 }
 
 async function poll() {
-  if (document.hidden) return;
   try {
     const [metrics, ready] = await Promise.all([call('/metrics'), fetch('/health/ready')]);
-    status = ready.ok ? 'ready' : 'loading';
-    if (!metrics.ok) return;  // a key that may not look
+    setStatus(ready.ok ? 'ready' : 'loading');
+    $('live').hidden = !metrics.ok;  // a key that may not look
+    if (!metrics.ok) return;
     const now = readingOf(await metrics.text());
-    if (previous && now.at - previous.at < 0.5) return;
-    const rate = showFigures(now, previous || {});
+    if (previous && now.at - previous.at < 500) return;
+    const rate = showFigures(now, previous ?? now);
     if (previous) rates.push(rate);
     if (rates.length > 60) rates.shift();
     previous = now;
     drawRates();
   } catch {
-    status = 'away';
-  } finally {
-    showStatus();
+    setStatus('away');
   }
 }
-
-// One poll a second while somebody is looking.
-let timer = 0;
-function watch() {
-  clearInterval(timer);
-  previous = document.hidden ? null : previous;
-  if (document.hidden) return;
-  poll();
-  timer = setInterval(poll, 1000);
-}
-document.addEventListener('visibilitychange', watch);
+document.addEventListener('visibilitychange', () => { previous = document.hidden ? null : previous; });
 
 // ---- Beginning ----
 
@@ -630,11 +468,12 @@ async function learn() {
     const menu = $('panel-poem').elements.form;
     for (const form of poem?.forms || []) add(menu, 'option', '', form).value = form;
   } catch { /* the status line says so */ }
-  showCurl();
+  showRecipe();
 }
 
 $('vertical').checked = recall('vertical') !== 'false';
-setLanguage(recall('language') || (navigator.language.startsWith('zh') ? 'zh' : 'en'));
-setTab('poem');
+begin(WORDS, { languageChanged });
+setTab('chat');
+setRecipe('curl');
 learn();
-watch();
+watch(poll);
