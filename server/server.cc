@@ -113,7 +113,11 @@ class BothPorts final : public Server {
 
 }  // namespace
 
-bool IsLoopback(const std::string& host) { return host == "::1" || host.rfind("127.", 0) == 0; }
+// Addresses only: a name that begins like one may lead anywhere.
+bool IsLoopback(const std::string& host) {
+  const bool address = host.find_first_not_of("0123456789.") == std::string::npos;
+  return host == "::1" || (address && host.starts_with("127."));
+}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     std::vector<std::unique_ptr<ServedModel>> models, const ServerOptions& options) {

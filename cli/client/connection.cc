@@ -43,10 +43,7 @@ std::string HostOf(const std::string& address) {
 }
 
 // By what the name itself says: 127.example.org may be anywhere.
-bool IsThisMachine(const std::string& host) {
-  return host == "localhost" ||
-         (IsLoopback(host) && host.find_first_not_of("0123456789.:") == std::string::npos);
-}
+bool IsThisMachine(const std::string& host) { return host == "localhost" || IsLoopback(host); }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const ServerFlags& flags) {
   if (!flags.tls && flags.ca_file.empty()) {

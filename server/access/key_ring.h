@@ -22,7 +22,7 @@ namespace qianyi {
 struct Caller {
   std::string name;
   KeyLimits limits = {};
-  bool batch = false;  // waits until nothing else does
+  bool batch = false;  // waits behind other work
   std::string request_id = {};
   Trace trace = {};
 };

@@ -234,7 +234,7 @@ class Rotation(unittest.TestCase):
 class Exposure(unittest.TestCase):
 
     def test_beyond_loopback_only_with_keys_or_outright(self):
-        for host in ("0.0.0.0", "::"):
+        for host in ("0.0.0.0", "::", "127.0.0.1.example.org"):
             done = subprocess.run([BINARY, "serve", "--model", POET, "--host", host, "--http-port", "0",
                                    "--grpc-port", "0"], capture_output=True, text=True, timeout=60)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
