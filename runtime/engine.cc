@@ -406,8 +406,7 @@ Engine::Taken Engine::TakeTokens() {
   return taken;
 }
 
-// Once for the whole step: a reader of many sinks would else wake for each token of it. Sinks that
-// were closed have rung.
+// Once a step: readers of many sinks would else wake for each token. Closed sinks have rung.
 void Engine::RingBells() {
   Bell* last = nullptr;
   for (const int place : order_) {
@@ -485,16 +484,17 @@ void Engine::NextBlank(Call* call, FinishReason why) {
 }
 
 void Engine::Finish(Call* call, absl::Status status) {
-  auto place = std::find_if(running_.begin(), running_.end(),
-                            [call](const auto& running) { return running.get() == call; });
+  const auto is_it = [call](const auto& one) { return one.get() == call; };
+  const auto place = std::find_if(running_.begin(), running_.end(), is_it);
   const int index = static_cast<int>(place - running_.begin());
   loaded_->kv().Release(&call->generation.sequence.pages);
   pages_used_ = loaded_->kv().pages() - loaded_->kv().free_pages();
   sequences_[index] = nullptr;
   order_.erase(std::remove(order_.begin(), order_.end(), index), order_.end());
   --placed_;
-  call->sink->Close(std::move(status));
-  place->reset();
+  const std::shared_ptr<Sink> sink = std::move(call->sink);
+  place->reset();  // what it held is given back before anybody hears of its end
+  sink->Close(std::move(status));
 }
 
 }  // namespace qianyi

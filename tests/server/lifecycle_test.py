@@ -114,6 +114,8 @@ class Endings(unittest.TestCase):
             self.assertIsNone(server.process.poll(), server.errors())
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
+        while server.ask("GET", "/health/ready")[0] == 200:  # it has not heard yet
+            time.sleep(0.01)
         late = []
         while server.process.poll() is None:
             try:
