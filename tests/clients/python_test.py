@@ -238,12 +238,11 @@ class Calls:
         self.assertLess(self.server.metric("qianyi_generated_tokens_total") - before, 8 * 500)
 
     def test_a_full_server_is_tried_again(self):
-        with Server("--batch", "1", "--queue", "1") as server:
+        with Server("--batch", "1", "--queue", "20") as server:
             url = self.url_of(server)
-            busy = [threading.Thread(target=server.post, args=("/v1/completions", ENDLESS))
-                    for _ in range(2)]
-            for thread in busy:
-                thread.start()
+            # Full for some seconds: a request keeps all its places until it ends.
+            busy = threading.Thread(target=server.post, args=("/v1/completions", {**ENDLESS, "n": 21}))
+            busy.start()
             while server.metric("qianyi_requests_waiting") == 0:
                 time.sleep(0.01)
             with self.assertRaises(qianyi.OverloadedError) as caught:
@@ -254,8 +253,7 @@ class Calls:
                               settings={"retries": qianyi.Retries(attempts=1000)})
             self.assertEqual(answer.usage.completion_tokens, 1)
             self.assertGreaterEqual(time.monotonic() - begin, 1)  # what the server asked for
-            for thread in busy:
-                thread.join()
+            busy.join()
 
     def test_a_server_that_starts_later(self):
         ports = free_ports()
