@@ -138,6 +138,8 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   const auto gauge = MetricType::Gauge;
   Reading prompt("qianyi_prompt_tokens_total", "Prompt tokens computed", counter);
   Reading generated("qianyi_generated_tokens_total", "Tokens generated", counter);
+  Reading guesses("qianyi_guesses_total", "Tokens that steps computed ahead, by what came of them",
+                  counter);
   Reading steps("qianyi_steps_total", "Steps of the engine", counter);
   Reading step_sequences("qianyi_step_sequences_total",
                          "Sequences that wrote in steps, each once a step", counter);
@@ -188,6 +190,9 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     const ModelPlan& plan = model->engine->plan().models[0];
     prompt.Add(labels, static_cast<double>(stats.prompt_tokens));
     generated.Add(labels, static_cast<double>(stats.generated_tokens));
+    guesses.Add(with("result", "accepted"), static_cast<double>(stats.accepted_tokens));
+    guesses.Add(with("result", "refused"),
+                static_cast<double>(stats.guessed_tokens - stats.accepted_tokens));
     steps.Add(labels, static_cast<double>(stats.steps));
     step_sequences.Add(labels, static_cast<double>(stats.step_sequences));
     step_seconds.Add(labels, stats.step_seconds);
@@ -232,11 +237,11 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,      &generated,     &steps,        &step_sequences, &step_seconds,
-        &image_steps, &weight,        &compute,      &turn,           &link,
-        &stall,       &expert_uses,   &expert_bytes, &expert_read,    &running,
-        &waiting,     &batch,         &kv_tokens,    &pages,          &weights,
-        &adapters,    &adapter_bytes, &memory,       &admitted,       &admitted_limit}) {
+       {&prompt,      &generated,     &guesses,     &steps,    &step_sequences, &step_seconds,
+        &image_steps, &weight,        &compute,     &turn,     &link,           &stall,
+        &expert_uses, &expert_bytes,  &expert_read, &running,  &waiting,        &batch,
+        &kv_tokens,   &pages,         &weights,     &adapters, &adapter_bytes,  &memory,
+        &admitted,    &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return MetricsText(families, format);

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "grpc/grpc.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/support/channel_arguments.h"
 #include "runtime/storage/file_util.h"
@@ -67,6 +68,9 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const Serv
 }
 
 }  // namespace
+
+Connection::Library::Library() { grpc_init(); }
+Connection::Library::~Library() { grpc_shutdown_blocking(); }
 
 void ServerFlags::Add(CLI::App& command) {
   command.add_option("--server", address, "where it listens for gRPC")

@@ -26,7 +26,7 @@ struct ServerFlags {
   void Add(CLI::App& command);
 };
 
-// A server and what its calls carry. Thread-safe after Open.
+// A server and what its calls carry. Thread-safe after Open; outlives its stubs.
 class Connection {
  public:
   // Reads the files; connects with the first call. Errors name the flag.
@@ -40,8 +40,17 @@ class Connection {
   absl::Status Explain(const grpc::Status& status) const;
 
  private:
-  explicit Connection(const ServerFlags& flags) : flags_(flags) {}
+  // gRPC itself. Its threads end with it: a program that returns beside them leaves what they hold.
+  class Library {
+   public:
+    Library();
+    ~Library();
+  };
 
+  explicit Connection(const ServerFlags& flags)
+      : library_(std::make_unique<Library>()), flags_(flags) {}
+
+  std::unique_ptr<Library> library_;  // first, so that it goes last
   ServerFlags flags_;
   std::string key_;
   std::shared_ptr<grpc::ChannelCredentials> credentials_;

@@ -25,7 +25,8 @@ BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, st
       ring_(ring),
       ring_bytes_(ring_bytes),
       checked_(blocks_.size(), false),
-      reads_(std::move(readers)) {
+      reads_(std::move(readers)),
+      ahead_(ReadAhead::Shapes(reads_.depth())) {
   uint64_t offset = 0;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     auto& list = blocks_[i].resident ? resident_ : streamed_;
@@ -55,8 +56,7 @@ void BlockLoader::Run() {
   pthread_setname_np(pthread_self(), "loader");
   std::unique_lock lock(mutex_);
   for (;;) {
-    while (!stop_ && reads_.waiting_bytes() < reads_.wanted_waiting_bytes() && IssueNext()) {
-    }
+    if (!stop_) IssueAll();
     if (reads_.idle()) {
       if (stop_) return;
       wanted_.wait(lock, [this] { return stop_ || HasWork(); });
@@ -69,6 +69,17 @@ void BlockLoader::Run() {
     lock.lock();
     if (done) Finish(*done, status);
   }
+}
+
+void BlockLoader::IssueAll() {
+  const ReadAhead::Shape& shape = ahead_.shape();
+  reads_.Limit(shape.in_flight);
+  bool issued = true;
+  while (reads_.Wants(shape.waiting_bytes) && issued) issued = IssueNext();
+  // What is resident goes to new places whatever the shape, and without room the disk is not waited
+  // for.
+  const bool all_resident = next_resident_ == resident_.size();
+  if (!all_resident || (!issued && reads_.waiting_bytes() < reads_.free_bytes())) ahead_.Paused();
 }
 
 bool BlockLoader::HasWork() const {
@@ -169,6 +180,8 @@ void BlockLoader::Finish(const BlockReads::Done& done, const absl::Status& statu
     Entry* entry = FindEntry(key);
     entry->state = state;
     entry->status = status;
+    ahead_.Came(entry->bytes,
+                std::chrono::duration<double>(Clock::now().time_since_epoch()).count());
     DropReleased();
   }
   ready_.notify_all();

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/storage/block_reads.h"
 #include "runtime/storage/model_file.h"
+#include "runtime/storage/read_ahead.h"
 #include "runtime/storage/wait_observer.h"
 
 namespace qianyi {
@@ -66,7 +67,8 @@ class BlockLoader {
   };
 
   void Run();
-  bool IssueNext();  // all below with mutex_ held
+  void IssueAll();  // all below with mutex_ held
+  bool IssueNext();
   void IssueResident();
   bool IssueStreamed();
   std::byte* AllocateRing(uint64_t bytes, uint64_t* begin) const;
@@ -87,7 +89,8 @@ class BlockLoader {
   std::vector<bool> checked_;         // by block; loader thread only
   WaitObserver* observer_ = nullptr;  // consumer thread only
 
-  BlockReads reads_;  // loader thread only
+  BlockReads reads_;  // loader thread only, as is how far it is ahead
+  ReadAhead ahead_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;   // something finished
   std::condition_variable wanted_;  // there is room or a wish

@@ -20,15 +20,22 @@ void BlockReads::Add(const Block& block) {
   waiting_bytes_ += block.bytes;
 }
 
-uint64_t BlockReads::wanted_waiting_bytes() const {
+uint64_t BlockReads::free_bytes() const {
   uint64_t bytes = 0;
-  for (const auto& reader : readers_) bytes += reader->depth() * kReadChunkBytes;
+  for (size_t file = 0; file < readers_.size(); ++file) {
+    bytes += std::max(0, LimitOf(static_cast<int>(file)) - in_flight_[file]) * kReadChunkBytes;
+  }
   return bytes;
 }
 
-bool BlockReads::SubmitChunk(Job* job, const ReadRequest& request) {
+int BlockReads::depth() const {
+  int depth = 0;
+  for (const auto& reader : readers_) depth = std::max(depth, reader->depth());
+  return depth;
+}
+
+void BlockReads::SubmitChunk(Job* job, const ReadRequest& request) {
   const int file = job->block.file;
-  if (in_flight_[file] == readers_[file]->depth()) return false;
   auto& chunks = chunks_[file];
   auto free = std::find_if(chunks.begin(), chunks.end(),
                            [](const Chunk& chunk) { return chunk.job == nullptr; });
@@ -43,17 +50,14 @@ bool BlockReads::SubmitChunk(Job* job, const ReadRequest& request) {
     --in_flight_[file];
     free->job = nullptr;
   }
-  return true;
 }
 
 void BlockReads::Submit() {
   for (Job& job : jobs_) {
-    while (job.status.ok() && job.submitted < job.block.bytes) {
+    const int file = job.block.file;
+    while (job.status.ok() && job.submitted < job.block.bytes && in_flight_[file] < LimitOf(file)) {
       const uint64_t bytes = std::min(kReadChunkBytes, job.block.bytes - job.submitted);
-      if (!SubmitChunk(
-              &job, {job.block.offset + job.submitted, bytes, job.block.to + job.submitted, 0})) {
-        break;
-      }
+      SubmitChunk(&job, {job.block.offset + job.submitted, bytes, job.block.to + job.submitted, 0});
       job.submitted += bytes;
       waiting_bytes_ -= bytes;
     }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/storage/reader.h"
 #include "xxhash.h"
 
 namespace qianyi {
@@ -74,7 +75,7 @@ void ExpertCache::Run() {
   pthread_setname_np(pthread_self(), "experts");
   std::unique_lock lock(mutex_);
   for (;;) {
-    while (!stop_ && reads_.waiting_bytes() < reads_.wanted_waiting_bytes() && IssueNext()) {
+    while (!stop_ && reads_.Wants(kReadChunkBytes) && IssueNext()) {
     }
     if (reads_.idle()) {
       if (stop_) return;

@@ -21,7 +21,7 @@ namespace qianyi {
 
 inline constexpr uint64_t kPageBytes = 4096;
 inline constexpr uint64_t kMaxBlockBytes = 32ull << 20;
-inline constexpr uint64_t kStreamBlockBytes = 2ull << 20;  // what we write for streamed matrices
+inline constexpr uint64_t kStreamBlockBytes = 1ull << 20;  // what we write for streamed matrices
 inline constexpr uint64_t kGatherBlockBytes = 1ull << 20;  // and for embeddings
 
 struct Block {

@@ -101,6 +101,14 @@ class Metrics(unittest.TestCase):
             self.assertEqual(headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8")
             self.assertNotIn(b"# EOF", text)
 
+    def test_guesses_are_counted_by_what_came_of_them(self):
+        of = lambda result: sample(self.text(), "qianyi_guesses_total", model="poet", result=result)
+        accepted, refused = of("accepted"), of("refused")
+        self.server.post(COMPLETE, {**ENDLESS, "temperature": 0, "max_tokens": 400})
+        self.assertGreater(of("accepted"), accepted)
+        self.assertLess(of("accepted") - accepted, 400)
+        self.assertGreaterEqual(of("refused"), refused)
+
     def test_how_answers_ended_and_what_they_held(self):
         metric = lambda name, **labels: sample(self.text(), f"qianyi_{name}", model="poet", **labels)
         before = {why: metric("finished_total", reason=why) for why in ("stop", "length", "cancelled")}

@@ -20,7 +20,7 @@ namespace {
 constexpr char kConfig[] =
     R"({"model_type":"chatglm","num_layers":1,"hidden_size":128,"ffn_hidden_size":272,)"
     R"("num_attention_heads":8,"multi_query_group_num":2,"kv_channels":16,)"
-    R"("padded_vocab_size":43900,"seq_length":512})";
+    R"("padded_vocab_size":21950,"seq_length":512})";
 
 class WeightStoreTest : public ::testing::Test {
  protected:
