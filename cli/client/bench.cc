@@ -25,6 +25,7 @@ struct Flags {
   int requests = 0;
   int64_t max_tokens = 64;
   int64_t seed = 0;
+  std::vector<int64_t> banned;  // token ids
   bool json = false;
 };
 
@@ -87,6 +88,9 @@ void AskUntilAllAre(const Flags& flags, const Connection& connection, int stream
     request.mutable_completion()->set_prompt(flags.prompt);
     request.mutable_parameters()->set_max_tokens(flags.max_tokens);
     request.mutable_parameters()->set_seed(flags.seed + i);
+    for (const int64_t id : flags.banned) {
+      (*request.mutable_parameters()->mutable_logit_bias())[std::to_string(id)] = -100;
+    }
     AskOnce(connection, *stub, request, seen);
   }
 }
@@ -178,6 +182,10 @@ void AddClientBench(CLI::App& client, Run* run) {
   command->add_option("--max-tokens", flags->max_tokens, "of an answer")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  command
+      ->add_option("--ban", flags->banned, "an id that no answer has: the end's, so that all go on")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("ID");
   command->add_option("--seed", flags->seed, "request i has seed + i")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 62))
       ->capture_default_str();

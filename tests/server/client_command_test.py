@@ -11,7 +11,7 @@ import unittest
 
 from credentials import make_certificates, make_key
 from pictures import gradient, hole, make_painter, png_size
-from serving import BINARY, Server, ServerTest
+from serving import BINARY, END_TOKEN, Server, ServerTest
 
 KEYLESS = {name: value for name, value in os.environ.items() if name != "QIANYI_KEY"}
 
@@ -117,6 +117,12 @@ class Words(ClientTest, ServerTest):
             self.assertGreater(times["count"], 0)
             self.assertLessEqual(times["p50"], times["p99"])
             self.assertLessEqual(times["p99"], times["max"])
+        long = ["--requests", 4, "--max-tokens", 200, "--prompt", "春"]
+        report = json.loads(self.succeeds(client("bench", *long, "--json", server=self.server)))
+        self.assertLess(report["tokens"], 4 * 200)
+        report = json.loads(self.succeeds(client("bench", *long, "--ban", END_TOKEN, "--json",
+                                                 server=self.server)))
+        self.assertEqual(report["tokens"], 4 * 200)
         shown = self.succeeds(client("bench", *flags, server=self.server))
         self.assertIn("tokens/s: ", shown)
         self.assertIn("time to first token", shown)
