@@ -34,7 +34,7 @@ absl::StatusOr<MakeConstraint> JsonForm(const TextRequest& request, const Prompt
   if (!request.parameters.stop.empty()) {
     return BadParam("stop", "stop would cut the JSON of response_format; remove one of them");
   }
-  MakeConstraint make = [trie = &model.trie(), schema = *request.json_form,
+  MakeConstraint make = [trie = model.trie.get(), schema = *request.json_form,
                          ends = std::move(end_tokens)] {
     return MakeJsonConstraint(*trie, schema, ends);
   };

@@ -37,40 +37,44 @@ bool HasVqvae(const NamedModelFile& file) {
   return !file.folder.empty() && std::filesystem::is_directory(file.folder + "/vqvae", error);
 }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan plan,
-                                                  std::optional<PictureConfig> picture,
-                                                  int64_t grid, ComputeShare::Member* share,
-                                                  const ServeModelOptions& options) {
+// What a model has besides weights and engine. It is in memory before the plan is made, which
+// therefore counts it with the process.
+absl::StatusOr<std::unique_ptr<ServedModel>> Prepare(const NamedModelFile& named,
+                                                     const PictureConfig* picture) {
   auto model = std::make_unique<ServedModel>();
   model->name = named.name;
-  model->queue = options.queue;
-  if (picture.has_value()) {
-    model->picture = std::make_unique<PictureConfig>(*std::move(picture));
-    if (HasVqvae(named)) {
-      absl::StatusOr<std::unique_ptr<Vqvae>> vqvae =
-          Vqvae::Open(named.folder, grid, options.load.threads);
-      if (!vqvae.ok()) return vqvae.status();
-      model->vqvae = *std::move(vqvae);
-      if (model->vqvae->config().n_embed < model->picture->image_tokens) {
-        return absl::InvalidArgumentError(
-            absl::StrFormat("its VQ-VAE has %d codes, but config.json has num_image_tokens %d",
-                            model->vqvae->config().n_embed, model->picture->image_tokens));
-      }
-    }
-  }
+  if (picture != nullptr) model->picture = std::make_unique<PictureConfig>(*picture);
   absl::StatusOr<Prompts> prompts = Prompts::Of(named.file.spec);
   if (!prompts.ok()) return prompts.status();
   model->prompts = *std::move(prompts);
-  if (!named.folder.empty()) {
-    absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = OpenTokenizer(named.folder);
-    if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
-    if (tokenizer.ok()) {
-      model->tokenizer = *std::move(tokenizer);
-      if (model->picture == nullptr) {
-        model->verse = std::make_unique<VerseTokens>(*model->tokenizer);
-      }
-    }
-  }
+  if (named.folder.empty()) return model;
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = OpenTokenizer(named.folder);
+  if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
+  if (!tokenizer.ok()) return model;
+  model->tokenizer = *std::move(tokenizer);
+  if (picture != nullptr) return model;
+  model->verse = std::make_unique<VerseTokens>(*model->tokenizer);
+  model->trie = std::make_unique<TokenTrie>(*model->tokenizer);
+  return model;
+}
+
+absl::Status OpenVqvae(const NamedModelFile& named, int64_t grid, int threads, ServedModel* model) {
+  if (model->picture == nullptr || !HasVqvae(named)) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<Vqvae>> vqvae = Vqvae::Open(named.folder, grid, threads);
+  if (!vqvae.ok()) return vqvae.status();
+  model->vqvae = *std::move(vqvae);
+  if (model->vqvae->config().n_embed >= model->picture->image_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("its VQ-VAE has %d codes, but config.json has num_image_tokens %d",
+                      model->vqvae->config().n_embed, model->picture->image_tokens));
+}
+
+// Loads the weights of a prepared model by its plan.
+absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::Member* share,
+                  const ServeModelOptions& options, ServedModel* model) {
+  absl::Status status = OpenVqvae(named, grid, options.load.threads, model);
+  if (!status.ok()) return status;
+  model->queue = options.queue;
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   model->created_seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
   LoadOptions load = options.load;
@@ -83,9 +87,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Open(NamedModelFile named, Plan pla
   // admission lets in may wait for a moment, until the engine has looked.
   const int64_t more = model->picture == nullptr ? load.batch : kMostPictureCalls * load.batch;
   model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue + more);
-  absl::Status adapters = model->engine->adapters().LoadAll(named.adapters);
-  if (!adapters.ok()) return adapters;
-  return model;
+  return model->engine->adapters().LoadAll(named.adapters);
 }
 
 }  // namespace
@@ -124,20 +126,23 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     if (!needed.ok()) return Named(files[i].name, needed.status());
     uses.back().adapter_bytes = *needed + options.spare_adapter_bytes;
   }
+  std::vector<std::unique_ptr<ServedModel>> models;
+  for (size_t i = 0; i < files.size(); ++i) {
+    auto model = Prepare(files[i], pictures[i].has_value() ? &*pictures[i] : nullptr);
+    if (!model.ok()) return Named(files[i].name, model.status());
+    models.push_back(*std::move(model));
+  }
   absl::StatusOr<Plan> plan = MakePlan(uses, HostBudget(options.load));
   if (!plan.ok()) return plan.status();
-  std::vector<std::unique_ptr<ServedModel>> models;
   for (size_t i = 0; i < files.size(); ++i) {
     const std::string name = files[i].name;
     const int64_t grid = pictures[i].has_value() ? LargestGrid(*pictures[i], any_magnifies) : 0;
     ComputeShare::Member* share = options.share == nullptr || files.size() == 1
                                       ? nullptr
                                       : options.share->Add(files[i].weight);
-    absl::StatusOr<std::unique_ptr<ServedModel>> model =
-        Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, std::move(pictures[i]),
-             grid, share, options);
-    if (!model.ok()) return Named(name, model.status());
-    models.push_back(*std::move(model));
+    absl::Status status = Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, grid,
+                               share, options, models[i].get());
+    if (!status.ok()) return Named(name, status);
   }
   return models;
 }

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,7 +29,8 @@ struct ServedModel {
   std::string name;
   std::unique_ptr<Tokenizer> tokenizer;  // or null: then prompts are token ids
   Prompts prompts;
-  std::unique_ptr<VerseTokens> verse;           // null without a tokenizer
+  std::unique_ptr<VerseTokens> verse;           // null without a tokenizer, or of pictures
+  std::unique_ptr<TokenTrie> trie;              // likewise
   std::unique_ptr<PictureConfig> picture;       // null: a model of text
   std::unique_ptr<Vqvae> vqvae;                 // of a picture model; null when its folder has none
   int64_t created_seconds = 0;                  // when it was opened
@@ -38,16 +38,7 @@ struct ServedModel {
   const ComputeShare::Member* share = nullptr;  // null: it has the processors for itself
   std::unique_ptr<Engine> engine;
 
-  // Made when it is first asked for; there must be a tokenizer.
-  const TokenTrie& trie() const {
-    std::call_once(trie_once_, [this] { trie_ = std::make_unique<TokenTrie>(*tokenizer); });
-    return *trie_;
-  }
   const ModelUse& use() const { return engine->plan().models[0].use; }
-
- private:
-  mutable std::once_flag trie_once_;
-  mutable std::unique_ptr<TokenTrie> trie_;
 };
 
 struct ServeModelOptions {

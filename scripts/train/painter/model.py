@@ -96,6 +96,15 @@ class RowLayerNorm(nn.LayerNorm):
         return super().forward(x * (8 / most))
 
 
+def attend(q, k, v):
+    """Causal attention; on a CPU, over rows this short, faster than the fused one."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1)
+    scores = (q * q.shape[-1]**-0.5) @ k.mT
+    return torch.softmax(scores.masked_fill(later, -torch.inf), -1) @ v
+
+
 class Block(nn.Module):
     """Sandwich-LN: a norm before and after each part; names follow CogView's checkpoints."""
 
@@ -123,7 +132,7 @@ class Block(nn.Module):
             if memory:
                 k, v = (torch.cat(pair, 2) for pair in zip(memory[0], (k, v)))
             memory[:] = [(k, v)]
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        mixed = attend(q, k, v) if causal else F.scaled_dot_product_attention(q, k, v)
         mixed = mixed.transpose(1, 2).reshape(batch, length, d)
         x = x + self.third_layernorm(self.drop(self.attention["dense"](mixed)))
         up = self.mlp["dense_h_to_4h"](self.post_attention_layernorm(x))

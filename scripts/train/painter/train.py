@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clock import Clock, Workers, add_arguments
 from encode import load_codebook, load_codes
 from model import CogView, Sequences, Shape
-from parent import make_optimizers, set_rate
+from parent import HAS_BFLOAT16, make_optimizers, set_rate
 from prepare import read_rows
 from things import read_things
 from vocabulary import CaptionVocabulary
@@ -125,11 +125,14 @@ class Trainer:
         """(log-probabilities, targets) of the codes and of the text of some examples."""
         shape = self.model.shape
         batch = Batch(examples, shape.grid, self.sequences.c["[PAD]"], self.args.device)
-        states = self.model.states(batch.tokens).flatten(0, 1)
-        rows, codes = batch.targets[True]
-        code_logs = F.log_softmax(self.model.code_logits(states[rows]), -1)
-        rows, text = batch.targets[False]
-        text_logs = F.log_softmax(self.model.text_logits(states[rows]), -1)
+        code_rows, codes = batch.targets[True]
+        text_rows, text = batch.targets[False]
+        with torch.autocast(torch.device(self.args.device).type, torch.bfloat16, enabled=HAS_BFLOAT16):
+            states = self.model.states(batch.tokens).flatten(0, 1)
+            code_logits = self.model.code_logits(states[code_rows])
+            text_logits = self.model.text_logits(states[text_rows])
+        code_logs = F.log_softmax(code_logits.float(), -1)
+        text_logs = F.log_softmax(text_logits.float(), -1)
         return (code_logs, codes), (text_logs, text - shape.image_codes)
 
     def part(self, examples):
