@@ -116,7 +116,7 @@ TEST(Layout, HeaderSizeDoesNotDependOnChecksums) {
 }
 
 TEST(CutBlocks, SplitsEvenlyByWholePanels) {
-  // 100 panels of 16 * 4096 + 64 bytes: 31 fit the stream block, 15 the gather block.
+  // 100 panels of 16 * 4096 + 64 bytes, of which 15 fit a block.
   TensorSpec tensor{.name = "w", .shape = {1591, 4096}, .use = TensorUse::kEmbedding};
   absl::StatusOr<std::vector<Block>> blocks = CutBlocks(tensor, {DType::kI8, 0});
   ASSERT_TRUE(blocks.ok()) << blocks.status();
@@ -126,10 +126,13 @@ TEST(CutBlocks, SplitsEvenlyByWholePanels) {
   }
   EXPECT_EQ(blocks->back().rows % 16, 1591 % 16);
   tensor.use = TensorUse::kMatrix;
+  tensor.shape = {91 * 16, 4096};
   blocks = CutBlocks(tensor, {DType::kI8, 0});
   ASSERT_TRUE(blocks.ok());
-  EXPECT_EQ(blocks->size(), 4u);
-  EXPECT_EQ((*blocks)[0].rows, 25 * 16) << "even, rather than 31 and a crumb of 7";
+  ASSERT_EQ(blocks->size(), 7u);
+  for (const Block& block : *blocks) {
+    EXPECT_EQ(block.rows, 13 * 16) << "even, rather than six of 15 and a crumb";
+  }
 }
 
 TEST(CutBlocks, OnePanelMayExceedTheUsualSizeButNotTheLargest) {
