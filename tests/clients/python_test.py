@@ -283,7 +283,8 @@ class Calls:
         replacing = threading.Thread(target=replace, daemon=True)
         replacing.start()
         with self.assertRaises(qianyi.UnreachableError):
-            self.pieces(self.url_at(ports), "complete", "春", n=16, **LONG)
+            # So many that they last longer than the other thread may take to kill.
+            self.pieces(self.url_at(ports), "complete", "春", n=64, **LONG)
         replacing.join()
         with second[0]:
             self.assertEqual(second[0].metric("qianyi_generated_tokens_total"), 0)
