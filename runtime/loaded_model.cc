@@ -135,7 +135,7 @@ bool LoadedModel::Reserve(int64_t tokens, Sequence* sequence) {
 }
 
 absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
-  if (step.sparse != nullptr && backend_.sparse_attention == nullptr) {
+  if (step.sparse != nullptr && !backend_.host_memory) {
     return absl::UnimplementedError(
         absl::StrFormat("pictures are not made on %s yet; use --device cpu", backend_.name));
   }

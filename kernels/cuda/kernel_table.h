@@ -1,4 +1,4 @@
-// Puts the CUDA kernels into a table. tests/kernels/cuda names the entries that are missing.
+// Puts the CUDA kernels into a table.
 #pragma once
 
 #include "kernels/cuda/kernels.h"
@@ -21,6 +21,10 @@ inline Backend KernelTable() {
   b.kv_write = RunKvWrite;
   b.attention = RunAttention;
   b.lora = RunLora;
+  b.route = RunRoute;
+  b.combine = RunCombine;
+  b.unfold = RunUnfold;
+  b.sparse_attention = RunSparseAttention;
   b.supports = IsValid;
   b.max_head_dim = kMaxHeadDim;
   b.host_memory = false;

@@ -21,5 +21,9 @@ void RunGatedActivate(const GatedActivate& args, Stream stream);
 void RunKvWrite(const KvWrite& args, Stream stream);
 void RunAttention(const Attention& args, Stream stream);
 void RunLora(const Lora& args, Stream stream);
+void RunRoute(const Route& args, Stream stream);
+void RunCombine(const Combine& args, Stream stream);
+void RunUnfold(const Unfold& args, Stream stream);
+void RunSparseAttention(const SparseAttention& args, Stream stream);
 
 }  // namespace qianyi::cuda::QIANYI_FLAVOUR

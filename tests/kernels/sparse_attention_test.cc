@@ -1,94 +1,13 @@
-#include <algorithm>
-#include <cmath>
-
-#include "tests/kernels/cases.h"
 #include "tests/kernels/expect.h"
+#include "tests/kernels/picture_cases.h"
 
 namespace qianyi::testing {
 namespace {
 
-constexpr float kPivotBias = 1.25f;
-
-// A list for each token of an attention case: some slots in an odd order, the first as pivots.
-struct Problem {
-  explicit Problem(const AttentionCase& shape) : attention(shape) {
-    for (int64_t t = 0; t < attention.tokens; ++t) {
-      const int64_t seen = attention.visible[t];
-      const int64_t count = 1 + static_cast<int64_t>(RandomIndex(7, t, seen));
-      const int64_t first = static_cast<int64_t>(RandomIndex(8, t, seen));
-      for (int64_t i = 0; i < count; ++i) {
-        slots.push_back(static_cast<int32_t>((first + 7 * i) % seen));
-      }
-      offsets.push_back(static_cast<int64_t>(slots.size()));
-      pivots.push_back(static_cast<int32_t>(RandomIndex(9, t, count + 1)));
-    }
-  }
-  std::vector<float> Run(const Backend& backend, int threads, int64_t begin, int64_t count) {
-    ScopedStream stream(backend, threads);
-    Matrix out(count, attention.shape.heads * attention.shape.value_dim, 5);
-    backend.sparse_attention({.q = attention.q.view().Rows(begin, count),
-                              .pages = attention.pages.data() + begin,
-                              .slots = slots.data(),
-                              .offsets = offsets.data() + begin,
-                              .pivots = pivots.data() + begin,
-                              .pivot_bias = kPivotBias,
-                              .heads = attention.shape.heads,
-                              .scale = 0.25f,
-                              .layer = attention.layer,
-                              .out = out.view()},
-                             stream);
-    return out.Intact() ? out.Dense() : std::vector<float>{};
-  }
-  float Element(int64_t token, int32_t slot, int64_t offset, bool value) const {
-    const KvLayer& layer = attention.layer;
-    const int64_t key_cols = layer.kv_heads * layer.key_dim;
-    const int64_t index = value && !layer.values_in_keys
-                              ? kPageTokens * key_cols +
-                                    slot % kPageTokens * layer.kv_heads * layer.value_dim + offset
-                              : slot % kPageTokens * key_cols + offset;
-    const std::byte* page =
-        layer.pages + attention.pages[token][slot / kPageTokens] * layer.page_bytes;
-    if (layer.dtype == DType::kF32) return reinterpret_cast<const float*>(page)[index];
-    return HalfToFloat(reinterpret_cast<const uint16_t*>(page)[index]);
-  }
-  std::vector<double> Expected() const {
-    const AttentionCase& c = attention.shape;
-    std::vector<double> all;
-    for (int64_t t = 0; t < attention.tokens; ++t) {
-      for (int64_t h = 0; h < c.heads; ++h) {
-        const int64_t kv = h / (c.heads / c.kv_heads);
-        std::vector<double> p, out(c.value_dim);
-        for (int64_t i = offsets[t]; i < offsets[t + 1]; ++i) {
-          double dot = 0;
-          for (int64_t d = 0; d < c.key_dim; ++d) {
-            dot += double{attention.q.view().f32(t)[h * c.key_dim + d]} *
-                   Element(t, slots[i], kv * c.key_dim + d, false);
-          }
-          p.push_back(0.25 * dot + (i - offsets[t] < pivots[t] ? kPivotBias : 0));
-        }
-        const double most = *std::max_element(p.begin(), p.end());
-        double sum = 0;
-        for (double& x : p) sum += x = std::exp(x - most);
-        for (size_t i = 0; i < p.size(); ++i) {
-          for (int64_t d = 0; d < c.value_dim; ++d) {
-            out[d] += p[i] / sum * Element(t, slots[offsets[t] + i], kv * c.value_dim + d, true);
-          }
-        }
-        all.insert(all.end(), out.begin(), out.end());
-      }
-    }
-    return all;
-  }
-
-  AttentionProblem attention;
-  std::vector<int32_t> slots, pivots;
-  std::vector<int64_t> offsets = {0};
-};
-
 TEST(SparseAttentionTest, IsTheSoftmaxOverTheListAndTheSameEverywhere) {
   for (const AttentionCase& shape : AttentionCases()) {
     SCOPED_TRACE(shape.heads * 1000 + shape.key_dim);
-    Problem problem(shape);
+    SparseProblem problem(shape);
     const int64_t tokens = problem.attention.tokens;
     const std::vector<float> reference = problem.Run(*CpuVariants().items[0], 1, 0, tokens);
     EXPECT_TRUE(Near(reference, problem.Expected(), 2e-5));

@@ -1,18 +1,8 @@
-#include "tests/kernels/cases.h"
 #include "tests/kernels/expect.h"
+#include "tests/kernels/picture_cases.h"
 
 namespace qianyi::testing {
 namespace {
-
-struct UnfoldCase {
-  int64_t height, width, channels, window, stride, offset_y, offset_x, first_row, rows, out_width;
-};
-// Convolutions 4x4/2 and 3x3, the halves of a transposed one, a band of rows, one pixel.
-constexpr UnfoldCase kCases[] = {
-    {8, 8, 3, 4, 2, -1, -1, 0, 4, 4},  {5, 7, 6, 3, 1, -1, -1, 0, 5, 7},
-    {4, 4, 17, 2, 1, -1, 0, 0, 4, 4},  {4, 4, 17, 2, 1, 0, -1, 1, 2, 4},
-    {9, 3, 16, 3, 1, -1, -1, 4, 3, 3}, {1, 1, 5, 4, 2, -1, -1, 0, 1, 1},
-};
 
 std::vector<double> Expected(const UnfoldCase& c, const Tensor& picture) {
   std::vector<double> out;
@@ -32,7 +22,7 @@ std::vector<double> Expected(const UnfoldCase& c, const Tensor& picture) {
 }
 
 TEST(UnfoldTest, RowsAreTheWindowsWithZerosOutside) {
-  for (const UnfoldCase& c : kCases) {
+  for (const UnfoldCase& c : kUnfoldCases) {
     SCOPED_TRACE(c.channels);
     const Matrix picture(c.height * c.width, c.channels, 1);
     for (int i = 0; i < CpuVariants().count; ++i) {
@@ -40,17 +30,7 @@ TEST(UnfoldTest, RowsAreTheWindowsWithZerosOutside) {
       for (const int threads : {1, 3}) {
         ScopedStream stream(backend, threads);
         Matrix out(c.rows * c.out_width, c.window * c.window * c.channels, 2);
-        backend.unfold({.picture = picture.view(),
-                        .height = c.height,
-                        .width = c.width,
-                        .window = c.window,
-                        .stride = c.stride,
-                        .offset_y = c.offset_y,
-                        .offset_x = c.offset_x,
-                        .out_width = c.out_width,
-                        .first_row = c.first_row,
-                        .out = out.view()},
-                       stream);
+        backend.unfold(UnfoldArgs(c, picture.view(), out.view()), stream);
         EXPECT_TRUE(out.Intact());
         EXPECT_TRUE(Near(out.Dense(), Expected(c, picture.view()), 0.0)) << backend.variant;
       }
