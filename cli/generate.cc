@@ -292,7 +292,7 @@ absl::Status RunGenerate(Flags flags) {
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
       LoadedModel::Open(*std::move(file), flags.run.options);
   if (!loaded.ok()) return loaded.status();
-  Engine engine(*std::move(loaded), static_cast<int64_t>(requests->size()));
+  Engine engine(*std::move(loaded), {.queue = static_cast<int64_t>(requests->size())});
   if (absl::Status status = engine.adapters().LoadAll(*adapters); !status.ok()) return status;
   const auto chosen = flags.adapters.Choose(engine.adapters(), requests->size());
   if (!chosen.ok()) return chosen.status();

@@ -31,6 +31,7 @@ struct Flags {
   int64_t context = 0;
   int64_t batch = 16;
   int64_t queue = 64;
+  std::string prefix_cache = "on";
   uint64_t queue_bytes = 0;
   std::vector<std::string> adapters;
   std::vector<std::string> shares;
@@ -176,7 +177,9 @@ absl::Status RunServe(Flags flags) {
 
   absl::StatusOr<std::vector<NamedModelFile>> files = OpenFiles(flags);
   if (!files.ok()) return files.status();
-  ServeModelOptions options{.load = flags.run.options, .queue = flags.queue};
+  ServeModelOptions options{.load = flags.run.options,
+                            .queue = flags.queue,
+                            .keeps_prefixes = flags.prefix_cache == "on"};
   options.load.context_tokens = flags.context;
   options.load.batch = flags.batch;
   options.load.adapter_bytes = flags.adapter_bytes;
@@ -272,6 +275,12 @@ void AddServe(CLI::App& app, Run* run) {
       ->capture_default_str();
   command->add_option("--queue", flags->queue, "requests that may wait; more are refused")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--prefix-cache", flags->prefix_cache,
+                   "on: what a prompt begins with is not computed again while the cache has room, "
+                   "for requests of the same key; the same tokens come")
+      ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
   command
       ->add_option("--queue-tokens", flags->server.queue.tokens,

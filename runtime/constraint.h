@@ -15,9 +15,10 @@ class Constraint {
   // Sets the logits of tokens that may not come next to -infinity; an end token stays exactly
   // when the text may end here. At least one token stays.
   virtual void Mask(std::span<float> logits) = 0;
-  // The token that comes next whatever the logits say, or -1: then one is drawn. Its probability
-  // under the masked logits is reported, which is how a given text is scored.
-  virtual int32_t Forced() const { return -1; }
+  // The tokens that come next whatever the logits say, as many as are known; where there is none,
+  // one is drawn. Their probabilities under the masked logits are reported, which is how a given
+  // text is scored.
+  virtual std::span<const int32_t> Forced() const { return {}; }
   // The token that was taken; never an end token.
   virtual void Accept(int32_t token) = 0;
 };

@@ -6,11 +6,10 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/strings/str_format.h"
+#include "runtime/engine_call.h"
 #include "runtime/sampler_math.h"
 
 namespace qianyi {
-namespace {
 
 int64_t NowNanoseconds() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -18,51 +17,10 @@ int64_t NowNanoseconds() {
       .count();
 }
 
-}  // namespace
-
-// One request on its way through the engine.
-struct Engine::Call {
-  Call(GenerateRequest from, std::shared_ptr<Sink> to, std::unique_ptr<Constraint> form)
-      : request(std::move(from)),
-        sink(std::move(to)),
-        constraint(std::move(form)),
-        generation(std::move(request.prompt), request.max_tokens) {
-    Sequence& sequence = generation.sequence;
-    LoadedModel::Attach(request.adapter.get(), &sequence);
-    sequence.pages.reserve(KvCache::PagesFor(sequence.prefix_slots + generation.max_cached()));
-    sequence.pooled = sink->dimensions() > 0;
-    pooled.resize(static_cast<size_t>(sink->dimensions()));
-  }
-
-  uint64_t id = 0;
-  int64_t queued_nanoseconds = 0;  // when it was submitted
-  GenerateRequest request;         // its prompt has moved into `generation`
-  std::shared_ptr<Sink> sink;
-  std::unique_ptr<Constraint> constraint;  // or null
-  Generation generation;
-  uint64_t sampled = 0;        // index of its next random number
-  std::vector<double> pooled;  // sum of its hidden states, where their mean is wanted
-  // Candidates of the same prompt until they have places. Then each names this one, until the
-  // slots that they share have been computed.
-  std::vector<std::unique_ptr<Call>> followers;
-  Call* leader = nullptr;
-
-  void CloseAll(const absl::Status& status) {
-    sink->Close(status);
-    for (auto& follower : followers) follower->sink->Close(status);
-  }
-  int64_t candidates() const { return 1 + static_cast<int64_t>(followers.size()); }
-  int64_t slots() const { return generation.sequence.prefix_slots + generation.max_cached(); }
-  // All of the prompt but its last token, whose logits each candidate needs for itself.
-  int64_t shared_slots() const {
-    return generation.sequence.prefix_slots + generation.prompt_tokens() - 1;
-  }
-};
-
-Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue, bool always_guesses)
+Engine::Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options)
     : loaded_(std::move(model)),
       use_(loaded_->plan().models[0].use),
-      queue_limit_(queue),
+      options_(options),
       running_(use_.batch),
       sequences_(use_.batch, nullptr),
       limits_{.prompt_tokens = StepTokens(use_) - use_.batch},
@@ -70,7 +28,8 @@ Engine::Engine(std::unique_ptr<LoadedModel> model, int64_t queue, bool always_gu
       sampler_(loaded_->model().spec().vocab_size),
       guess_control_(static_cast<int32_t>(std::clamp<int64_t>(LogitRows(use_) - use_.batch, 0,
                                                               limits_.prompt_tokens)),
-                     always_guesses) {
+                     options.always_guesses),
+      prefixes_(loaded_->kv()) {
   order_.reserve(use_.batch);
   thread_ = std::thread([this] { Loop(); });
 }
@@ -84,118 +43,6 @@ Engine::~Engine() {
   thread_.join();
 }
 
-int64_t Engine::MaxEvents(const GenerateRequest& request) {
-  return static_cast<int64_t>(request.prompt.blanks.size()) * (int64_t{request.max_tokens} + 1);
-}
-
-absl::Status Engine::Check(const GenerateRequest& request, const ModelSpec& spec,
-                           int64_t context_tokens) {
-  if (absl::Status status = Validate(request.sampling, spec.vocab_size); !status.ok()) {
-    return status;
-  }
-  for (const int32_t end : request.end_tokens) {
-    if (end < 0 || end >= spec.vocab_size) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "stop token %d; tokens of this model are 0 to %d", end, spec.vocab_size - 1));
-    }
-  }
-  const int64_t prompt = static_cast<int64_t>(request.prompt.tokens.size());
-  const int64_t blanks = static_cast<int64_t>(request.prompt.blanks.size());
-  if (request.max_tokens < 1 || request.max_tokens > spec.max_positions) {
-    return absl::InvalidArgumentError(absl::StrFormat("max_tokens is %d; it must be 1..%d",
-                                                      request.max_tokens, spec.max_positions));
-  }
-  const int64_t total = Generation::MaxCached(request.prompt, request.max_tokens);
-  if (prompt < 1 || blanks < 1 || total > context_tokens) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the prompt has %d tokens and %d blank(s) of max_tokens %d each need one more to start: "
-        "%d in all, but the context is %d; shorten the prompt, lower max_tokens or raise --context",
-        prompt, blanks, request.max_tokens, total, context_tokens));
-  }
-  int64_t moved = 0;
-  for (const Blank& blank : request.prompt.blanks) {
-    for (int row : {0, 1}) {
-      const int64_t last = blank.position[row] + (row == 0 ? moved : 0) +
-                           int64_t{blank.stride[row]} * request.max_tokens;
-      if (last > spec.max_positions) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "max_tokens %d would reach position %d; the model has positions up to %d; lower it",
-            request.max_tokens, last, spec.max_positions));
-      }
-    }
-    // What fills a mask moves the later ones on.
-    if (request.prompt.refill) moved += request.max_tokens - 1;
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request, std::shared_ptr<Sink> sink,
-                                        std::unique_ptr<Constraint> constraint) {
-  if (constraint != nullptr && request.prompt.blanks.size() != 1) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the prompt has %d blanks; a constrained request has one", request.prompt.blanks.size()));
-  }
-  if (absl::Status status = Check(request, model().spec(), use_.context_tokens); !status.ok()) {
-    return status;
-  }
-  return Enqueue(
-      std::make_unique<Call>(std::move(request), std::move(sink), std::move(constraint)));
-}
-
-absl::StatusOr<uint64_t> Engine::Submit(GenerateRequest request,
-                                        std::vector<Candidate> candidates) {
-  const int64_t places = static_cast<int64_t>(running_.size());
-  if (candidates.empty() || static_cast<int64_t>(candidates.size()) > places) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d candidates; they run together, and there are %d places; ask for 1..%d, "
-                        "or raise --batch",
-                        candidates.size(), places, places));
-  }
-  if (request.prompt.blanks.size() != 1) {
-    return absl::InvalidArgumentError("a prompt of several candidates has one blank");
-  }
-  std::unique_ptr<Call> leader;
-  for (Candidate& candidate : candidates) {
-    request.sampling = std::move(candidate.sampling);
-    absl::Status status = Check(request, model().spec(), use_.context_tokens);
-    if (!status.ok()) return status;
-    auto call =
-        std::make_unique<Call>(request, std::move(candidate.sink), std::move(candidate.constraint));
-    if (leader == nullptr) {
-      leader = std::move(call);
-    } else {
-      leader->followers.push_back(std::move(call));
-    }
-  }
-  return Enqueue(std::move(leader));
-}
-
-absl::StatusOr<uint64_t> Engine::Enqueue(std::unique_ptr<Call> call) {
-  const int64_t candidates = call->candidates();
-  std::lock_guard lock(mutex_);
-  if (queued_ + candidates > queue_limit_) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%d requests are waiting, and at most %d may; try again later", queued_, queue_limit_));
-  }
-  queued_ += candidates;
-  call->id = next_id_++;
-  const uint64_t id = call->id;
-  call->queued_nanoseconds = NowNanoseconds();
-  for (auto& follower : call->followers) {
-    follower->id = id;
-    follower->queued_nanoseconds = call->queued_nanoseconds;
-  }
-  inbox_.push_back(std::move(call));
-  wake_.notify_one();
-  return id;
-}
-
-void Engine::Cancel(uint64_t id) {
-  std::lock_guard lock(mutex_);
-  cancelled_.push_back(id);
-  wake_.notify_one();
-}
-
 EngineStats Engine::stats() const {
   EngineStats stats;
   {
@@ -203,6 +50,7 @@ EngineStats Engine::stats() const {
     stats = stats_;
   }
   stats.pages_used = pages_used_;
+  stats.pages_kept = pages_kept_;
   stats.running = placed_;
   std::lock_guard lock(mutex_);
   stats.waiting = queued_;
@@ -214,13 +62,15 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
   const int64_t logits = static_cast<int64_t>(step_.logit_tokens.size());
   const int64_t prompt_tokens = step_.size() - logits, guessed = logits - taken.sequences;
   const double seconds = (now.nanoseconds - begin_nanoseconds) * 1e-9;
-  if (prompt_tokens == 0) guess_control_.Count(taken.sequences, guessed, taken.accepted, seconds);
+  if (prompt_tokens == 0 && taken.forced == 0) {
+    guess_control_.Count(taken.sequences, guessed, taken.accepted, seconds);
+  }
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
   stats_.step_sequences += static_cast<uint64_t>(taken.sequences);
   stats_.prompt_tokens += static_cast<uint64_t>(prompt_tokens);
   stats_.generated_tokens += static_cast<uint64_t>(taken.tokens);
-  stats_.guessed_tokens += static_cast<uint64_t>(guessed);
+  stats_.guessed_tokens += static_cast<uint64_t>(guessed - taken.forced);
   stats_.accepted_tokens += static_cast<uint64_t>(taken.accepted);
   stats_.step_seconds += seconds;
   stats_.steady_steps = stats_.steps - 1;
@@ -247,7 +97,7 @@ void Engine::Loop() {
   for (auto& call : running_) {
     if (call != nullptr) Finish(call.get(), ending);
   }
-  for (auto& [rank, call] : waiting_) call->CloseAll(ending);
+  while (!waiting_.empty()) waiting_.Serve()->CloseAll(ending);
   for (auto& call : inbox_) call->CloseAll(ending);
 }
 
@@ -256,19 +106,17 @@ void Engine::TakeInbox() {
   for (auto& call : inbox_) {
     // What it holds of the cache is its cost, whether or not it writes that much.
     const double cost = static_cast<double>(call->slots() * call->candidates());
-    const Rank rank = clock_.Enter(call->request.turn, cost, call->id);
-    waiting_.emplace(rank, std::move(call));
+    const Turn turn = call->request.turn;
+    const uint64_t arrival = call->id;
+    waiting_.Enter(turn, cost, arrival, std::move(call));
   }
   inbox_.clear();
   for (const uint64_t id : cancelled_) {
     const absl::Status cancelled = absl::CancelledError("the request was cancelled");
     auto is_it = [id](const std::unique_ptr<Call>& call) { return call && call->id == id; };
-    const auto waits = std::find_if(waiting_.begin(), waiting_.end(),
-                                    [&](const auto& entry) { return is_it(entry.second); });
-    if (waits != waiting_.end()) {
-      queued_ -= waits->second->candidates();
-      waits->second->CloseAll(cancelled);
-      waiting_.erase(waits);
+    if (const std::unique_ptr<Call> waits = waiting_.Remove(is_it); waits != nullptr) {
+      queued_ -= waits->candidates();
+      waits->CloseAll(cancelled);
     }
     for (auto& running : running_) {
       if (is_it(running)) Finish(running.get(), cancelled);
@@ -282,18 +130,13 @@ void Engine::TakeInbox() {
 void Engine::Admit() {
   while (!waiting_.empty()) {
     const int64_t free_places = std::count(running_.begin(), running_.end(), nullptr);
-    const auto batch = waiting_.lower_bound(Rank{.batch = true});
-    const bool batch_waits = batch != waiting_.end();
-    const auto next = batch_waits && clock_.BatchIsDue() ? batch : waiting_.begin();
-    Call* call = next->second.get();
+    Call* const call = waiting_.Next().get();
     const int64_t candidates = call->candidates();
     if (free_places < candidates || !ReserveAll(call)) return;
-    pages_used_ = loaded_->kv().pages() - loaded_->kv().free_pages();
-    clock_.Serve(next->first, batch_waits);
-    std::unique_ptr<Call> leader = std::move(next->second);
-    waiting_.erase(next);
+    CountPages();
+    CountCached(call->cached);
     auto followers = std::move(call->followers);
-    Place(std::move(leader), /*runs=*/true);
+    Place(waiting_.Serve(), /*runs=*/true);
     for (auto& follower : followers) {
       follower->leader = call;
       Place(std::move(follower), /*runs=*/false);
@@ -301,13 +144,27 @@ void Engine::Admit() {
     std::lock_guard lock(mutex_);
     queued_ -= candidates;
   }
-  clock_.Reset();
+}
+
+// Pages of its own that a request needs, those that it shares with what came before left out.
+int64_t Engine::PagesWanted(const Call& call) const {
+  const Sequence& first = call.generation.sequence;
+  int64_t pages = KvCache::PagesFor(call.slots()) - static_cast<int64_t>(first.pages.size()) -
+                  first.prefix_slots / kPageTokens;
+  for (const auto& follower : call.followers) {
+    pages += KvCache::PagesFor(follower->slots()) - call.shared_slots() / kPageTokens;
+  }
+  return pages;
 }
 
 bool Engine::ReserveAll(Call* call) {
   Sequence& first = call->generation.sequence;
-  bool room = loaded_->Reserve(call->generation.max_cached(), &first);
-  if (!room) return false;
+  const uint64_t flow = call->request.turn.flow;
+  // A mean of hidden states needs those of all tokens.
+  const bool takes = options_.keeps_prefixes && call->shares_prefixes() && !first.pooled;
+  call->cached = takes ? prefixes_.Take(flow, &first) : 0;
+  bool room = prefixes_.MakeRoom(PagesWanted(*call)) &&
+              loaded_->Reserve(call->generation.max_cached(), &first);
   for (auto& follower : call->followers) {
     room = room && loaded_->kv().ReserveShared(first.pages, call->shared_slots(), follower->slots(),
                                                &follower->generation.sequence.pages);
@@ -317,7 +174,24 @@ bool Engine::ReserveAll(Call* call) {
     loaded_->kv().Release(&follower->generation.sequence.pages);
   }
   loaded_->kv().Release(&first.pages);
+  first.cached = 0;
   return false;
+}
+
+void Engine::KeepPrefix(const Call& call) {
+  if (!options_.keeps_prefixes || !call.shares_prefixes()) return;
+  prefixes_.Keep(call.request.turn.flow, call.generation.sequence);
+}
+
+void Engine::CountCached(int64_t tokens) {
+  std::lock_guard lock(stats_mutex_);
+  stats_.cached_tokens += static_cast<uint64_t>(tokens);
+}
+
+void Engine::CountPages() {
+  const KvCache& kv = loaded_->kv();
+  pages_kept_ = kv.idle_pages();
+  pages_used_ = kv.pages() - kv.free_pages() - kv.idle_pages();
 }
 
 void Engine::Place(std::unique_ptr<Call> call, bool runs) {
@@ -325,6 +199,7 @@ void Engine::Place(std::unique_ptr<Call> call, bool runs) {
   const int index = static_cast<int>(place - running_.begin());
   sequences_[index] = &call->generation.sequence;
   call->sink->SetQueueSeconds((NowNanoseconds() - call->queued_nanoseconds) * 1e-9);
+  call->sink->SetCachedTokens(call->cached);
   *place = std::move(call);
   if (runs) order_.push_back(index);
   ++placed_;
@@ -346,18 +221,31 @@ void Engine::StartFollowers() {
   }
 }
 
-// Puts guesses behind what the sequences feed next, unless prompts want the room.
+// Puts what must come, and guesses where they pay, behind what the sequences feed next, unless
+// prompts want the room.
 void Engine::Guess() {
   const auto generates = [this](int index) {
     return sequences_[index]->pending() == 1 && !sequences_[index]->pooled;
   };
-  int32_t room = guess_control_.Allow();
-  if (room == 0 || !std::all_of(order_.begin(), order_.end(), generates)) return;
-  const int32_t each = std::max(2, room / static_cast<int32_t>(order_.size()));
+  const int32_t sequences = static_cast<int32_t>(order_.size());
+  int32_t room = static_cast<int32_t>(std::min(LogitRows(use_), limits_.prompt_tokens)) - sequences;
+  if (room <= 0 || !std::all_of(order_.begin(), order_.end(), generates)) return;
+  const int32_t most = std::max(2, room / sequences);
   for (const int index : order_) {
-    Generation& generation = running_[index]->generation;
-    room -= generation.Guess(LookUp(generation.sequence.tokens, std::min(each, room)));
-    if (room == 0) return;
+    Call& call = *running_[index];
+    const std::span<const int32_t> forced =
+        call.constraint == nullptr ? std::span<const int32_t>() : call.constraint->Forced();
+    const size_t fed = std::min<size_t>(forced.size(), std::min(most, room));
+    call.feeds_forced = fed > 0;
+    room -= call.generation.Guess(forced.first(fed));
+  }
+  int32_t guesses = std::min(room, guess_control_.Allow());
+  const int32_t each = std::max(2, guesses / sequences);
+  for (const int index : order_) {
+    Call& call = *running_[index];
+    if (guesses <= 0 || call.feeds_forced) continue;
+    const std::vector<int32_t>& tokens = call.generation.sequence.tokens;
+    guesses -= call.generation.Guess(LookUp(tokens, std::min(each, guesses)));
   }
 }
 
@@ -368,7 +256,9 @@ void Engine::RunStep() {
   const absl::Status status = loaded_->Run(step_);
   if (!status.ok()) {
     for (auto& call : running_) {
-      if (call != nullptr) Finish(call.get(), status);
+      if (call == nullptr) continue;
+      call->generation.sequence.cached = 0;  // what the step was to compute is not there
+      Finish(call.get(), status);
     }
     return;
   }
@@ -386,24 +276,40 @@ Engine::Taken Engine::TakeTokens() {
   Taken taken;
   int place = -1;
   Call* call = nullptr;  // null: went another way than was guessed, or has ended
+  bool forced = false;   // what was fed ahead is what must come
   for (int64_t row = 0; row < logits.rows; ++row) {
     const int32_t at = step_.logit_tokens[row];
-    if (step_.sequences[at] != place) {
+    const bool is_first = step_.sequences[at] != place;
+    if (is_first) {
       place = step_.sequences[at];
       call = running_[place].get();
-      call->generation.TakeBackGuesses();
+      forced = call->feeds_forced;
+      BeginTaking(call);
       ++taken.sequences;
-    } else if (call != nullptr && call->generation.sequence.tokens.back() == step_.tokens[at]) {
+    } else if (forced) {
+      ++taken.forced;
+    }
+    if (!is_first) {
+      const bool came =
+          call != nullptr && call->generation.sequence.tokens.back() == step_.tokens[at];
+      if (!came) {
+        call = nullptr;
+        continue;
+      }
       ++call->generation.sequence.cached;
-      ++taken.accepted;
-    } else {
-      call = nullptr;
-      continue;
+      if (!forced) ++taken.accepted;
     }
     ++taken.tokens;
     if (!TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)})) call = nullptr;
   }
   return taken;
+}
+
+void Engine::BeginTaking(Call* call) {
+  call->generation.TakeBackGuesses();
+  if (call->kept) return;
+  KeepPrefix(*call);
+  call->kept = true;
 }
 
 // Once a step: readers of many sinks would else wake for each token. Closed sinks have rung.
@@ -444,7 +350,7 @@ void Engine::PoolHidden() {
 bool Engine::TakeToken(Call* call, std::span<float> logits) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
-  const int32_t forced = call->constraint == nullptr ? -1 : call->constraint->Forced();
+  const int32_t forced = call->forced();
   if (call->constraint != nullptr) {
     const SamplingParams& sampling = request.sampling;
     if (forced < 0 && sampling.report_unmasked && WantsLogprobs(sampling)) {
@@ -487,8 +393,9 @@ void Engine::Finish(Call* call, absl::Status status) {
   const auto is_it = [call](const auto& one) { return one.get() == call; };
   const auto place = std::find_if(running_.begin(), running_.end(), is_it);
   const int index = static_cast<int>(place - running_.begin());
+  KeepPrefix(*call);
   loaded_->kv().Release(&call->generation.sequence.pages);
-  pages_used_ = loaded_->kv().pages() - loaded_->kv().free_pages();
+  CountPages();
   sequences_[index] = nullptr;
   order_.erase(std::remove(order_.begin(), order_.end(), index), order_.end());
   --placed_;

@@ -5,7 +5,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -16,10 +15,11 @@
 #include "absl/status/statusor.h"
 #include "runtime/constraint.h"
 #include "runtime/engine_stats.h"
-#include "runtime/fair_clock.h"
+#include "runtime/fair_line.h"
 #include "runtime/generation.h"
 #include "runtime/guesses.h"
 #include "runtime/loaded_model.h"
+#include "runtime/prefix_cache.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
@@ -36,20 +36,24 @@ struct GenerateRequest {
   Turn turn = {};                                    // on whose account it waits for a place
 };
 
+struct EngineOptions {
+  int64_t queue = 64;  // requests that may wait, besides those that run; candidates count each
+  bool keeps_prefixes = true;   // for requests that begin with the same tokens (PrefixCache)
+  bool always_guesses = false;  // also where that is slower
+};
+
 // Submit and Cancel are thread-safe and never wait. Callers and engine meet only at the inbox
 // and at each call's Sink.
 class Engine {
  public:
-  // `queue`: requests that may wait for a place, besides those that run; candidates count each.
-  // `always_guesses`: also where that is slower.
-  Engine(std::unique_ptr<LoadedModel> model, int64_t queue, bool always_guesses = false);
+  Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options);
   ~Engine();  // cancels everything, then returns
 
   const Model& model() const { return loaded_->model(); }
   const Plan& plan() const { return loaded_->plan(); }
   // Loaded and unloaded on any thread, while steps run.
   AdapterSet& adapters() { return loaded_->adapters(); }
-  int64_t queue_limit() const { return queue_limit_; }
+  int64_t queue_limit() const { return options_.queue; }
 
   // InvalidArgument (names the field and its limit), ResourceExhausted when the queue is full.
   // The id is for Cancel. `sink` must have room for MaxEvents(request). With a `constraint` the
@@ -84,14 +88,19 @@ class Engine {
   void TakeInbox();
   void Admit();
   bool ReserveAll(Call* call);
+  int64_t PagesWanted(const Call& call) const;
+  void KeepPrefix(const Call& call);
+  void CountPages();
+  void CountCached(int64_t tokens);
   void Place(std::unique_ptr<Call> call, bool runs);
   void StartFollowers();
   void RunStep();
   void Guess();
   struct Taken {  // by a step: tokens, of which some had been guessed
-    int64_t tokens = 0, accepted = 0, sequences = 0;
+    int64_t tokens = 0, accepted = 0, sequences = 0, forced = 0;
   };
   Taken TakeTokens();
+  void BeginTaking(Call* call);
   void PoolHidden();
   void RingBells();
   bool TakeToken(Call* call, std::span<float> logits);
@@ -101,7 +110,7 @@ class Engine {
 
   const std::unique_ptr<LoadedModel> loaded_;
   const ModelUse use_;
-  const int64_t queue_limit_;
+  const EngineOptions options_;
 
   mutable std::mutex mutex_;  // guards the inbox
   std::condition_variable wake_;
@@ -111,11 +120,11 @@ class Engine {
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
-  std::atomic<int64_t> placed_{0}, pages_used_{0};  // requests that have a place, and theirs
+  // Requests that have a place, and theirs; pages that are kept, and nobody's.
+  std::atomic<int64_t> placed_{0}, pages_used_{0}, pages_kept_{0};
 
   // Engine thread only.
-  std::map<Rank, std::unique_ptr<Call>> waiting_;
-  FairClock clock_;
+  FairLine<std::unique_ptr<Call>> waiting_;
   std::vector<std::unique_ptr<Call>> running_;  // by place; null = free
   std::vector<Sequence*> sequences_;            // the same places, for the scheduler
   std::vector<int> order_;                      // places in order of arrival
@@ -123,6 +132,7 @@ class Engine {
   Step step_;
   Sampler sampler_;
   GuessControl guess_control_;
+  PrefixCache prefixes_;
 
   struct Mark {  // the end of a step
     uint64_t read_bytes = 0;

@@ -11,11 +11,13 @@ struct EngineStats {
   uint64_t steps = 0;
   uint64_t step_sequences = 0;  // whose logits they computed, each once a step
   uint64_t prompt_tokens = 0;
+  uint64_t cached_tokens = 0;  // of prompts, besides: they had been computed for others
   uint64_t generated_tokens = 0;
   uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
   uint64_t accepted_tokens = 0;  // of these, those that came
   double step_seconds = 0;       // spent in steps
   int64_t pages_used = 0;        // of the cache, by requests that have a place
+  int64_t pages_kept = 0;        // by none, until somebody needs them
   // From the end of the first step, in which the resident set was read, to that of the last.
   uint64_t steady_steps = 0;
   uint64_t steady_read_bytes = 0;

@@ -45,6 +45,8 @@ class Generation {
   int64_t max_cached() const { return MaxCached(prompt_, max_tokens_); }
 
   int32_t blank() const { return blank_; }  // being filled
+  // What is cached may be computed anew, in the same pages.
+  bool refills() const { return prompt_.refill; }
   bool done() const { return blank_ == static_cast<int32_t>(prompt_.blanks.size()); }
 
   // The token chosen from the last logits belongs to the blank; true when the blank is now full.

@@ -28,7 +28,8 @@ KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& 
       backend_(backend),
       layer_page_bytes_(LayerPageBytes(spec, dtype)) {
   free_.reserve(pages);
-  sharers_.assign(pages, 0);
+  holders_.assign(pages, 0);
+  kept_.assign(pages, false);
   for (int64_t page = pages; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
 }
 
@@ -67,6 +68,7 @@ bool KvCache::Reserve(int64_t tokens, std::vector<int32_t>* table) {
   if (missing > free_pages()) return false;
   for (int64_t i = 0; i < missing; ++i) {
     table->push_back(free_.back());
+    holders_[free_.back()] = 1;
     free_.pop_back();
   }
   return true;
@@ -94,11 +96,18 @@ bool KvCache::ReserveShared(const std::vector<int32_t>& from, int64_t shared, in
                             std::vector<int32_t>* table) {
   const int64_t whole = shared / kPageTokens;
   if (PagesFor(slots) - whole > free_pages()) return false;
-  table->assign(from.begin(), from.begin() + whole);
-  for (const int32_t page : *table) {
-    if (page < pages_) ++sharers_[page];
-  }
+  table->clear();
+  Share(std::span(from).first(whole), table);
   return Reserve(slots, table);
+}
+
+void KvCache::Share(std::span<const int32_t> pages, std::vector<int32_t>* table) {
+  for (const int32_t page : pages) {
+    table->push_back(page);
+    if (page >= pages_) continue;
+    if (idle(page)) --idle_;
+    ++holders_[page];
+  }
 }
 
 void KvCache::CopyShared(const std::vector<int32_t>& from, int64_t shared,
@@ -110,13 +119,22 @@ void KvCache::CopyShared(const std::vector<int32_t>& from, int64_t shared,
 void KvCache::Release(std::vector<int32_t>* table) {
   for (auto page = table->rbegin(); page != table->rend(); ++page) {
     if (*page >= pages_) continue;
-    if (sharers_[*page] > 0) {
-      --sharers_[*page];
+    if (--holders_[*page] > 0) continue;
+    if (kept_[*page]) {
+      ++idle_;
     } else {
       free_.push_back(*page);
     }
   }
   table->clear();
+}
+
+void KvCache::Drop(int32_t page) {
+  if (idle(page)) {
+    --idle_;
+    free_.push_back(page);
+  }
+  kept_[page] = false;
 }
 
 }  // namespace qianyi

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -41,6 +42,7 @@ class KvCache {
   int64_t pages() const { return pages_; }  // of sequences; the ids after them are shared ones
   int64_t shared_pages() const { return shared_pages_; }
   int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
+  int64_t idle_pages() const { return idle_; }  // kept, and held by no sequence
 
   // Appends pages to `table` until it holds `tokens`; false (and nothing changed) when there
   // are too few free ones.
@@ -55,8 +57,15 @@ class KvCache {
                      std::vector<int32_t>* table);
   void CopyShared(const std::vector<int32_t>& from, int64_t shared,
                   const std::vector<int32_t>& table);
-  // Gives back the sequence's own pages.
+  // Appends pages that are kept, or held by another sequence, which the sequence is to hold too.
+  void Share(std::span<const int32_t> pages, std::vector<int32_t>* table);
+  // Gives back the sequence's pages. Those that no other holds are free, or idle when they are
+  // kept.
   void Release(std::vector<int32_t>* table);
+  // A page that a sequence holds stays when nobody does any more, until it is dropped.
+  void Keep(int32_t page) { kept_[page] = true; }
+  void Drop(int32_t page);
+  bool idle(int32_t page) const { return kept_[page] && holders_[page] == 0; }
 
  private:
   KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
@@ -73,7 +82,9 @@ class KvCache {
   Stream stream_;
   std::byte* memory_ = nullptr;  // [layers][pages, then shared][layer_page_bytes_]
   std::vector<int32_t> free_;
-  std::vector<int32_t> sharers_;  // by page: sequences that hold it, besides the first
+  std::vector<int32_t> holders_;  // by page: sequences
+  std::vector<bool> kept_;
+  int64_t idle_ = 0;
 };
 
 }  // namespace qianyi

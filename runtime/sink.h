@@ -62,6 +62,8 @@ class Sink {
   }
   // Engine: before the first event, how long the call waited for a place.
   void SetQueueSeconds(double seconds) { queue_seconds_ = seconds; }
+  // Likewise: tokens of its prompt that need not be computed.
+  void SetCachedTokens(int64_t tokens) { cached_tokens_ = tokens; }
   // Engine: fills Next(), then publishes it, and rings bell() in time; Close is the last call.
   TokenEvent& Next() { return events_[written_]; }
   void Publish() {
@@ -96,6 +98,7 @@ class Sink {
   const absl::Status& status() const { return status_; }
   // Once there was an event, or the end; negative when it never had a place.
   double queue_seconds() const { return queue_seconds_; }
+  int64_t cached_tokens() const { return cached_tokens_; }
   // Once it ended well.
   std::span<const float> mean() const { return mean_; }
 
@@ -113,6 +116,7 @@ class Sink {
   int64_t read_ = 0;     // reader only
   absl::Status status_;
   double queue_seconds_ = -1;
+  int64_t cached_tokens_ = 0;
   std::vector<float> mean_;
   std::atomic<uint64_t> progress_{0};  // events published * 2 + closed
 };

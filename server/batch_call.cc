@@ -14,7 +14,7 @@ class GivenText final : public Constraint {
  public:
   explicit GivenText(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
   void Mask(std::span<float>) override {}
-  int32_t Forced() const override { return tokens_[std::min(next_, tokens_.size() - 1)]; }
+  std::span<const int32_t> Forced() const override { return std::span(tokens_).subspan(next_); }
   void Accept(int32_t) override { ++next_; }
 
  private:

@@ -21,6 +21,7 @@ class BestOf final : public CallListener {
       to.OnText(place, blank, text);
     });
   }
+  void OnStart(const Usage& usage) override { to_->OnStart(usage); }
   void OnReasoning(int choice, std::string_view text) override {
     Keep(choice,
          [text = std::string(text)](CallListener& to, int place) { to.OnReasoning(place, text); });

@@ -328,6 +328,10 @@ void ImageCall::End(const absl::StatusOr<ImageResult>& result, ImageMetrics& met
   listener_->OnEnd(result);
 }
 
+double ImageCall::cost() const {
+  return static_cast<double>(paint_.candidates) * (paint_.magnify ? 5 : 1);
+}
+
 double ImageCall::Seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
 }

@@ -74,7 +74,13 @@ class ImageCall {
                                                             ImageRequest request);
   const AcceptedImage& accepted() const { return accepted_; }
   // What it was let in with, held until its end.
-  void Hold(Ticket ticket) { ticket_ = std::move(ticket); }
+  void Hold(Ticket ticket) {
+    ticket_ = std::move(ticket);
+    call_.UseTurn(ticket_.turn());
+  }
+  // When it is to get a thread: by whose account, and how much there is to be drawn.
+  const Turn& turn() const { return ticket_.turn(); }
+  double cost() const;
   void Listen(std::unique_ptr<ImageListener> listener) { listener_ = std::move(listener); }
   void Cancel() { call_.Cancel(); }  // from any thread
 

@@ -114,7 +114,7 @@ absl::StatusOr<uint64_t> ImageService::Accept(ImageRequest request,
   (*call)->Hold(*std::move(ticket));
   std::lock_guard lock(mutex_);
   if (draining_) return ShuttingDown();
-  if (static_cast<int64_t>(waiting_.size()) >= queue_limit_) {
+  if (waiting_.size() >= queue_limit_) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("%d requests about pictures are waiting, which is the limit; try again "
                         "later",
@@ -122,7 +122,7 @@ absl::StatusOr<uint64_t> ImageService::Accept(ImageRequest request,
   }
   (*call)->Listen(make_listener((*call)->accepted()));
   const uint64_t id = next_id_++;
-  waiting_.push_back(id);
+  waiting_.Enter((*call)->turn(), (*call)->cost(), id, id);
   calls_.emplace(id, *std::move(call));
   CountRequests();
   wake_.notify_one();
@@ -130,8 +130,7 @@ absl::StatusOr<uint64_t> ImageService::Accept(ImageRequest request,
 }
 
 void ImageService::CountRequests() {
-  const auto waiting = static_cast<int64_t>(waiting_.size());
-  metrics_.SetRequests(static_cast<int64_t>(calls_.size()) - waiting, waiting);
+  metrics_.SetRequests(static_cast<int64_t>(calls_.size()) - waiting_.size(), waiting_.size());
 }
 
 void ImageService::Cancel(uint64_t id) {
@@ -141,9 +140,9 @@ void ImageService::Cancel(uint64_t id) {
     const auto call = calls_.find(id);
     if (call == calls_.end()) return;
     call->second->Cancel();
-    const auto waits = std::find(waiting_.begin(), waiting_.end(), id);
-    if (waits == waiting_.end()) return;  // its thread ends it
-    waiting_.erase(waits);
+    if (waiting_.Remove([id](uint64_t waits) { return waits == id; }) == 0) {
+      return;  // its thread ends it
+    }
     gone = std::move(call->second);
     calls_.erase(call);
     CountRequests();
@@ -170,8 +169,7 @@ void ImageService::Loop() {
   for (;;) {
     wake_.wait(lock, [this] { return stop_ || !waiting_.empty(); });
     if (stop_) return;
-    const uint64_t id = waiting_.front();
-    waiting_.pop_front();
+    const uint64_t id = waiting_.Serve();
     ImageCall* call = calls_.find(id)->second.get();
     CountRequests();
     lock.unlock();

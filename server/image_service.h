@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -16,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/fair_line.h"
 #include "runtime/pictures/painter.h"
 #include "server/image_call.h"
 #include "server/image_metrics.h"
@@ -70,7 +70,7 @@ class ImageService {
   std::condition_variable wake_;
   std::condition_variable idle_;
   std::map<uint64_t, std::unique_ptr<ImageCall>> calls_;
-  std::deque<uint64_t> waiting_;  // of calls_
+  FairLine<uint64_t> waiting_;  // of calls_, which have no thread yet
   uint64_t next_id_ = 1;
   bool stop_ = false;
   std::vector<std::thread> threads_;

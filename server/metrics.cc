@@ -137,6 +137,8 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   const auto counter = MetricType::Counter;
   const auto gauge = MetricType::Gauge;
   Reading prompt("qianyi_prompt_tokens_total", "Prompt tokens computed", counter);
+  Reading cached("qianyi_cached_prompt_tokens_total",
+                 "Prompt tokens that had been computed for earlier requests", counter);
   Reading generated("qianyi_generated_tokens_total", "Tokens generated", counter);
   Reading guesses("qianyi_guesses_total", "Tokens that steps computed ahead, by what came of them",
                   counter);
@@ -189,6 +191,7 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     const WeightStoreStats store = model->engine->weight_stats();
     const ModelPlan& plan = model->engine->plan().models[0];
     prompt.Add(labels, static_cast<double>(stats.prompt_tokens));
+    cached.Add(labels, static_cast<double>(stats.cached_tokens));
     generated.Add(labels, static_cast<double>(stats.generated_tokens));
     guesses.Add(with("result", "accepted"), static_cast<double>(stats.accepted_tokens));
     guesses.Add(with("result", "refused"),
@@ -198,7 +201,12 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     step_seconds.Add(labels, stats.step_seconds);
     if (model->picture != nullptr) image_steps.Add(labels, static_cast<double>(stats.steps));
     if (model->share != nullptr) {
-      const ComputeShare::Stats share = model->share->stats();
+      ComputeShare::Stats share = model->share->stats();
+      if (model->picture_share != nullptr) {
+        const ComputeShare::Stats pictures = model->picture_share->stats();
+        share.seconds += pictures.seconds;
+        share.wait_seconds += pictures.wait_seconds;
+      }
       weight.Add(labels, share.weight);
       compute.Add(labels, share.seconds);
       turn.Add(labels, share.wait_seconds);
@@ -209,6 +217,7 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     waiting.Add(labels, static_cast<double>(stats.waiting));
     batch.Add(labels, static_cast<double>(plan.use.batch));
     pages.Add(with("kind", "used"), static_cast<double>(stats.pages_used));
+    pages.Add(with("kind", "kept"), static_cast<double>(stats.pages_kept));
     pages.Add(with("kind", "all"), static_cast<double>(KvPages(plan.use)));
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
     weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));
@@ -237,11 +246,11 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,      &generated,     &guesses,     &steps,    &step_sequences, &step_seconds,
-        &image_steps, &weight,        &compute,     &turn,     &link,           &stall,
-        &expert_uses, &expert_bytes,  &expert_read, &running,  &waiting,        &batch,
-        &kv_tokens,   &pages,         &weights,     &adapters, &adapter_bytes,  &memory,
-        &admitted,    &admitted_limit}) {
+       {&prompt,       &cached,      &generated,     &guesses,     &steps,    &step_sequences,
+        &step_seconds, &image_steps, &weight,        &compute,     &turn,     &link,
+        &stall,        &expert_uses, &expert_bytes,  &expert_read, &running,  &waiting,
+        &batch,        &kv_tokens,   &pages,         &weights,     &adapters, &adapter_bytes,
+        &memory,       &admitted,    &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return MetricsText(families, format);

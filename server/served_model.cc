@@ -80,13 +80,20 @@ absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::M
   LoadOptions load = options.load;
   load.share = share;
   model->share = share;
+  if (share != nullptr && model->vqvae != nullptr) {
+    ComputeShare::Member* const pictures = options.share->Add(named.weight);
+    model->vqvae->UseShare(pictures);
+    model->picture_share = pictures;
+  }
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
       LoadedModel::Open(std::move(named.file), std::move(plan), load);
   if (!loaded.ok()) return loaded.status();
   // Each candidate of each request about pictures waits for its score by itself. Of text, all that
   // admission lets in may wait for a moment, until the engine has looked.
   const int64_t more = model->picture == nullptr ? load.batch : kMostPictureCalls * load.batch;
-  model->engine = std::make_unique<Engine>(*std::move(loaded), options.queue + more);
+  model->engine = std::make_unique<Engine>(
+      *std::move(loaded),
+      EngineOptions{.queue = options.queue + more, .keeps_prefixes = options.keeps_prefixes});
   return model->engine->adapters().LoadAll(named.adapters);
 }
 

@@ -29,13 +29,15 @@ struct ServedModel {
   std::string name;
   std::unique_ptr<Tokenizer> tokenizer;  // or null: then prompts are token ids
   Prompts prompts;
-  std::unique_ptr<VerseTokens> verse;           // null without a tokenizer, or of pictures
-  std::unique_ptr<TokenTrie> trie;              // likewise
-  std::unique_ptr<PictureConfig> picture;       // null: a model of text
-  std::unique_ptr<Vqvae> vqvae;                 // of a picture model; null when its folder has none
-  int64_t created_seconds = 0;                  // when it was opened
-  int64_t queue = 0;                            // requests that may wait, besides those that run
-  const ComputeShare::Member* share = nullptr;  // null: it has the processors for itself
+  std::unique_ptr<VerseTokens> verse;      // null without a tokenizer, or of pictures
+  std::unique_ptr<TokenTrie> trie;         // likewise
+  std::unique_ptr<PictureConfig> picture;  // null: a model of text
+  std::unique_ptr<Vqvae> vqvae;            // of a picture model; null when its folder has none
+  int64_t created_seconds = 0;             // when it was opened
+  int64_t queue = 0;                       // requests that may wait, besides those that run
+  // Of the engine and of the VQ-VAE; null: it has the processors for itself.
+  const ComputeShare::Member* share = nullptr;
+  const ComputeShare::Member* picture_share = nullptr;
   std::unique_ptr<Engine> engine;
 
   const ModelUse& use() const { return engine->plan().models[0].use; }
@@ -47,7 +49,8 @@ struct ServeModelOptions {
   // By which models take turns on the processors, where there are several; null: as they come.
   // Outlives them.
   ComputeShare* share = nullptr;
-  uint64_t upload_bytes = 0;  // besides each model of pictures, for a client's picture
+  bool keeps_prefixes = true;  // of requests, for others that begin the same
+  uint64_t upload_bytes = 0;   // besides each model of pictures, for a client's picture
   // Besides what each model's own adapters take, when load.adapter_bytes is 0.
   uint64_t spare_adapter_bytes = 0;
 };

@@ -67,6 +67,7 @@ void TextCall::LogTo(Log& log, nlohmann::ordered_json line) {
 
 void TextCall::WriteLine(double seconds) {
   line_["prompt_tokens"] = usage_.prompt_tokens;
+  line_["cached_tokens"] = usage_.cached_tokens;
   line_["completion_tokens"] = usage_.completion_tokens;
   if (usage_.completion_tokens > 0) line_["first_token_seconds"] = first_token_seconds_;
   line_["seconds"] = seconds;
@@ -91,6 +92,11 @@ void TextCall::EndChoice(int index) {
 void TextCall::Take(int index, const TokenEvent& event) {
   Choice& choice = choices_[index];
   if (choice.stopped) return;
+  if (!started_) {
+    started_ = true;
+    usage_.cached_tokens = choice.sink->cached_tokens();
+    listener_->OnStart(usage_);
+  }
   if (event.finish == FinishReason::kNone) {
     TakeToken(index, event);
     return;

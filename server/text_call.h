@@ -29,6 +29,8 @@ class CallListener {
  public:
   virtual ~CallListener() = default;
 
+  // The first call, when the first token comes: what the prompt took.
+  virtual void OnStart(const Usage&) {}
   // Whole characters of a blank of a choice, never empty.
   virtual void OnText(int choice, int blank, std::string_view text) = 0;
   // What the model thought before it answered, and a call that is complete: `index` counts them,
@@ -104,6 +106,7 @@ class TextCall final : public PumpedCall {
   std::chrono::steady_clock::time_point last_token_ = begin_;
   std::vector<Choice> choices_;
   int open_ = 0;
+  bool started_ = false;
   Usage usage_;
   absl::Status status_;
   std::string text_;  // scratch

@@ -56,6 +56,7 @@ struct AdapterRequest {
 
 struct Usage {
   int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;  // of those: they had been computed for earlier requests
   int64_t completion_tokens = 0;
   int64_t reasoning_tokens = 0;  // of those, before the answer itself began
 };

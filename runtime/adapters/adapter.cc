@@ -67,6 +67,11 @@ class DeviceCopy {
   size_t bytes_ = 0;
 };
 
+uint64_t NextSerial() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
 }  // namespace
 
 AdapterPool::AdapterPool(uint64_t limit_bytes, const KvCache& kv, uint64_t page_bytes)
@@ -114,7 +119,8 @@ Adapter::Adapter(std::string name, std::shared_ptr<AdapterPool> pool, const Back
     : name_(std::move(name)),
       pool_(std::move(pool)),
       backend_(backend),
-      created_seconds_(NowSeconds()) {}
+      created_seconds_(NowSeconds()),
+      serial_(NextSerial()) {}
 
 Adapter::~Adapter() {
   if (memory_ != nullptr) backend_.free(memory_, memory_bytes_);

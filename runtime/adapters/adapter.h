@@ -71,6 +71,7 @@ class Adapter {
   bool has_lora() const { return !lora_.empty(); }
   uint64_t bytes() const { return bytes_; }
   int64_t created_seconds() const { return created_seconds_; }
+  uint64_t serial() const { return serial_; }  // of no other in this process, whatever its name
   // What it adds to a matrix of the model; mostly nothing.
   std::span<const LoraWeights> lora(int tensor) const { return lora_[tensor]; }
   const KvPrefix& prefix() const { return prefix_; }
@@ -88,6 +89,7 @@ class Adapter {
   const std::shared_ptr<AdapterPool> pool_;
   const Backend& backend_;
   const int64_t created_seconds_;
+  const uint64_t serial_;
   uint64_t bytes_ = 0;
   std::vector<std::vector<LoraWeights>> lora_;  // by tensor; empty without LoRA
   void* memory_ = nullptr;

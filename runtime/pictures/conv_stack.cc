@@ -240,7 +240,7 @@ Tensor ConvStack::RunPointwise(size_t begin, size_t end, Tensor x, float* spare,
 }
 
 void ConvStack::RunGroup(size_t begin, size_t end, Tensor in, Size size, Tensor out, float* band,
-                         Stream stream) const {
+                         Stream stream, const Pause& pause) const {
   const Layer& layer = layers_[begin];
   const VqvaeBlock& block = layer.block;
   const bool transposed = block.kind == Kind::kTransposed;
@@ -254,6 +254,10 @@ void ConvStack::RunGroup(size_t begin, size_t end, Tensor in, Size size, Tensor 
   if (residual) backend_->activate({.kind = Activation::kRelu, .x = in, .out = in}, stream);
   std::vector<int32_t> order;
   for (int64_t first = 0; first < places.height; first += band_rows) {
+    if (pause) {
+      backend_->synchronize(stream);
+      pause();
+    }
     const int64_t rows = std::min(band_rows, places.height - first);
     const int64_t count = rows * places.width;
     const int64_t window = transposed ? 2 : block.window;
@@ -310,7 +314,7 @@ void ConvStack::RunGroup(size_t begin, size_t end, Tensor in, Size size, Tensor 
 }
 
 Tensor ConvStack::Run(Tensor pixels, int64_t height, int64_t width, std::byte* workspace,
-                      Stream stream, const Watcher& watch) const {
+                      Stream stream, const Watcher& watch, const Pause& pause) const {
   // Two buffers for what blocks make, in turn, and the band behind them.
   Size size = {height, width};
   int64_t widest = 0, channels = pixels.cols;
@@ -333,7 +337,7 @@ Tensor ConvStack::Run(Tensor pixels, int64_t height, int64_t width, std::byte* w
       if (layers_[i].block.out > 0) cols = layers_[i].block.out;
     }
     const Tensor out = F32(buffers[turn], after.height * after.width, cols);
-    RunGroup(begin, end, x, size, out, band, stream);
+    RunGroup(begin, end, x, size, out, band, stream, pause);
     backend_->synchronize(stream);
     if (watch) watch(begin, out);
     x = out;

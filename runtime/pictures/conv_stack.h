@@ -53,9 +53,10 @@ class ConvStack {
   uint64_t WorkspaceBytes(int64_t height, int64_t width) const;
   // Of each block's output, for `verify`: then blocks run one by one.
   using Watcher = std::function<void(size_t block, Tensor pixels)>;
+  using Pause = std::function<void()>;  // called between two bands
   // pixels [height * width, channels of the first block] → the result's pixels, in `workspace`.
   Tensor Run(Tensor pixels, int64_t height, int64_t width, std::byte* workspace, Stream stream,
-             const Watcher& watch = {}) const;
+             const Watcher& watch = {}, const Pause& pause = {}) const;
 
  private:
   struct Layer {
@@ -73,7 +74,7 @@ class ConvStack {
   static Size OutputSize(const VqvaeBlock& block, Size in);
   int64_t BandRows(size_t begin, size_t end, Size in, int64_t* floats) const;
   void RunGroup(size_t begin, size_t end, Tensor in, Size size, Tensor out, float* band,
-                Stream stream) const;
+                Stream stream, const Pause& pause) const;
   Tensor RunPointwise(size_t begin, size_t end, Tensor x, float* spare, Stream stream) const;
 
   const Backend* backend_;

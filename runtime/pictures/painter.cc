@@ -24,7 +24,7 @@ class TextScore : public Constraint {
     std::fill(logits.begin(), logits.begin() + image_tokens_,
               -std::numeric_limits<float>::infinity());
   }
-  int32_t Forced() const override { return text_[std::min(next_, text_.size() - 1)]; }
+  std::span<const int32_t> Forced() const override { return std::span(text_).subspan(next_); }
   void Accept(int32_t) override { ++next_; }
 
  private:
@@ -205,7 +205,8 @@ absl::Status Painter::PaintCandidates(const PaintRequest& request, PictureCall& 
   GenerateRequest generate{.prompt = *std::move(prompt),
                            .sampling = request.sampling,
                            .max_tokens = static_cast<int32_t>(ranges.size()),
-                           .end_tokens = {}};
+                           .end_tokens = {},
+                           .turn = call.turn_};
   const auto listeners = std::make_shared<Listeners>();
   std::vector<Engine::Candidate> candidates;
   for (int32_t i = 0; i < request.candidates; ++i) {
@@ -254,7 +255,8 @@ absl::Status Painter::Score(const PaintRequest& request, PictureCall& call,
     GenerateRequest generate{.prompt = *std::move(prompt),
                              .sampling = {},
                              .max_tokens = static_cast<int32_t>(request.text.size()),
-                             .end_tokens = {}};
+                             .end_tokens = {},
+                             .turn = call.turn_};
     auto sink = AddSink(listeners, Engine::MaxEvents(generate));
     const absl::StatusOr<uint64_t> id = parts_.caption.engine->Submit(
         std::move(generate), std::move(sink),
@@ -292,7 +294,8 @@ absl::Status Painter::Magnify(const PaintRequest& request, PictureCall& call,
     GenerateRequest generate{.prompt = *std::move(prompt),
                              .sampling = {},
                              .max_tokens = static_cast<int32_t>(ranges.size()),
-                             .end_tokens = {}};
+                             .end_tokens = {},
+                             .turn = call.turn_};
     generate.sampling.temperature = config.temperature;
     generate.sampling.top_k = config.top_k;
     // Seeds of windows lie far from those of candidates.
@@ -422,7 +425,8 @@ absl::StatusOr<Painter::Caption> Painter::Describe(std::span<const int32_t> code
   GenerateRequest generate{.prompt = *std::move(prompt),
                            .sampling = sampling,
                            .max_tokens = config.caption_tokens,
-                           .end_tokens = config.caption_end_ids};
+                           .end_tokens = config.caption_end_ids,
+                           .turn = call.turn_};
   generate.sampling.report_logprob = true;
   const auto listeners = std::make_shared<Listeners>();
   auto sink = AddSink(listeners, Engine::MaxEvents(generate));

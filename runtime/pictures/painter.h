@@ -51,6 +51,8 @@ struct PaintProgress {
 class PictureCall {
  public:
   void Cancel();
+  // On whose account the engines work for it. Before it is given to a painter.
+  void UseTurn(const Turn& turn) { turn_ = turn; }
 
  private:
   friend class Painter;
@@ -60,6 +62,7 @@ class PictureCall {
 
   std::mutex mutex_;
   bool cancelled_ = false;
+  Turn turn_;
   std::vector<std::pair<Engine*, uint64_t>> running_;
 };
 

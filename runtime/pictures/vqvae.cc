@@ -114,8 +114,9 @@ absl::StatusOr<uint64_t> Vqvae::MemoryBytes(const std::string& folder, int64_t g
 std::vector<float> Vqvae::Features(std::span<const float> pixels, int64_t height, int64_t width) {
   std::vector<float> copy(pixels.begin(), pixels.end());
   std::lock_guard lock(mutex_);
-  const Tensor out =
-      encoder_->Run(F32(copy.data(), height * width, 3), height, width, workspace_, stream_);
+  ComputeTurn turn(share_);
+  const Tensor out = encoder_->Run(F32(copy.data(), height * width, 3), height, width, workspace_,
+                                   stream_, {}, [&] { turn.Yield(); });
   return {out.f32(), out.f32() + out.rows * out.cols};
 }
 
@@ -124,6 +125,7 @@ std::vector<float> Vqvae::Distances(std::span<const float> features) {
   std::vector<float> twice(features.begin(), features.end()), out(count * config_.n_embed);
   for (float& value : twice) value *= -2.0f;
   std::lock_guard lock(mutex_);
+  ComputeTurn turn(share_);
   codebook_->Multiply(F32(twice.data(), count, dim), {}, F32(out.data(), count, config_.n_embed),
                       stream_);
   for (int64_t i = 0; i < count; ++i) {
@@ -162,8 +164,9 @@ std::vector<float> Vqvae::Decode(std::span<const int32_t> codes, int64_t rows, i
                                  const ConvStack::Watcher& watch) {
   std::vector<float> features = Quantized(codes);
   std::lock_guard lock(mutex_);
+  ComputeTurn turn(share_);
   const Tensor out = decoder_->Run(F32(features.data(), rows * columns, config_.embed_dim), rows,
-                                   columns, workspace_, stream_, watch);
+                                   columns, workspace_, stream_, watch, [&] { turn.Yield(); });
   return {out.f32(), out.f32() + out.rows * out.cols};
 }
 

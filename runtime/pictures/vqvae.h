@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/compute_share.h"
 #include "runtime/pictures/conv_stack.h"
 #include "runtime/pictures/vqvae_config.h"
 
@@ -31,6 +32,9 @@ class Vqvae {
   ~Vqvae();
   Vqvae(const Vqvae&) = delete;
   Vqvae& operator=(const Vqvae&) = delete;
+
+  // Its turn among models on the same processors, or null. Before any of what follows.
+  void UseShare(ComputeShare::Member* share) { share_ = share; }
 
   const VqvaeConfig& config() const { return config_; }
   int64_t grid() const { return grid_; }  // the most codes on a side
@@ -56,8 +60,9 @@ class Vqvae {
   const VqvaeConfig config_;
   const int64_t grid_;
   std::optional<ConvStack> encoder_, decoder_;
-  std::optional<ConvMatrix> codebook_;  // [n_embed, embed_dim]; the bias: |e|²
-  std::mutex mutex_;                    // guards what follows
+  std::optional<ConvMatrix> codebook_;     // [n_embed, embed_dim]; the bias: |e|²
+  std::mutex mutex_;                       // guards what follows
+  ComputeShare::Member* share_ = nullptr;  // entered with the mutex held: by one thread at a time
   Stream stream_;
   std::byte* workspace_ = nullptr;
   uint64_t workspace_bytes_ = 0;

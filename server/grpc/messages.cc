@@ -87,6 +87,10 @@ absl::StatusOr<ChatInput> ReadChat(const v1::Chat& message) {
     const v1::ChatMessage& entry = message.messages(i);
     ChatMessage read{entry.role(), entry.content()};
     if (entry.has_reasoning()) read.reasoning = entry.reasoning();
+    if (!entry.tool_call_id().empty() && entry.role() != "tool") {
+      const std::string id = "messages[" + std::to_string(i) + "].tool_call_id";
+      return BadParam(id, id + " is for messages of the role tool; this one is of " + entry.role());
+    }
     const std::string where = "messages[" + std::to_string(i) + "].tool_calls";
     absl::Status status = ReadToolCalls(ToolCallsJson(entry), where, &read.tool_calls);
     if (!status.ok()) return status;
@@ -198,6 +202,7 @@ void SetUsage(const Usage& usage, v1::Usage* message) {
   message->set_prompt_tokens(usage.prompt_tokens);
   message->set_completion_tokens(usage.completion_tokens);
   message->set_total_tokens(usage.prompt_tokens + usage.completion_tokens);
+  message->set_cached_tokens(usage.cached_tokens);
 }
 
 }  // namespace qianyi

@@ -26,6 +26,7 @@ struct AnswerBlock {
 // Collects the blocks of the only choice, and sends them whole or as named events.
 class BlockAnswer : public CallListener {
  public:
+  void OnStart(const Usage& usage) final { start_ = usage; }
   void OnText(int choice, int blank, std::string_view text) final;
   void OnReasoning(int choice, std::string_view text) final;
   void OnToolCall(int choice, int index, const ToolCall& call) final;
@@ -51,6 +52,7 @@ class BlockAnswer : public CallListener {
 
   void Event(const char* name, const nlohmann::json& data);
 
+  Usage start_;  // of the prompt, before Begin
   std::vector<AnswerBlock> blocks_;
   FinishReason finish_ = FinishReason::kStop;
   std::string stop_;  // the stop string that ended it, if one did

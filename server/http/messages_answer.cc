@@ -41,8 +41,7 @@ class MessagesAnswer final : public BlockAnswer {
                  std::shared_ptr<HttpReply> reply)
       : BlockAnswer(request.rest.stream, std::move(reply)),
         id_(NewId("msg_")),
-        model_(accepted.model_name),
-        prompt_tokens_(accepted.prompt_tokens) {}
+        model_(accepted.model_name) {}
 
  protected:
   void Begin() override {
@@ -50,7 +49,7 @@ class MessagesAnswer final : public BlockAnswer {
     message["content"] = json::array();
     message["stop_reason"] = nullptr;
     message["stop_sequence"] = nullptr;
-    message["usage"] = {{"input_tokens", prompt_tokens_}, {"output_tokens", 0}};
+    message["usage"] = UsageJson(start_);
     Event("message_start", {{"type", "message_start"}, {"message", std::move(message)}});
   }
   void Open(size_t block) override {
@@ -97,10 +96,11 @@ class MessagesAnswer final : public BlockAnswer {
     return {{"id", id_}, {"type", "message"}, {"role", "assistant"}, {"model", model_}};
   }
   static json UsageJson(const Usage& usage) {
-    return {{"input_tokens", usage.prompt_tokens},
+    // In this shape input_tokens are those that had to be computed.
+    return {{"input_tokens", usage.prompt_tokens - usage.cached_tokens},
             {"output_tokens", usage.completion_tokens},
             {"cache_creation_input_tokens", 0},
-            {"cache_read_input_tokens", 0}};
+            {"cache_read_input_tokens", usage.cached_tokens}};
   }
   static json BlockJson(const AnswerBlock& block) {
     switch (block.kind) {
@@ -133,7 +133,6 @@ class MessagesAnswer final : public BlockAnswer {
 
   const std::string id_;
   const std::string model_;
-  const int64_t prompt_tokens_;
 };
 
 }  // namespace

@@ -258,9 +258,13 @@ void AddTasks(json* schemas) {
 
 void AddAnswers(json* schemas) {
   const json text = Type("string"), count = Type("integer");
-  (*schemas)["Usage"] =
-      Object({{"prompt_tokens", count}, {"completion_tokens", count}, {"total_tokens", count}},
-             {"prompt_tokens", "completion_tokens", "total_tokens"});
+  (*schemas)["Usage"] = Object(
+      {{"prompt_tokens", count},
+       {"completion_tokens", count},
+       {"total_tokens", count},
+       {"prompt_tokens_details", Object({{"cached_tokens", count}}, {"cached_tokens"})},
+       {"completion_tokens_details", Object({{"reasoning_tokens", count}}, {"reasoning_tokens"})}},
+      {"prompt_tokens", "completion_tokens", "total_tokens"});
   const json usage = Ref("Usage");
   const json choice =
       Object({{"index", count}, {"finish_reason", OneOf({"stop", "length", "tool_calls"})}},

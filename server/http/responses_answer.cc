@@ -98,12 +98,12 @@ class ResponsesAnswer final : public BlockAnswer {
     const bool cut = finish_ == FinishReason::kLength;
     json response = Response(cut ? "incomplete" : "completed");
     if (cut) response["incomplete_details"] = {{"reason", "max_output_tokens"}};
-    response["usage"] = {
-        {"input_tokens", usage.prompt_tokens},
-        {"input_tokens_details", {{"cached_tokens", 0}, {"cache_write_tokens", 0}}},
-        {"output_tokens", usage.completion_tokens},
-        {"output_tokens_details", {{"reasoning_tokens", usage.reasoning_tokens}}},
-        {"total_tokens", usage.prompt_tokens + usage.completion_tokens}};
+    response["usage"] = {{"input_tokens", usage.prompt_tokens},
+                         {"input_tokens_details",
+                          {{"cached_tokens", usage.cached_tokens}, {"cache_write_tokens", 0}}},
+                         {"output_tokens", usage.completion_tokens},
+                         {"output_tokens_details", {{"reasoning_tokens", usage.reasoning_tokens}}},
+                         {"total_tokens", usage.prompt_tokens + usage.completion_tokens}};
     return response;
   }
   HttpResponse Refusal(const absl::Status& status) const override { return ErrorResponse(status); }

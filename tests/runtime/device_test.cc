@@ -140,7 +140,7 @@ std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency resi
   const ModelPlan& made = (*loaded)->plan().models[0];
   EXPECT_EQ(made.disk_bytes > 0, residency.from_disk);
   EXPECT_EQ(made.device_bytes < made.weight_bytes, residency.on_device < 1);
-  Engine engine(*std::move(loaded), 8);
+  Engine engine(*std::move(loaded), {.queue = 8});
   std::vector<std::vector<int32_t>> tokens;
   for (Outcome& outcome : Generate(engine, {Request(engine, PromptIds(0, 9), 7, 3),
                                             Request(engine, PromptIds(1, 5), 8, 3)})) {
@@ -171,7 +171,7 @@ std::vector<float> MeanOn(const Backend* backend) {
   options.process_bytes = 1 << 20;
   auto loaded = LoadedModel::Open(Lay(kCausal, {DType::kF32}), options);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
-  Engine engine(*std::move(loaded), 8);
+  Engine engine(*std::move(loaded), {.queue = 8});
   auto sink = std::make_shared<Sink>(Sink::Mean{engine.model().spec().hidden_size});
   EXPECT_TRUE(engine.Submit(Request(engine, PromptIds(0, 19), 1, 1), sink).ok());
   EXPECT_EQ(sink->Wait(), nullptr);

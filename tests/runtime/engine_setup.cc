@@ -52,7 +52,10 @@ std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers) {
     const ModelPlan& plan = (*loaded)->plan().models[0];
     EXPECT_GT(plan.disk_bytes + plan.expert_bytes - plan.expert_cache_bytes, 0u);
   }
-  return std::make_unique<Engine>(*std::move(loaded), setup.queue, setup.guesses > 0);
+  return std::make_unique<Engine>(*std::move(loaded),
+                                  EngineOptions{.queue = setup.queue,
+                                                .keeps_prefixes = setup.keeps_prefixes,
+                                                .always_guesses = setup.guesses > 0});
 }
 
 std::vector<int32_t> PromptIds(int which, int length) {

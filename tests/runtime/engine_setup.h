@@ -46,6 +46,7 @@ struct EngineSetup {
   uint64_t adapter_bytes = 0;
   int experts_in_memory = 2;  // of a streamed model
   int64_t guesses = 0;        // always made
+  bool keeps_prefixes = true;
 };
 
 std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {});

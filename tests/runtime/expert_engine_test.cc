@@ -143,7 +143,7 @@ TEST(ExpertEngineFaultTest, ADamagedExpertIsNamed) {
   options.host_bytes = 4ull << 30;
   auto loaded = LoadedModel::Open(*std::move(file), options);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  Engine engine(*std::move(loaded), 4);
+  Engine engine(*std::move(loaded), {.queue = 4});
   const Outcome outcome = Generate(engine, {Request(engine, PromptIds(1, 9), 0)})[0];
   EXPECT_EQ(outcome.status.code(), absl::StatusCode::kDataLoss);
   EXPECT_NE(outcome.status.message().find("does not match its checksum"), absl::string_view::npos);

@@ -1,5 +1,3 @@
-#include "runtime/fair_clock.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/fair_line.h"
 #include "tests/runtime/engine_setup.h"
 
 namespace qianyi {
@@ -18,18 +17,9 @@ namespace {
 class Waiting {
  public:
   void Come(const std::string& name, const Turn& turn, double cost = 1) {
-    line_.emplace(clock_.Enter(turn, cost, arrivals_++), name);
+    line_.Enter(turn, cost, arrivals_++, name);
   }
-  std::string Serve() {
-    const auto batch = line_.lower_bound(Rank{.batch = true});
-    const bool batch_waits = batch != line_.end();
-    const auto first = batch_waits && clock_.BatchIsDue() ? batch : line_.begin();
-    clock_.Serve(first->first, batch_waits);
-    std::string name = first->second;
-    line_.erase(first);
-    if (line_.empty()) clock_.Reset();
-    return name;
-  }
+  std::string Serve() { return line_.Serve(); }
   std::string ServeAll() {
     std::string names;
     while (!line_.empty()) names += Serve();
@@ -37,8 +27,7 @@ class Waiting {
   }
 
  private:
-  FairClock clock_;
-  std::map<Rank, std::string> line_;
+  FairLine<std::string> line_;
   uint64_t arrivals_ = 0;
 };
 

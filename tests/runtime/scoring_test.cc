@@ -44,7 +44,7 @@ TEST(ScoringTest, AgreesWithTheEngine) {
     std::vector<int32_t> tokens;
     double expected = 0;
     {
-      Engine engine(Open(config, 64), 4);
+      Engine engine(Open(config, 64), {.queue = 4});
       GenerateRequest request{
           .prompt = *engine.model().LayOut(ids), .sampling = {}, .max_tokens = 9, .end_tokens = {}};
       request.sampling.seed = 3;

@@ -232,6 +232,39 @@ class Turns(unittest.TestCase):
                 self.assertEqual(order, "abccaba")  # one of each, c's other, then as they came
 
 
+    def test_pictures_take_turns_too(self):
+        with tempfile.TemporaryDirectory() as folder:
+            keys = [make_key(folder, "boss", "--scopes", "admin"), make_key(folder, "a"),
+                    make_key(folder, "b"), make_key(folder, "c", "--weight", "100")]
+            with Server("--batch", "1", "--log-format", "json", "--keys", f"{folder}/keys.json",
+                        model=make_painter(folder, grid=32), key=keys[0]) as server:
+                order = self.painted(server, [(name, keys["-abc".index(name.lower())])
+                                              for name in "aaAaabbcc"])
+                # The first has the one thread at once; the one in a capital letter is no hurry.
+                self.assertEqual(order, "aabccabaA")
+
+    def painted(self, server, asks):
+        path, threads = "/v1/images/generations", []
+
+        def ask(name, key):
+            hurry = {"X-Priority": "batch"} if name.isupper() else {}
+            status, _, answer = server.ask("POST", path, {"prompt": "一只猫"},
+                                           {**hurry, "Authorization": f"Bearer {key}",
+                                            "X-Request-Id": f"turn-{name}"})
+            self.assertEqual(status, 200, answer)
+        for count, (name, key) in enumerate(asks, 1):
+            threads.append(threading.Thread(target=ask, args=(name, key)))
+            threads[-1].start()
+            until(lambda: server.metric("qianyi_image_requests") == count)
+        for thread in threads:
+            thread.join()
+        def order():
+            return "".join(line["request_id"][-1] for line in server.log_lines()
+                           if line["event"] == "request" and line["route"] == path)
+        until(lambda: len(order()) == len(asks))
+        return order()
+
+
 class GrpcRefusals(ByReflection, ServerTest):
     FLAGS = ("--batch", "1", "--queue", "1")
 

@@ -110,7 +110,9 @@ class Responses(tools_test.SpellingTest):
                          ("incomplete", "max_output_tokens"))
         events = list(self.respond(max_output_tokens=3, stream=True))
         self.assertEqual(events[-1].type, "response.incomplete")
-        self.assertEqual(events[-1].response.usage, response.usage)
+        streamed = events[-1].response.usage
+        self.assertEqual((streamed.input_tokens, streamed.output_tokens),
+                         (response.usage.input_tokens, response.usage.output_tokens))
 
     def test_refused_by_name(self):
         for param, body in (
@@ -186,11 +188,18 @@ class MessagesTest(tools_test.SpellingTest):
             final = stream.get_final_message()
         whole = self.ask(tools=TOOLS, thinking=self.THINK)
         self.assertEqual(self.blocks(final), self.EXPECTED)
-        self.assertEqual((final.stop_reason, final.usage.input_tokens, final.usage.output_tokens),
-                         (whole.stop_reason, whole.usage.input_tokens, whole.usage.output_tokens))
+        self.assertEqual((final.stop_reason, self.prompt_tokens(final), final.usage.output_tokens),
+                         (whole.stop_reason, self.prompt_tokens(whole), whole.usage.output_tokens))
+        self.assertGreater(whole.usage.cache_read_input_tokens, 0)
+        with self.anthropic.messages.stream(**self.request(tools=TOOLS, thinking=self.THINK)) as stream:
+            self.assertEqual(stream.get_final_message().usage.input_tokens, whole.usage.input_tokens)
         self.assertEqual((kinds[0], kinds[-1]), ("message_start", "message_stop"))
         with self.anthropic.messages.stream(**self.request()) as stream:
             self.assertEqual("".join(stream.text_stream), "晴，<think>不想</think>。")
+
+    @staticmethod
+    def prompt_tokens(message):
+        return message.usage.input_tokens + message.usage.cache_read_input_tokens
 
     def test_without_thinking_by_default(self):
         for more in ({}, {"thinking": {"type": "disabled"}}):
@@ -219,7 +228,7 @@ class MessagesTest(tools_test.SpellingTest):
         second = self.ask(**more, extra_body={"logit_bias": self.model.without(0)})
         self.assertEqual(self.blocks(second), [("thinking", "想"), ("text", "晴。")])
         counted = self.anthropic.messages.count_tokens(model=self.FORMAT, **more)
-        self.assertEqual(counted.input_tokens, second.usage.input_tokens)
+        self.assertEqual(counted.input_tokens, self.prompt_tokens(second))
         self.assertGreater(counted.input_tokens, first.usage.input_tokens)
 
     def test_stops(self):

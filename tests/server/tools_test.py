@@ -267,6 +267,18 @@ class Grpc(ByReflection, SpellingTest):
             chat={**self.CHAT, "tool_choice": "get_weather"})).choices[0]
         self.assertEqual([call.name for call in choice.tool_calls], ["get_weather"])
 
+    def test_results_name_their_calls(self):
+        messages = [*self.CHAT["messages"],
+                    {"role": "assistant", "tool_calls": [{"id": "a", "name": "now", "arguments": "{}"}]},
+                    {"role": "tool", "content": "3", "tool_call_id": "a"}]
+        self.assertTrue(self.call("Generate", self.generate(
+            chat={**self.CHAT, "messages": messages})).choices)
+        messages[0] = {**messages[0], "tool_call_id": "a"}
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.call("Generate", self.generate(chat={**self.CHAT, "messages": messages}))
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertIn("messages[0].tool_call_id", caught.exception.details())
+
     def test_errors(self):
         for chat, word in (({**self.CHAT, "tools": [{"name": "a b"}]}, "tools[0].function.name"),
                            ({**self.CHAT, "tools": [{"name": "a", "parameters": "{"}]}, "parameters"),

@@ -99,7 +99,7 @@ std::unique_ptr<Engine> OpenEngine() {
   options.process_bytes = 1 << 20;
   auto loaded = LoadedModel::Open(*std::move(file), options);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
-  return std::make_unique<Engine>(*std::move(loaded), 64);
+  return std::make_unique<Engine>(*std::move(loaded), EngineOptions{});
 }
 
 std::string Write(Engine& engine, const Tokenizer& tokenizer, uint64_t seed,
