@@ -16,6 +16,7 @@ import unittest
 import qianyi
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "server"))
+from adapter_files import write_lora  # noqa: E402
 from credentials import make_certificates, make_key  # noqa: E402
 from pictures import gradient, hole, make_painter, png_size  # noqa: E402
 from serving import ENDLESS, Server  # noqa: E402
@@ -152,6 +153,47 @@ class Calls:
         self.expect_text("/v1/chat/completions", {"messages": said[:1]}, "chat", "李白是谁？")
         several = self.ask(self.url, "chat", "春", n=2, seed=1, max_tokens=5)
         self.assertEqual(len(several.choices), 2)
+
+    def test_tokens_and_what_they_might_have_been(self):
+        for method, given in (("complete", "白日依山尽，"), ("chat", "李白是谁？")):
+            ask = {"seed": 3, "max_tokens": 12, "top_logprobs": 3}
+            answer = self.ask(self.url, method, given, **ask)
+            told = answer.choices[0].logprobs
+            self.assertEqual(len(told), answer.usage.completion_tokens)
+            self.assertTrue("".join(one.text for one in told).startswith(answer.text))
+            for one in told:
+                self.assertLessEqual(one.logprob, 0)
+                self.assertGreaterEqual(len(one.top), 3)
+                likelihoods = [other.logprob for other in one.top]
+                self.assertEqual(likelihoods, sorted(likelihoods, reverse=True))
+            pieces = self.pieces(self.url, method, given, **ask)
+            self.assertEqual([one for piece in pieces for one in piece.logprobs], list(told))
+            self.assertEqual(self.ask(self.url, method, given, seed=3).choices[0].logprobs, ())
+
+    def test_usage_tells_what_was_cached(self):
+        prompt = "春江潮水连海平，海上明月共潮生。" * 2
+        for _ in range(2):
+            usage = self.ask(self.url, "complete", prompt, max_tokens=1).usage
+        self.assertGreaterEqual(usage.cached_tokens, 16)
+        self.assertLess(usage.cached_tokens, usage.prompt_tokens)
+
+    def test_adapters_come_and_go(self):
+        with tempfile.TemporaryDirectory() as folder:
+            write_lora(pathlib.Path(folder) / "mine", 1, 4)
+            with Server("--adapter-folder", folder) as server:
+                url = self.url_of(server)
+                with self.assertRaises(qianyi.NotFoundError):
+                    self.ask(url, "complete", "春", model="poet:tang")
+                loaded = self.ask(url, "load_adapter", "tang", "mine")
+                self.assertEqual((loaded.name, loaded.parent), ("poet:tang", "poet"))
+                self.assertIn(loaded, self.ask(url, "models"))
+                self.assertTrue(self.ask(url, "complete", "春", model="poet:tang").text)
+                with self.assertRaises(qianyi.ConflictError):
+                    self.ask(url, "load_adapter", "tang", "mine", model="poet")
+                self.assertIsNone(self.ask(url, "unload_adapter", "poet:tang"))
+                with self.assertRaises(qianyi.NotFoundError):
+                    self.ask(url, "unload_adapter", "poet:tang")
+                self.assertEqual(len(self.ask(url, "models")), 1)
 
     def test_json_by_a_schema(self):
         schema = {"type": "object", "properties": {"a": {"enum": ["春", "秋"]}}, "required": ["a"],

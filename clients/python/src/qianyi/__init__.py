@@ -12,18 +12,19 @@ from qianyi.errors import (AuthenticationError, ConflictError, InvalidRequestErr
                            UnsupportedError)
 from qianyi.pictures import CaptionImage, EditImage, GenerateImage
 from qianyi.texts import Chat, Completion, Couplet, Poem, Question, Summary
-from qianyi.tokens import Detokenize, Embed, GetServerInfo, ListModels, ScoreTexts, Tokenize
+from qianyi.tokens import (Detokenize, Embed, GetServerInfo, ListModels, LoadAdapter, ScoreTexts,
+                           Tokenize, UnloadAdapter)
 from qianyi.types import (Answer, Caption, Choice, Embeddings, FinishReason, ImageUsage, Message, Model,
                           PaintEvent, PaintProgress, Picture, PictureModel, Pictures, Piece, Score,
-                          Scores, ServerInfo, Tool, ToolCall, Usage)
+                          Scores, ServerInfo, TokenLogprob, Tool, ToolCall, Usage)
 
 __all__ = [
     "Answer", "AsyncClient", "AsyncStream", "AuthenticationError", "Caption", "CaptionImage",
     "Chat", "Choice", "Client", "Completion", "ConflictError", "Couplet", "Detokenize",
     "EditImage", "Embed", "Embeddings", "FinishReason", "GenerateImage", "GetServerInfo",
-    "ImageUsage", "InvalidRequestError", "ListModels", "Message", "Model", "NotFoundError",
-    "OverloadedError", "PaintEvent", "PaintProgress", "PermissionDeniedError", "Picture",
+    "ImageUsage", "InvalidRequestError", "ListModels", "LoadAdapter", "Message", "Model",
+    "NotFoundError", "OverloadedError", "PaintEvent", "PaintProgress", "PermissionDeniedError", "Picture",
     "PictureModel", "Pictures", "Piece", "Poem", "QianyiError", "Question", "QuotaError",
     "Retries", "Score", "ScoreTexts", "Scores", "ServerError", "ServerInfo", "Stream",
-    "Summary", "TimedOutError", "Tokenize", "TooLargeError", "Tool", "ToolCall",
-    "UnreachableError", "UnsupportedError", "Usage"]
+    "Summary", "TimedOutError", "TokenLogprob", "Tokenize", "TooLargeError", "Tool", "ToolCall",
+    "UnloadAdapter", "UnreachableError", "UnsupportedError", "Usage"]

@@ -16,9 +16,13 @@ Json = Mapping[str, Any]
 class Request(Generic[A]):
     """A call whose answer comes at once."""
 
-    path: ClassVar[str]  # of POST with a body, else of GET
+    path: ClassVar[str]
+    verb: ClassVar[str | None] = None  # POST with a body, else GET
     call: ClassVar[str]  # the method of qianyi.v1.Inference
     gathers: ClassVar[bool] = False  # over gRPC it is a stream whose last message is the answer
+
+    def url(self) -> str:
+        return self.path
 
     def body(self) -> dict[str, Any] | None:
         raise NotImplementedError
@@ -65,5 +69,8 @@ def fields_of(request: Any) -> dict[str, Any]:
 
 def usage_of(value: Any) -> Usage:
     """Of JSON, where embeddings say nothing of completions, or of a message."""
-    read = value.get if isinstance(value, dict) else lambda name, _: getattr(value, name)
-    return Usage(read("prompt_tokens", 0), read("completion_tokens", 0), read("total_tokens", 0))
+    if not isinstance(value, dict):
+        return Usage(value.prompt_tokens, value.completion_tokens, value.total_tokens,
+                     value.cached_tokens)
+    return Usage(value["prompt_tokens"], value.get("completion_tokens", 0), value["total_tokens"],
+                 value.get("prompt_tokens_details", {}).get("cached_tokens", 0))

@@ -55,7 +55,8 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 def _call(request: Request[Any], attempts: Attempts, more: Mapping[str, Any]) -> dict[str, Any]:
     body = request.body()
-    return {"method": "GET" if body is None else "POST", "url": request.path,
+    verb = request.verb or ("GET" if body is None else "POST")
+    return {"method": verb, "url": request.url(),
             "json": None if body is None else {**body, **more},
             "timeout": httpx.Timeout(attempts.left())}
 

@@ -162,6 +162,8 @@ class Client:
     tokenize = _sends(tokens.Tokenize)
     detokenize = _sends(tokens.Detokenize)
     models = _sends(tokens.ListModels)
+    load_adapter = _sends(tokens.LoadAdapter)
+    unload_adapter = _sends(tokens.UnloadAdapter)
     server = _sends(tokens.GetServerInfo)
 
 
@@ -263,4 +265,6 @@ class AsyncClient:
     tokenize = _awaits(tokens.Tokenize)
     detokenize = _awaits(tokens.Detokenize)
     models = _awaits(tokens.ListModels)
+    load_adapter = _awaits(tokens.LoadAdapter)
+    unload_adapter = _awaits(tokens.UnloadAdapter)
     server = _awaits(tokens.GetServerInfo)

@@ -7,11 +7,12 @@ import json
 from typing import Any, Literal, Mapping, Sequence
 
 from qianyi._request import EventReader, Json, Streamed, fields_of, usage_of
-from qianyi.types import Answer, Choice, FinishReason, Message, Piece, Tool, ToolCall
+from qianyi.types import (Answer, Choice, FinishReason, Message, Piece, TokenLogprob, Tool,
+                          ToolCall)
 from qianyi.v1 import inference_pb2
 
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-               "presence_penalty", "frequency_penalty", "seed", "n", "best_of")
+               "presence_penalty", "frequency_penalty", "seed", "n", "best_of", "top_logprobs")
 _FINISH: Mapping[int, FinishReason] = {1: "stop", 2: "length", 3: "tool_calls"}
 
 
@@ -21,6 +22,33 @@ def _call_of_json(value: Json) -> ToolCall:
 
 def _call_of_message(value: Any) -> ToolCall:
     return ToolCall(value.id, value.name, value.arguments)
+
+
+def _logprob_of_json(value: Json) -> TokenLogprob:
+    return TokenLogprob(value["token"], value["logprob"],
+                        tuple(map(_logprob_of_json, value.get("top_logprobs", ()))))
+
+
+def _logprob_of_message(value: Any) -> TokenLogprob:
+    text = value.piece.decode(errors="replace") if value.piece else f"token_id:{value.token}"
+    return TokenLogprob(text, value.logprob,
+                        tuple(map(_logprob_of_message, getattr(value, "top", ()))))
+
+
+def _logprobs_of_json(value: Json | None) -> tuple[TokenLogprob, ...]:
+    """Of a chat's choice, or in the older form of a completion's."""
+    if value is None:
+        return ()
+    if "content" in value:
+        return tuple(map(_logprob_of_json, value["content"]))
+    tops: Sequence[Mapping[str, float]] = value["top_logprobs"] or [{}] * len(value["tokens"])
+
+    def best(top: Mapping[str, float]) -> tuple[TokenLogprob, ...]:
+        others = [TokenLogprob(text, logprob) for text, logprob in top.items()]
+        return tuple(sorted(others, key=lambda other: -other.logprob))
+
+    return tuple(TokenLogprob(token, logprob, best(top)) for token, logprob, top in
+                 zip(value["tokens"], value["token_logprobs"], tops))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +98,8 @@ class _Text(Streamed[Answer, Piece]):
     def read_message(self, message: Any) -> Answer:
         choices = tuple(
             Choice(choice.text, tuple(choice.blanks), _FINISH[choice.finish_reason],
-                   choice.reasoning, tuple(map(_call_of_message, choice.tool_calls)))
+                   choice.reasoning, tuple(map(_call_of_message, choice.tool_calls)),
+                   tuple(map(_logprob_of_message, choice.logprobs)))
             for choice in message.choices)
         return Answer(message.id, message.model, choices, usage_of(message.usage), message.seed,
                       tuple(message.choices[0].lines))
@@ -79,7 +108,8 @@ class _Text(Streamed[Answer, Piece]):
         return Piece(message.text, message.index, message.blank, message.reasoning,
                      _call_of_message(message.tool_call) if message.HasField("tool_call") else None,
                      _FINISH.get(message.finish_reason),
-                     usage_of(message.usage) if message.HasField("usage") else None)
+                     usage_of(message.usage) if message.HasField("usage") else None,
+                     tuple(map(_logprob_of_message, message.logprobs)))
 
 
 class _TaskReader:
@@ -162,9 +192,11 @@ class _ChoiceReader:
             return Piece(usage=usage_of(event["usage"]))
         choice = event["choices"][0]
         index, finish = choice["index"], choice["finish_reason"]
+        logprobs = _logprobs_of_json(choice.get("logprobs"))
         if "delta" not in choice:
             blank = choice.get("blank", {"index": 0, "text": choice["text"]})
-            return Piece(blank["text"], index, blank["index"], finish_reason=finish)
+            return Piece(blank["text"], index, blank["index"], finish_reason=finish,
+                         logprobs=logprobs)
         delta = choice["delta"]
         call = None
         for part in delta.get("tool_calls", ()):
@@ -177,7 +209,7 @@ class _ChoiceReader:
         if "role" in delta:
             return None
         return Piece(delta.get("content") or "", index, 0, delta.get("reasoning_content", ""), call,
-                     finish)
+                     finish, logprobs=logprobs)
 
     def finish(self) -> None:
         return None
@@ -189,6 +221,7 @@ class _Choices(_Text):
 
     n: int | None = None
     best_of: int | None = None
+    top_logprobs: int | None = None  # each token is told of, with so many of the likeliest
     json_schema: Mapping[str, Any] | Literal[True] | None = None  # True: any object
 
     def body(self) -> dict[str, Any]:
@@ -235,8 +268,15 @@ class Completion(_Choices):
         request.completion.prompt = self.prompt
         request.completion.suffix = self.suffix or ""
 
+    def body(self) -> dict[str, Any]:
+        body = super().body()
+        if self.top_logprobs is not None:
+            body["logprobs"] = body.pop("top_logprobs")
+        return body
+
     def read_choice(self, choice: Json) -> Choice:
-        return Choice(choice["text"], tuple(choice["blanks"]), choice["finish_reason"])
+        return Choice(choice["text"], tuple(choice["blanks"]), choice["finish_reason"],
+                      logprobs=_logprobs_of_json(choice.get("logprobs")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +298,8 @@ class Chat(_Choices):
     def body(self) -> dict[str, Any]:
         body = super().body()
         body["messages"] = [self._message_json(message) for message in self.parts()]
+        if self.top_logprobs is not None:
+            body["logprobs"] = True
         if self.tools is not None:
             body["tools"] = [{"type": "function", "function": {
                 "name": tool.name, "description": tool.description,
@@ -289,6 +331,7 @@ class Chat(_Choices):
             part = chat.messages.add(role=message.role, content=message.content)
             if message.reasoning is not None:
                 part.reasoning = message.reasoning
+            part.tool_call_id = message.tool_call_id or ""
             for call in message.tool_calls:
                 part.tool_calls.add(id=call.id, name=call.name, arguments=call.arguments)
         for tool in self.tools or ():
@@ -304,4 +347,5 @@ class Chat(_Choices):
         message = choice["message"]
         text = message["content"] or ""
         return Choice(text, (text,), choice["finish_reason"], message.get("reasoning_content", ""),
-                      tuple(map(_call_of_json, message.get("tool_calls", ()))))
+                      tuple(map(_call_of_json, message.get("tool_calls", ()))),
+                      _logprobs_of_json(choice.get("logprobs")))

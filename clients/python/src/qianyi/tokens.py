@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import urllib.parse
 from typing import Any, Sequence
 
 from qianyi._request import Json, Request, fields_of, usage_of
@@ -115,6 +116,20 @@ class Detokenize(Request[str]):
         return str(message.text)
 
 
+def _model_of_json(entry: Json) -> Model:
+    told = entry.get("pictures")
+    pictures = told and PictureModel(told["paints"], told["captions"], told["magnifies"],
+                                     tuple(told["sizes"]), tuple(told["styles"]))
+    return Model(entry["id"], entry["family"], entry["context_tokens"], entry["parent"], pictures)
+
+
+def _model_of_message(model: Any) -> Model:
+    told = model.pictures
+    pictures = PictureModel(told.paints, told.captions, told.magnifies, tuple(told.sizes),
+                            tuple(told.styles)) if model.HasField("pictures") else None
+    return Model(model.name, model.family, model.context_tokens, model.parent or None, pictures)
+
+
 @dataclasses.dataclass(frozen=True)
 class ListModels(Request["tuple[Model, ...]"]):
     """The models and adapters that are served."""
@@ -129,20 +144,62 @@ class ListModels(Request["tuple[Model, ...]"]):
         return inference_pb2.ListModelsRequest()
 
     def read_json(self, value: Json) -> tuple[Model, ...]:
-        def pictures(entry: Json) -> PictureModel | None:
-            told = entry.get("pictures")
-            return told and PictureModel(told["paints"], told["captions"], told["magnifies"],
-                                         tuple(told["sizes"]), tuple(told["styles"]))
-        return tuple(Model(entry["id"], entry["family"], entry["context_tokens"], entry["parent"],
-                           pictures(entry)) for entry in value["data"])
+        return tuple(map(_model_of_json, value["data"]))
 
     def read_message(self, message: Any) -> tuple[Model, ...]:
-        def pictures(model: Any) -> PictureModel | None:
-            told = model.pictures
-            return PictureModel(told.paints, told.captions, told.magnifies, tuple(told.sizes),
-                                tuple(told.styles)) if model.HasField("pictures") else None
-        return tuple(Model(model.name, model.family, model.context_tokens, model.parent or None,
-                           pictures(model)) for model in message.models)
+        return tuple(map(_model_of_message, message.models))
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadAdapter(Request[Model]):
+    """Loads an adapter from a folder below the server's --adapter-folder; requests may name it
+    MODEL:ADAPTER once this answers. Takes a key with the scope admin."""
+
+    path = "/v1/adapters"
+    call = "LoadAdapter"
+    name: str
+    folder: str
+    model: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def body(self) -> dict[str, Any]:
+        body = fields_of(self)
+        body["path"] = body.pop("folder")
+        return body
+
+    def message(self) -> Any:
+        return inference_pb2.LoadAdapterRequest(**self.body())
+
+    def read_json(self, value: Json) -> Model:
+        return _model_of_json(value)
+
+    def read_message(self, message: Any) -> Model:
+        return _model_of_message(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnloadAdapter(Request[None]):
+    """Takes no new requests for an adapter, MODEL:ADAPTER; its memory is free when the last one
+    has ended. Takes a key with the scope admin."""
+
+    path = "/v1/adapters/"
+    call = "UnloadAdapter"
+    verb = "DELETE"
+    name: str
+
+    def url(self) -> str:
+        return self.path + urllib.parse.quote(self.name, safe=":")
+
+    def body(self) -> None:
+        return None
+
+    def message(self) -> Any:
+        return inference_pb2.UnloadAdapterRequest(name=self.name)
+
+    def read_json(self, value: Json) -> None:
+        return None
+
+    def read_message(self, message: Any) -> None:
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int = 0  # of the prompt's: computed for earlier requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,16 @@ class Message:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenLogprob:
+    """A token of an answer, and the natural logarithm of its probability. `text` is what stands
+    for the token: U+FFFD for parts of characters."""
+
+    text: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()  # the likeliest at its place, best first
+
+
+@dataclasses.dataclass(frozen=True)
 class Choice:
     """One answer of a model."""
 
@@ -53,6 +64,7 @@ class Choice:
     finish_reason: FinishReason
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()  # where top_logprobs were asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Piece:
     tool_call: ToolCall | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None  # with the last piece of all
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens that came since the last piece
 
 
 @dataclasses.dataclass(frozen=True)
