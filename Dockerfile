@@ -1,4 +1,4 @@
-# The server with its poet, for the CPU:
+# The server with its poet and its painter, for the CPU:
 #   docker build -t qianyi .
 #   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:50051:50051 --memory 1g qianyi
 # Another model, and keys: docker run -v /srv/models:/models:ro -v /srv/keys:/keys:ro … qianyi \
@@ -28,10 +28,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --no-create-home --shell /usr/sbin/nologin qianyi
 COPY --from=build /src/build/bin/qianyi /usr/local/bin/qianyi
-COPY models/poet /models/poet
+COPY models /models
 USER qianyi
 EXPOSE 8080 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
   CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health/ready HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ $status = 200 ]"]
 ENTRYPOINT ["qianyi", "serve", "--host", "0.0.0.0"]
-CMD ["--model", "/models/poet", "--no-keys"]
+CMD ["--model", "/models/poet", "--model", "/models/painter", "--no-keys"]

@@ -10,9 +10,9 @@ import unittest
 import grpc
 import openai
 
-from pictures import gradient, hole, make_painter, png, png_size
+from pictures import gradient, hole, make_painter, png, png_pixels, png_size
 from reflection import ByReflection
-from serving import BINARY, Server
+from serving import BINARY, ROOT, Server
 
 GENERATE = "/v1/images/generations"
 EDIT = "/v1/images/edits"
@@ -215,6 +215,42 @@ class OpenAi(ImageTest):
         self.assertEqual(after["qianyi_image_first_row_seconds_count"], 1)
         self.assertGreaterEqual(after["qianyi_image_steps_total"], 16)
         self.assertEqual(self.server.metric("qianyi_image_requests"), 0)
+
+
+class Shipped(unittest.TestCase):
+    """The painter that comes with the project, as it is started by scripts/serve."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--model", str(ROOT / "models/painter"))
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.server.stop() == 0, cls.server.errors()
+
+    def paint(self, prompt, **fields):
+        status, answer = self.server.post(GENERATE, {"prompt": prompt, "candidates": 8, "seed": 1, **fields})
+        self.assertEqual((status, answer.get("size")), (200, "64x64"), answer)
+        return answer["data"][0]["b64_json"]
+
+    def test_it_paints_what_it_is_asked_for(self):
+        for prompt, channel in (("一个红苹果", 0), ("绿心", 1), ("蓝心", 2)):
+            pixels = png_pixels(base64.b64decode(self.paint(prompt)))
+            inside = [pixels[i:i + 3] for i in range(0, len(pixels), 3) if min(pixels[i:i + 3]) < 200]
+            self.assertGreater(len(inside), 64**2 / 4, prompt)
+            mean = [sum(pixel[c] for pixel in inside) / len(inside) for c in range(3)]
+            self.assertEqual(mean.index(max(mean)), channel, (prompt, mean))
+
+    def test_styles_look_like_themselves(self):
+        ink = png_pixels(base64.b64decode(self.paint("一只猫", style="轮廓画")))
+        white = sum(min(ink[i:i + 3]) > 200 for i in range(0, len(ink), 3)) / 64**2
+        dark = sum(max(ink[i:i + 3]) < 130 for i in range(0, len(ink), 3)) / 64**2
+        self.assertGreater(white, 0.5)
+        self.assertGreater(dark, 0.02)
+        # The seal of 国画 is where it belongs: red, at the lower right.
+        rice = png_pixels(base64.b64decode(self.paint("一只猫", style="国画")))
+        red, green, blue = rice[(57 * 64 + 57) * 3:][:3]
+        self.assertGreater(red, max(green, blue) + 60)
 
 
 class Refusals(ImageTest):

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-TEMPERATURE, TOP_K = 0.9, 64  # the defaults that config.json gives the runtime
+TEMPERATURE, TOP_K = 0.6, 64  # the defaults that config.json gives the runtime
 
 
 def draw(logits, temperature, top_k, generator):
