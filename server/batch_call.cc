@@ -4,23 +4,11 @@
 #include <cmath>
 #include <utility>
 
+#include "runtime/given_text.h"
 #include "server/request_account.h"
 
 namespace qianyi {
 namespace {
-
-// A text that comes as it was given, token by token, whatever the model would rather write.
-class GivenText final : public Constraint {
- public:
-  explicit GivenText(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
-  void Mask(std::span<float>) override {}
-  std::span<const int32_t> Forced() const override { return std::span(tokens_).subspan(next_); }
-  void Accept(int32_t) override { ++next_; }
-
- private:
-  const std::vector<int32_t> tokens_;
-  size_t next_ = 0;
-};
 
 std::vector<float> OfLengthOne(std::span<const float> vector) {
   double square = 0;

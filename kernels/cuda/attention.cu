@@ -56,9 +56,6 @@ struct CacheRows {
   }
 };
 
-QIANYI_DEVICE inline float Widen(float value) { return value; }
-QIANYI_DEVICE inline float Widen(uint16_t value) { return FloatOfHalf(value); }
-
 template <typename T>
 struct AttentionKernel {
   static constexpr int kThreads = kRows * 32;

@@ -11,6 +11,10 @@ QIANYI_DEVICE inline Global<float> RowOf(const Tensor& tensor, int64_t row) {
   return Global<float>(static_cast<float*>(tensor.data) + row * tensor.stride, tensor.cols);
 }
 
+// An element of the cache, f32 or f16.
+QIANYI_DEVICE inline float Widen(float value) { return value; }
+QIANYI_DEVICE inline float Widen(uint16_t value) { return FloatOfHalf(value); }
+
 // The sum over the warp in a fixed tree: lanes i and i ^ 16, then ^ 8, … The same in all lanes.
 QIANYI_DEVICE inline float WarpSum(float value) {
   for (int mask = 16; mask > 0; mask /= 2) value += ShuffleXor(value, mask);

@@ -6,9 +6,6 @@
 namespace qianyi::cuda::QIANYI_FLAVOUR {
 namespace {
 
-QIANYI_DEVICE inline float Widened(float value) { return value; }
-QIANYI_DEVICE inline float Widened(uint16_t value) { return FloatOfHalf(value); }
-
 template <typename T>
 struct SparseAttentionKernel {
   static constexpr int kThreads = 128;
@@ -79,7 +76,7 @@ struct SparseAttentionKernel {
       const Global<const T> key = Row(list, first + j, 0, dim);
       float dot = 0.0f;
       for (int64_t d = Lane(); d < dim; d += 32) {
-        dot = Fma(arrays.q.Load(d), Widened(key.Load(d)), dot);
+        dot = Fma(arrays.q.Load(d), Widen(key.Load(d)), dot);
       }
       dot = WarpSum(dot);
       const float bias = first + j < list.pivots ? args.pivot_bias : 0.0f;
@@ -122,7 +119,7 @@ struct SparseAttentionKernel {
     for (int64_t d = ThreadIndex(); d < layer.value_dim; d += kThreads) {
       float sum = first == 0 ? 0.0f : arrays.sums.Load(d) * factor;
       for (int j = 0; j < size; ++j) {
-        sum = Fma(arrays.scores.Load(j), Widened(Row(list, first + j, before, dim).Load(d)), sum);
+        sum = Fma(arrays.scores.Load(j), Widen(Row(list, first + j, before, dim).Load(d)), sum);
       }
       arrays.sums.Store(d, sum);
     }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "runtime/given_text.h"
 #include "runtime/pictures/magnify.h"
 
 namespace qianyi {
@@ -15,22 +16,18 @@ namespace {
 
 constexpr int64_t kMagnifySource = 16 * 16 + 5;  // codes and commands before the target block
 
-// Forces a text, token by token, under a distribution without image codes.
-class TextScore : public Constraint {
+// Scored under a distribution without image codes.
+class TextScore : public GivenText {
  public:
   TextScore(std::vector<int32_t> text, int32_t image_tokens)
-      : text_(std::move(text)), image_tokens_(image_tokens) {}
+      : GivenText(std::move(text)), image_tokens_(image_tokens) {}
   void Mask(std::span<float> logits) override {
     std::fill(logits.begin(), logits.begin() + image_tokens_,
               -std::numeric_limits<float>::infinity());
   }
-  std::span<const int32_t> Forced() const override { return std::span(text_).subspan(next_); }
-  void Accept(int32_t) override { ++next_; }
 
  private:
-  const std::vector<int32_t> text_;
   const int32_t image_tokens_;
-  size_t next_ = 0;
 };
 
 // [SIZE] [BOI1] codes [EOI1] [ROI1]

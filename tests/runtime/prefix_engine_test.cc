@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/engine.h"
+#include "runtime/given_text.h"
 #include "tests/runtime/engine_setup.h"
 
 namespace qianyi {
@@ -122,24 +123,11 @@ TEST(PrefixEngineTest, APromptIsThereForOthersOnceItIsComputed) {
                          second.outcome.blanks[0].begin() + 1));
 }
 
-// A text that is given, token by token.
-class Given final : public Constraint {
- public:
-  explicit Given(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
-  void Mask(std::span<float>) override {}
-  std::span<const int32_t> Forced() const override { return std::span(tokens_).subspan(next_); }
-  void Accept(int32_t) override { ++next_; }
-
- private:
-  const std::vector<int32_t> tokens_;
-  size_t next_ = 0;
-};
-
 std::vector<float> Score(Engine& engine, const std::vector<int32_t>& prompt,
                          const std::vector<int32_t>& given) {
   GenerateRequest request = Request(engine, prompt, 0, static_cast<int32_t>(given.size()));
   auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 0);
-  EXPECT_TRUE(engine.Submit(std::move(request), sink, std::make_unique<Given>(given)).ok());
+  EXPECT_TRUE(engine.Submit(std::move(request), sink, std::make_unique<GivenText>(given)).ok());
   std::vector<float> logprobs;
   while (const TokenEvent* event = sink->Wait()) {
     if (event->finish != FinishReason::kNone) continue;
