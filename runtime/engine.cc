@@ -278,6 +278,8 @@ Engine::Taken Engine::TakeTokens() {
   Call* call = nullptr;  // null: went another way than was guessed, or has ended
   bool forced = false;   // what was fed ahead is what must come
   for (int64_t row = 0; row < logits.rows; ++row) {
+    // While one thread samples, another processor is free to deliver what was sampled.
+    if (row == (logits.rows + 1) / 2) RingBells();
     const int32_t at = step_.logit_tokens[row];
     const bool is_first = step_.sequences[at] != place;
     if (is_first) {
@@ -312,7 +314,7 @@ void Engine::BeginTaking(Call* call) {
   call->kept = true;
 }
 
-// Once a step: readers of many sinks would else wake for each token. Closed sinks have rung.
+// Twice a step: readers of many sinks would else wake for each token. Closed sinks have rung.
 void Engine::RingBells() {
   Bell* last = nullptr;
   for (const int place : order_) {

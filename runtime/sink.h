@@ -27,7 +27,7 @@ class Bell {
   void Ring();
   uint32_t rings() const { return rings_.load(std::memory_order_acquire); }
   // Returns once it has rung since `seen` was read. Sleeps at once: std::atomic would spin first,
-  // as if the bell were about to ring, and it rings once a step.
+  // as if the bell were about to ring, and it rings twice a step.
   void Wait(uint32_t seen);
 
  private:
@@ -40,8 +40,8 @@ class Bell {
 class Sink {
  public:
   // `events`: at most so many will come (Engine::MaxEvents); `logprobs` as in SamplingParams.
-  // `bell`, which outlives this, is rung after each step that wrote, and at the end: for readers
-  // that Poll.
+  // `bell`, which outlives this, is rung half way through what a step writes to all sinks, after
+  // it, and at the end: for readers that Poll.
   Sink(int64_t events, int32_t logprobs, Bell* bell = nullptr) : events_(events), bell_(bell) {
     for (TokenEvent& event : events_) event.token.top.reserve(logprobs);
   }
