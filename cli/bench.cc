@@ -1,9 +1,12 @@
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "cli/command.h"
 #include "nlohmann/json.hpp"
+#include "runtime/measure.h"
 #include "runtime/storage/bench_io.h"
 
 namespace qianyi {
@@ -44,12 +47,39 @@ absl::Status RunBenchIo(Flags flags) {
   return absl::OkStatus();
 }
 
+absl::Status RunBenchMemory(int threads, bool json) {
+  if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const double rate = MeasureMemoryReads(threads) / 1e9;
+  if (rate == 0) return absl::ResourceExhaustedError("there is no GiB of memory to read");
+  if (json) {
+    std::printf("{\n \"threads\": %d,\n \"gb_per_second\": %.3f\n}\n", threads, rate);
+  } else {
+    std::printf("%.3f GB/s  (%d threads)\n", rate, threads);
+  }
+  return absl::OkStatus();
+}
+
+void AddBenchMemory(CLI::App* bench, Run* run) {
+  struct Memory {
+    int threads = 0;
+    bool json = false;
+  };
+  auto flags = std::make_shared<Memory>();
+  CLI::App* command = bench->add_subcommand("memory", "read memory as fast as a plain loop can");
+  command->add_option("--threads", flags->threads, "that read [one per core]")
+      ->check(CLI::Range(0, 1024));
+  command->add_flag("--json", flags->json, "print JSON");
+  command->footer("Example:\n  qianyi bench memory --json");
+  command->callback([=] { *run = [=] { return RunBenchMemory(flags->threads, flags->json); }; });
+}
+
 }  // namespace
 
 void AddBench(CLI::App& app, Run* run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* bench = app.add_subcommand("bench", "measure this machine");
   bench->require_subcommand(1);
+  AddBenchMemory(bench, run);
   CLI::App* command = bench->add_subcommand("io", "read a file as weights are read");
   command->add_option("FILE", flags->path, "best a large one, such as model.safetensors")
       ->required();

@@ -156,6 +156,14 @@ void RunFlags::Add(CLI::App& command) {
       ->capture_default_str()
       ->type_name("N");
   command
+      .add_option_function<std::string>(
+          "--kv-cache-dtype",
+          [this](const std::string& name) { options.kv_dtype = DTypeFromName(name); },
+          "of keys and values: f32, f16, or int8 with a scale for each token and head, which takes "
+          "half the room [f16, or f32 with weights in f32]")
+      ->check(CLI::IsMember({"f32", "f16", "int8"}))
+      ->type_name("TYPE");
+  command
       .add_option("--numerics", numerics,
                   "exact: the same tokens whatever the batch, split or residency; fast: faster "
                   "kernels where a backend has them (the CPU has none)")

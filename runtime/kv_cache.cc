@@ -9,8 +9,12 @@ namespace qianyi {
 namespace {
 
 size_t LayerPageBytes(const KvSpec& spec, DType dtype) {
-  const size_t element_bytes = dtype == DType::kF32 ? 4 : 2;
-  return static_cast<size_t>(kPageTokens) * spec.elements_per_layer() * element_bytes;
+  const KvLayer layer = {.dtype = dtype,
+                         .kv_heads = spec.heads,
+                         .key_dim = spec.key_dim,
+                         .value_dim = spec.value_dim,
+                         .values_in_keys = spec.values_in_keys};
+  return layer.used_page_bytes();
 }
 
 }  // namespace

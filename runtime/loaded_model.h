@@ -29,7 +29,8 @@ struct LoadOptions {
   int64_t logit_rows = 0;         // 0 = batch and guesses
   int64_t guesses = 0;            // tokens of all sequences that are guessed ahead in one step
   int threads = 0;                // 0 = one per core
-  std::optional<DType> kv_dtype = std::nullopt;  // then f32 for f32 weights, else f16
+  std::optional<DType> kv_dtype =
+      std::nullopt;  // f32, f16, i8; none: f32 for f32 weights, else f16
   ReaderOptions reader = {};
   uint64_t adapter_bytes = 0;        // for all adapters loaded at one time; 0 = none can be
   const Backend* backend = nullptr;  // a device with memory of its own; null = the CPU

@@ -1,8 +1,12 @@
 #include "runtime/measure.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cstring>
+#include <numeric>
+#include <thread>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -52,7 +56,43 @@ double BestSeconds(PackedFormat format, int64_t rows, int64_t tokens, int thread
   return best;
 }
 
+// Adds up whole cache lines, a word of each in a sum of its own: as fast as any loop can read.
+uint64_t AddUp(const uint64_t* words, size_t count) {
+  std::array<uint64_t, 8> sums = {};
+  for (size_t i = 0; i + sums.size() <= count; i += sums.size()) {
+    for (size_t k = 0; k < sums.size(); ++k) sums[k] += words[i + k];
+  }
+  return std::accumulate(sums.begin(), sums.end(), uint64_t{0});
+}
+
 }  // namespace
+
+double MeasureMemoryReads(int threads) {
+  constexpr size_t kBytes = size_t{1} << 30;
+  const Backend& cpu = Cpu();
+  auto* memory = static_cast<std::byte*>(cpu.alloc(kBytes));
+  if (memory == nullptr) return 0;
+  std::memset(memory, 1, kBytes);  // so that every page is there
+  const auto* words = reinterpret_cast<const uint64_t*>(memory);
+  const size_t each = kBytes / sizeof(uint64_t) / threads;
+  std::atomic<uint64_t> sum = 0;  // used, so that no compiler leaves the reading out
+  double best = 0, total = 0;
+  for (int run = 0; run < 3 || total < kSeconds; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    {
+      std::vector<std::jthread> readers;
+      for (int i = 0; i < threads; ++i) {
+        readers.emplace_back([&sum, words, each, i] { sum += AddUp(words + each * i, each); });
+      }
+    }
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = run == 0 ? seconds : std::min(best, seconds);
+    total += seconds;
+  }
+  cpu.free(memory, kBytes);
+  return sum == 0 ? 0 : static_cast<double>(each * threads * sizeof(uint64_t)) / best;
+}
 
 double MeasureHostBandwidth(int threads) {
   // Far larger than any cache.

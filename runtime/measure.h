@@ -10,6 +10,9 @@ namespace qianyi {
 
 // Bytes per second of reading RAM with `threads` threads through our own matrix kernel.
 double MeasureHostBandwidth(int threads);
+// The same by adding up all words of 1 GiB, which no kernel of ours can make faster or slower. 0
+// when there is no room for it.
+double MeasureMemoryReads(int threads);
 // Operations per second (2 per multiply-add) of products with weights of `format`, for a
 // batch of 64 tokens: what a large batch is limited by.
 double MeasureCompute(PackedFormat format, int threads);

@@ -109,9 +109,8 @@ Needs NeedsOf(const ModelUse& use, bool device) {
   plan.adapter_bytes =
       use.adapter_bytes + std::min<uint64_t>(use.adapter_bytes, file.spec.kv.layers * 4 * kMiB);
   plan.kv_bytes = Product(KvPages(use), KvCache::PageBytes(file.spec.kv, use.kv_dtype));
-  plan.kv_read_bytes =
-      Product(use.context_tokens * use.batch,
-              file.spec.kv.elements_per_token() * (use.kv_dtype == DType::kF32 ? 4 : 2));
+  plan.kv_read_bytes = Product(use.context_tokens * use.batch,
+                               KvCache::PageBytes(file.spec.kv, use.kv_dtype) / kPageTokens);
   plan.workspace_bytes =
       Pass::MemoryBytes(file.spec, Pass::LimitsOf(use, device)) + use.picture_bytes;
   if (device) plan.staging_bytes = Pass::StagingBytes(file.spec, Pass::LimitsOf(use, device));

@@ -1,5 +1,8 @@
 """What the scripts that measure have in common: the machine, the commit, running a program."""
 
+import importlib.machinery
+import importlib.util
+import json
 import os
 import pathlib
 import platform
@@ -25,6 +28,28 @@ def machine():
     return {"cpu": model.group(1) if model else platform.processor(), "cores": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "kernel": platform.release()}
+
+
+def gguf_maker():
+    """scripts/fixtures/gguf_checkpoints as a module: writes small GGUF files."""
+    loader = importlib.machinery.SourceFileLoader("gguf_checkpoints", str(ROOT / "scripts/fixtures/gguf_checkpoints"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+def fio_memory():
+    """What fio reads into. Into small pages a virtual disk can be half as fast, and the program uses huge ones."""
+    reserved = int(pathlib.Path("/proc/sys/vm/nr_hugepages").read_text())
+    return "shmhuge" if reserved >= 8 else "malloc"
+
+
+def fio_bytes_per_second(path, *more):
+    """Of reading a file as the program reads it, by fio."""
+    report = json.loads(output([
+        "fio", "--name=weights", f"--filename={path}", "--readonly", "--rw=read", "--ioengine=io_uring",
+        "--direct=1", "--bs=1M", "--iodepth=4", f"--iomem={fio_memory()}", "--output-format=json", *more]))
+    return report["jobs"][0]["read"]["bw_bytes"]
 
 
 def commit():

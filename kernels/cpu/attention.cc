@@ -88,7 +88,14 @@ void AttendRange(const Attention& args, const Shape& shape, const Range& range, 
     block.values = block.keys;
   }
   block.page_bytes = layer.page_bytes;
-  block.half = layer.dtype != DType::kF32;
+  block.dtype = layer.dtype;
+  block.element_bytes = element;
+  block.key_scales = block.value_scales = nullptr;
+  if (layer.dtype == DType::kI8) {
+    block.key_scales = layer.key_scales() + range.kv_head;
+    block.value_scales = layer.value_scales() + range.kv_head;
+  }
+  block.scale_stride = layer.kv_heads;
   block.key_dim = layer.key_dim;
   block.value_dim = layer.value_dim;
   block.scale = args.scale;

@@ -1,33 +1,13 @@
 // The first half of attention, over a Vec: keys to scores, and their softmax within a split.
 #pragma once
 
+#include "kernels/cpu/attention_cache.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/cpu/vec_math.h"
 
 namespace qianyi::cpu {
 namespace {
-
-struct F32Cache {
-  template <typename V>
-  static V Load(const std::byte* row, int64_t i) {
-    return V::Load(reinterpret_cast<const float*>(row) + i);
-  }
-  template <typename V>
-  static V LoadFirst(const std::byte* row, int64_t i, int64_t n) {
-    return V::LoadFirst(reinterpret_cast<const float*>(row) + i, n);
-  }
-};
-struct F16Cache {
-  template <typename V>
-  static V Load(const std::byte* row, int64_t i) {
-    return V::LoadHalf(reinterpret_cast<const uint16_t*>(row) + i);
-  }
-  template <typename V>
-  static V LoadFirst(const std::byte* row, int64_t i, int64_t n) {
-    return V::LoadHalfFirst(reinterpret_cast<const uint16_t*>(row) + i, n);
-  }
-};
 
 // scores[r][k] = scale · q[r]·key[k] for kRows rows and four consecutive slots.
 template <typename V, typename Cache, int kRows>
@@ -62,16 +42,10 @@ void ScoreTile(const float* const* q, const std::byte* key, const AttentionBlock
   });
 }
 
-inline const std::byte* SlotOf(const AttentionBlock& block, const std::byte* base, int64_t stride,
-                               int64_t slot) {
-  return base + block.page_table[slot / kPageTokens] * block.page_bytes +
-         slot % kPageTokens * stride;
-}
-
 // The keys of one head are short runs with gaps, which processors do not guess: ask for
 // those of the next page, and for the values that the split wants next.
 inline void PrefetchSlots(const AttentionBlock& block, int64_t slot, int64_t end) {
-  const int64_t element = block.half ? 2 : 4;
+  const int64_t element = block.element_bytes;
   for (int64_t k = slot; k < slot + 4 && k < end; ++k) {
     const std::byte* value = SlotOf(block, block.values, block.value_stride, k);
     for (int64_t i = 0; i < block.value_dim * element; i += 64) __builtin_prefetch(value + i, 0, 2);
@@ -88,7 +62,7 @@ void ScoreSplit(const AttentionBlock& block, int64_t begin, int64_t count,
                 float (*scores)[kAttentionSplit]) {
   constexpr int kRows = V::kQueryRows;
   const int head_rows = block.rows / block.kv_heads;
-  const int64_t head_bytes = block.key_dim * (block.half ? 2 : 4);
+  const int64_t head_bytes = block.key_dim * block.element_bytes;
   for (int64_t j = 0; j < count; j += 4) {
     if (block.kv_heads == 1) PrefetchSlots(block, begin + j, begin + count);
     const std::byte* key = SlotOf(block, block.keys, block.key_stride, begin + j);

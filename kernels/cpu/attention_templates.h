@@ -131,7 +131,7 @@ void ValuesOfManyHeads(const AttentionBlock& block, int64_t begin, int64_t split
                        const int64_t* counts, const float (*p)[kAttentionSplit],
                        const Merge* merges) {
   const int head_rows = block.rows / block.kv_heads;
-  const int64_t dims = block.value_dim, head_bytes = dims * (block.half ? 2 : 4);
+  const int64_t dims = block.value_dim, head_bytes = dims * block.element_bytes;
   for (int64_t j = 0; j < split; j += 4) {
     const std::byte* values[4];
     for (int k = 0; k < 4; ++k) {  // a page is whole: all four exist
@@ -189,6 +189,9 @@ void AttendBlock(const AttentionBlock& block) {
   for (int64_t begin = 0; begin < longest; begin += kAttentionSplit) {
     const int64_t split = longest - begin < kAttentionSplit ? longest - begin : kAttentionSplit;
     ScoreSplit<V, Cache>(block, begin, split, scores);
+    if constexpr (Cache::kScaled) {
+      MultiplyByScales<V>(block, block.key_scales, begin, split, scores);
+    }
     for (int r = 0; r < block.rows; ++r) {
       const int64_t left = block.visible[r] - begin;
       // A row whose last slot lies before this split has none in it, not fewer.
@@ -211,6 +214,9 @@ void AttendBlock(const AttentionBlock& block) {
       sum[r] = __builtin_fmaf(sum[r], factors[0], split_sum * factors[1]);
       max[r] = merged;
     }
+    if constexpr (Cache::kScaled) {
+      MultiplyByScales<V>(block, block.value_scales, begin, split, scores);
+    }
     ValuesOfSplit<V, Cache>(block, begin, split, counts, scores, merges);
   }
   for (int r = 0; r < block.rows; ++r) {
@@ -228,10 +234,12 @@ void AttendBlock(const AttentionBlock& block) {
 
 template <typename V>
 void AttendRows(const AttentionBlock& block) {
-  if (block.half) {
-    AttendBlock<V, F16Cache>(block);
-  } else {
+  if (block.dtype == DType::kF32) {
     AttendBlock<V, F32Cache>(block);
+  } else if (block.dtype == DType::kI8) {
+    AttendBlock<V, I8Cache>(block);
+  } else {
+    AttendBlock<V, F16Cache>(block);
   }
 }
 

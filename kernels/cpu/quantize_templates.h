@@ -36,27 +36,30 @@ V QuantizeVec(const float* x, int64_t left, V inverse) {
   return V::Max(V::Set(-127.0f), V::Min(V::Set(127.0f), q));
 }
 
+// How values with this largest magnitude become integers.
+struct Int8Scale {
+  float scale;
+  float inverse;
+  bool finite;  // else the values are zero, and the NaN scale makes every result NaN
+};
+inline Int8Scale Int8ScaleOf(uint32_t bits) {
+  if (bits >= kInfinityBits) return {__builtin_nanf(""), 0.0f, false};
+  if (bits < kTinyBits) return {0.0f, 0.0f, true};
+  float absmax;
+  __builtin_memcpy(&absmax, &bits, sizeof(absmax));
+  return {absmax / 127.0f, 127.0f / absmax, true};
+}
+
 template <typename V>
 void QuantizeRow(const float* x, int64_t cols, int8_t* values, float* scales, int32_t* sums) {
   const int64_t padded = (cols + kTileCols - 1) / kTileCols * kTileCols;
   for (int64_t begin = 0; begin < cols; begin += kSliceCols) {
     const int64_t n = cols - begin < kSliceCols ? cols - begin : kSliceCols;
     const int64_t padded_n = padded - begin < kSliceCols ? padded - begin : kSliceCols;
-    const uint32_t bits = MaxAbsBitsOf<V>(x + begin, n);
-    float absmax;
-    __builtin_memcpy(&absmax, &bits, sizeof(absmax));
-    V inverse = V::Zero();
-    int64_t quantized = n;
-    float scale = 0.0f;
-    if (bits >= kInfinityBits) {
-      // Not laundered: the values are zero, and the NaN scale makes every output NaN.
-      scale = __builtin_nanf("");
-      quantized = 0;
-    } else if (bits >= kTinyBits) {
-      scale = absmax / 127.0f;
-      inverse = V::Set(127.0f / absmax);
-    }
-    scales[begin / kSliceCols] = scale;
+    const Int8Scale to = Int8ScaleOf(MaxAbsBitsOf<V>(x + begin, n));
+    const V inverse = V::Set(to.inverse);
+    const int64_t quantized = to.finite ? n : 0;
+    scales[begin / kSliceCols] = to.scale;
     for (int64_t i = 0; i < padded_n; i += 32) {
       const V a = QuantizeVec<V>(x + begin + i, quantized - i, inverse);
       const V b = QuantizeVec<V>(x + begin + i + 16, quantized - i - 16, inverse);
@@ -65,6 +68,17 @@ void QuantizeRow(const float* x, int64_t cols, int8_t* values, float* scales, in
       sums[(begin + i) / 32] = static_cast<int32_t>(V::Add(a, b).Sum());  // exact
     }
   }
+}
+
+template <typename V>
+float ToInt8Row(const float* x, int64_t n, int8_t* out) {
+  const Int8Scale to = Int8ScaleOf(MaxAbsBitsOf<V>(x, n));
+  const V inverse = V::Set(to.inverse);
+  for (int64_t i = 0; i < n; i += 16) {
+    const V q = QuantizeVec<V>(x + i, to.finite ? n - i : 0, inverse);
+    q.StoreInt8First(out + i, n - i < 16 ? n - i : 16);
+  }
+  return to.scale;
 }
 
 // Σ (x - q scale)² with q = x / scale rounded and clamped to -8..7. Not fused, so that

@@ -31,7 +31,11 @@ struct AttentionBlock {
   size_t page_bytes;
   int64_t key_stride;  // bytes from one slot to the next
   int64_t value_stride;
-  bool half;  // keys and values are f16, else f32
+  DType dtype;  // of keys and values: f32, f16 or i8
+  int64_t element_bytes;
+  const float* key_scales;  // of i8: of slot 0 of page 0 for the first kv head
+  const float* value_scales;
+  int64_t scale_stride;  // floats from one slot to the next
   int64_t key_dim;
   int64_t value_dim;
   float scale;
@@ -51,7 +55,10 @@ struct SparseHead {
   size_t page_bytes;
   int64_t key_stride;  // bytes from one slot to the next
   int64_t value_stride;
-  bool half;
+  DType dtype;
+  const float* key_scales;  // as in AttentionBlock, for this head
+  const float* value_scales;
+  int64_t scale_stride;
   int64_t key_dim;
   int64_t value_dim;
   float scale;
@@ -101,6 +108,8 @@ struct RowKernels {
                          float* out);
   void (*add)(const float* row, int64_t n, float* x);
   void (*to_half)(const float* x, int64_t n, uint16_t* out);
+  // Returns the scale.
+  float (*to_int8)(const float* x, int64_t n, int8_t* out);
   void (*attention)(const AttentionBlock& block);
   void (*sparse_attention)(const SparseHead& head);
   // One token: down[j] = Σ_k a[j][k] x[k] for `rank` rows of a [rank, cols].

@@ -15,7 +15,8 @@ void RunSparseAttention(const SparseAttention& args, ThreadPool& pool, const Row
     head.key_stride = layer.kv_heads * layer.key_dim * element;
     head.value_stride =
         layer.values_in_keys ? head.key_stride : layer.kv_heads * layer.value_dim * element;
-    head.half = layer.dtype != DType::kF32;
+    head.dtype = layer.dtype;
+    head.scale_stride = layer.kv_heads;
     head.key_dim = layer.key_dim;
     head.value_dim = layer.value_dim;
     head.scale = args.scale;
@@ -31,6 +32,10 @@ void RunSparseAttention(const SparseAttention& args, ThreadPool& pool, const Row
       head.values = layer.values_in_keys ? head.keys
                                          : layer.pages + kPageTokens * head.key_stride +
                                                h / group * layer.value_dim * element;
+      if (layer.dtype == DType::kI8) {
+        head.key_scales = layer.key_scales() + h / group;
+        head.value_scales = layer.value_scales() + h / group;
+      }
       head.out = args.out.f32(t) + h * layer.value_dim;
       kernels.sparse_attention(head);
     }

@@ -28,12 +28,21 @@ void AttendSlotsOf(const SparseHead& head) {
     return base + head.page_table[slot / kPageTokens] * head.page_bytes +
            slot % kPageTokens * stride;
   };
+  [[maybe_unused]] const auto scale = [&](const float* base, int64_t i) {
+    const int64_t stride = head.scale_stride * static_cast<int64_t>(sizeof(float));
+    return *reinterpret_cast<const float*>(
+        row(reinterpret_cast<const std::byte*>(base), stride, i));
+  };
   for (int64_t i = 0; i < head.count; ++i) {
-    const float dot = DotKey<V, Cache>(head, row(head.keys, head.key_stride, i));
+    float dot = DotKey<V, Cache>(head, row(head.keys, head.key_stride, i));
+    if constexpr (Cache::kScaled) dot *= scale(head.key_scales, i);
     head.scores[i] = __builtin_fmaf(head.scale, dot, i < head.pivots ? head.pivot_bias : 0.0f);
   }
   float max, sum;
   SoftmaxRow<V>(head.scores, head.count, &max, &sum);
+  if constexpr (Cache::kScaled) {
+    for (int64_t i = 0; i < head.count; ++i) head.scores[i] *= scale(head.value_scales, i);
+  }
   const V inverse = V::Set(1.0f / sum);
   for (int64_t d = 0; d < head.value_dim; d += 16) {
     const int64_t n = head.value_dim - d < 16 ? head.value_dim - d : 16;
@@ -48,10 +57,12 @@ void AttendSlotsOf(const SparseHead& head) {
 
 template <typename V>
 void AttendSlots(const SparseHead& head) {
-  if (head.half) {
-    AttendSlotsOf<V, F16Cache>(head);
-  } else {
+  if (head.dtype == DType::kF32) {
     AttendSlotsOf<V, F32Cache>(head);
+  } else if (head.dtype == DType::kI8) {
+    AttendSlotsOf<V, I8Cache>(head);
+  } else {
+    AttendSlotsOf<V, F16Cache>(head);
   }
 }
 

@@ -45,6 +45,16 @@ struct Vec {
     for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
     return LoadHalf(padded);
   }
+  static Vec LoadInt8(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+  static Vec LoadInt8First(const int8_t* p, int64_t n) {
+    int8_t padded[16] = {};
+    for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
+    return LoadInt8(padded);
+  }
   // 32 values in pairs: [0], [2], … and [1], [3], ….
   static void LoadHalfPairs(const std::byte* p, Vec* even, Vec* odd) {
     const __m256i x = LoadInt(p), y = LoadInt(p + 32);

@@ -33,6 +33,13 @@ struct Vec {
   static Vec LoadHalfFirst(const uint16_t* p, int64_t n) {
     return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(First(n), p))};
   }
+  static Vec LoadInt8(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+  }
+  static Vec LoadInt8First(const int8_t* p, int64_t n) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(First(n), p)))};
+  }
   // 32 values in pairs: [0], [2], … and [1], [3], ….
   static void LoadHalfPairs(const std::byte* p, Vec* even, Vec* odd) {
     const __m512i pairs = _mm512_loadu_si512(p);

@@ -49,6 +49,12 @@ struct Vec {
     for (int64_t i = 0; i < n; ++i) v.lane[i] = HalfToFloat(p[i]);
     return v;
   }
+  static Vec LoadInt8(const int8_t* p) { return LoadInt8First(p, 16); }
+  static Vec LoadInt8First(const int8_t* p, int64_t n) {
+    Vec v = Zero();
+    for (int64_t i = 0; i < n; ++i) v.lane[i] = static_cast<float>(p[i]);
+    return v;
+  }
   void Store(float* p) const { std::memcpy(p, lane, sizeof(lane)); }
   void StoreFirst(float* p, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) p[i] = lane[i];

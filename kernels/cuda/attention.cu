@@ -45,14 +45,20 @@ struct CacheRows {
   const int32_t* table;
   int64_t visible;            // slots that have pages
   int64_t head, dim, before;  // elements of a slot's row, and of the page in front of the rows
+  bool value;
 
-  QIANYI_DEVICE Global<const T> Row(int64_t slot) const {
+  QIANYI_DEVICE const std::byte* Page(int64_t slot) const {
     const int64_t pages = (visible + kPageTokens - 1) / kPageTokens;
     const int64_t page = Global<const int32_t>(table, pages).Load(slot / kPageTokens);
-    const T* data =
-        reinterpret_cast<const T*>(layer.pages + page * static_cast<int64_t>(layer.page_bytes));
+    return layer.pages + page * static_cast<int64_t>(layer.page_bytes);
+  }
+  QIANYI_DEVICE Global<const T> Row(int64_t slot) const {
     const int64_t offset = before + (slot % kPageTokens * layer.kv_heads + head) * dim;
-    return Global<const T>(data + offset, dim);
+    return Global<const T>(reinterpret_cast<const T*>(Page(slot)) + offset, dim);
+  }
+  // Of i8.
+  QIANYI_DEVICE float Scale(int64_t slot) const {
+    return CacheScale(layer, Page(slot), slot % kPageTokens, head, value);
   }
 };
 
@@ -147,7 +153,7 @@ struct AttentionKernel {
   // order; then the tree over the four.
   QIANYI_DEVICE void Scores(const Run& run, int64_t split, const Arrays& arrays) const {
     const KvLayer& layer = task.args.layer;
-    const CacheRows<T> keys{layer, run.table, run.longest, run.kv_head, layer.key_dim, 0};
+    const CacheRows<T> keys{layer, run.table, run.longest, run.kv_head, layer.key_dim, 0, false};
     const int64_t begin = split * kAttentionSplit;
     for (int slot = ThreadIndex() / kSlotLanes; slot < kAttentionSplit;
          slot += kThreads / kSlotLanes) {
@@ -164,21 +170,39 @@ struct AttentionKernel {
           }
         }
       }
+      float scale = task.args.scale;
+      if constexpr (kScaledCache<T>) {
+        if (begin + slot < run.longest) scale *= keys.Scale(begin + slot);
+      }
       for (int row = 0; row < kRows; ++row) {
         if (row >= run.rows) continue;
         float score = sum[row];
         score += ShuffleXor(score, 1);
         score += ShuffleXor(score, 2);
         if (Lane() % kSlotLanes == 0) {
-          arrays.scores.Store(row * kAttentionSplit + slot, task.args.scale * score);
+          arrays.scores.Store(row * kAttentionSplit + slot, scale * score);
         }
       }
     }
     Barrier();
   }
 
-  // Scores become exp(score - max); warp r has row r, a lane the slots lane + 32 i.
+  QIANYI_DEVICE CacheRows<T> ValueRows(const Run& run) const {
+    const KvLayer& layer = task.args.layer;
+    const bool shared = layer.values_in_keys;
+    return {layer,
+            run.table,
+            run.longest,
+            run.kv_head,
+            shared ? layer.key_dim : layer.value_dim,
+            shared ? 0 : kPageTokens * layer.kv_heads * layer.key_dim,
+            true};
+  }
+
+  // Scores become exp(score - max), of i8 times the scale of the value; warp r has row r, a lane
+  // the slots lane + 32 i.
   QIANYI_DEVICE void Softmax(const Run& run, int64_t split, const Arrays& arrays) const {
+    [[maybe_unused]] const CacheRows<T> values = ValueRows(run);
     const int row = Warp();
     if (row < run.rows) {
       const int count = CountOf(run, row, split);
@@ -194,7 +218,9 @@ struct AttentionKernel {
       float sum = 0.0f;
       for (int j = Lane(); j < count; j += 32) {
         const float p = Exp(arrays.scores.Load(row * kAttentionSplit + j) - max);
-        arrays.scores.Store(row * kAttentionSplit + j, p);
+        float weight = p;
+        if constexpr (kScaledCache<T>) weight *= values.Scale(split * kAttentionSplit + j);
+        arrays.scores.Store(row * kAttentionSplit + j, weight);
         sum += p;
       }
       sum = WarpSum(sum);
@@ -210,13 +236,7 @@ struct AttentionKernel {
   // splits before enter.
   QIANYI_DEVICE void Values(const Run& run, int64_t split, bool first, const Arrays& arrays) const {
     const KvLayer& layer = task.args.layer;
-    const bool shared = layer.values_in_keys;
-    const CacheRows<T> values{layer,
-                              run.table,
-                              run.longest,
-                              run.kv_head,
-                              shared ? layer.key_dim : layer.value_dim,
-                              shared ? 0 : kPageTokens * layer.kv_heads * layer.key_dim};
+    const CacheRows<T> values = ValueRows(run);
     const int part = ThreadIndex() / kDims, dim = ThreadIndex() % kDims;
     int counts[kRows];
     for (int row = 0; row < kRows; ++row) {
@@ -359,6 +379,8 @@ void RunAttention(const Attention& args, Stream stream) {
   const Grid grid{blocks.x, blocks.y, spread ? splits : 1};
   if (args.layer.dtype == DType::kF32) {
     Launch(stream, grid, AttentionKernel<float>{task});
+  } else if (args.layer.dtype == DType::kI8) {
+    Launch(stream, grid, AttentionKernel<int8_t>{task});
   } else {
     Launch(stream, grid, AttentionKernel<uint16_t>{task});
   }

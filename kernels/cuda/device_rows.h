@@ -11,9 +11,40 @@ QIANYI_DEVICE inline Global<float> RowOf(const Tensor& tensor, int64_t row) {
   return Global<float>(static_cast<float*>(tensor.data) + row * tensor.stride, tensor.cols);
 }
 
-// An element of the cache, f32 or f16.
+// An element of the cache, f32, f16 or i8, the last without its scale.
 QIANYI_DEVICE inline float Widen(float value) { return value; }
 QIANYI_DEVICE inline float Widen(uint16_t value) { return FloatOfHalf(value); }
+QIANYI_DEVICE inline float Widen(int8_t value) { return static_cast<float>(value); }
+template <typename T>
+inline constexpr bool kScaledCache = sizeof(T) == 1;
+
+// Of i8: of a slot of a page, for a head's key or value.
+QIANYI_DEVICE inline float CacheScale(const KvLayer& layer, const std::byte* page, int64_t slot,
+                                      int64_t head, bool value) {
+  const int64_t values = layer.values_in_keys ? 0 : layer.value_dim;
+  const int64_t integers = kPageTokens * layer.kv_heads * (layer.key_dim + values);
+  const int64_t scales = kPageTokens * layer.kv_heads;
+  const int64_t begin = value && !layer.values_in_keys ? scales : 0;
+  return Global<const float>(reinterpret_cast<const float*>(page + integers) + begin, scales)
+      .Load(slot * layer.kv_heads + head);
+}
+
+// What values become whose largest magnitude has these bits; twins of those in
+// quantize_templates.h.
+struct Int8Scale {
+  float scale, inverse;
+  bool finite;
+};
+QIANYI_DEVICE inline Int8Scale Int8ScaleOf(uint32_t bits) {
+  if (bits >= 0x7f800000u) return {FloatOf(0x7fc00000u), 0.0f, false};
+  if (bits < (127u - 100u) << 23) return {0.0f, 0.0f, true};  // 127 / m must stay finite
+  return {FloatOf(bits) / 127.0f, 127.0f / FloatOf(bits), true};
+}
+// To nearest, ties to even: adding the constant leaves no fraction.
+QIANYI_DEVICE inline int RoundToInt8(float x) {
+  const float q = (x + 0x1.8p23f) - 0x1.8p23f;
+  return static_cast<int>(q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q);
+}
 
 // The sum over the warp in a fixed tree: lanes i and i ^ 16, then ^ 8, … The same in all lanes.
 QIANYI_DEVICE inline float WarpSum(float value) {

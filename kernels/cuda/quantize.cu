@@ -23,23 +23,13 @@ struct QuantizeKernel {
       const uint32_t magnitude = BitsOf(value[i]) & 0x7fffffffu;
       bits = magnitude > bits ? magnitude : bits;
     }
-    bits = WarpMaxBits(bits);
-    if (Lane() == 0) maxima.Store(Warp(), bits);
-    Barrier();
-    for (int warp = 0; warp < kThreads / 32; ++warp) {
-      const uint32_t other = maxima.Load(warp);
-      bits = other > bits ? other : bits;
-    }
-    const bool finite = bits < 0x7f800000u;
-    const bool tiny = bits < (127u - 100u) << 23;  // 127 / m must stay finite
-    const float absmax = FloatOf(bits);
-    const float inverse = finite && !tiny ? 127.0f / absmax : 0.0f;
+    bits = BlockMaxBits<kThreads>(bits, maxima);
+    const Int8Scale to = Int8ScaleOf(bits);
     if (ThreadIndex() == 0) {
-      const float scale = !finite ? FloatOf(0x7fc00000u) : tiny ? 0.0f : absmax / 127.0f;
-      Global<float>(args.out.scales + t * slices, slices).Store(slice, scale);
+      Global<float>(args.out.scales + t * slices, slices).Store(slice, to.scale);
     }
     int quantized[2];
-    for (int i = 0; i < 2; ++i) quantized[i] = finite ? Quantized(value[i] * inverse) : 0;
+    for (int i = 0; i < 2; ++i) quantized[i] = to.finite ? RoundToInt8(value[i] * to.inverse) : 0;
     int sum = quantized[0] + quantized[1];
     for (int mask = 8; mask > 0; mask /= 2) sum += ShuffleXor(sum, mask);
     if (c >= padded_cols) return;
@@ -48,12 +38,6 @@ struct QuantizeKernel {
     if (ThreadIndex() % 16 == 0) {
       Global<int32_t>(args.out.sums + t * (padded_cols / 32), padded_cols / 32).Store(c / 32, sum);
     }
-  }
-
-  // To nearest, ties to even: adding the constant leaves no fraction.
-  QIANYI_DEVICE static int Quantized(float x) {
-    const float q = (x + 0x1.8p23f) - 0x1.8p23f;
-    return static_cast<int>(q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q);
   }
 };
 

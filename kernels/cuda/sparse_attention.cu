@@ -47,7 +47,7 @@ struct SparseAttentionKernel {
       Barrier();
       Scores(list, first, size, arrays);
       Barrier();
-      if (Warp() == 0) Softmax(size, first == 0, arrays);
+      if (Warp() == 0) Softmax(list, first, size, arrays);
       Barrier();
       Values(list, first, size, arrays);
     }
@@ -58,15 +58,23 @@ struct SparseAttentionKernel {
     }
   }
 
+  QIANYI_DEVICE const std::byte* Page(const List& list, int64_t slot) const {
+    const int64_t index = slot / kPageTokens;
+    const int64_t page = Global<const int32_t>(list.table, index + 1).Load(index);
+    return args.layer.pages + page * static_cast<int64_t>(args.layer.page_bytes);
+  }
   // The row of a slot in its page: `before` elements of the page, then `dim` for each kv head.
   QIANYI_DEVICE Global<const T> Row(const List& list, int64_t i, int64_t before,
                                     int64_t dim) const {
-    const int64_t slot = list.slots.Load(i), index = slot / kPageTokens;
-    const int64_t page = Global<const int32_t>(list.table, index + 1).Load(index);
-    const T* data = reinterpret_cast<const T*>(args.layer.pages +
-                                               page * static_cast<int64_t>(args.layer.page_bytes));
+    const int64_t slot = list.slots.Load(i);
+    const T* data = reinterpret_cast<const T*>(Page(list, slot));
     return Global<const T>(
         data + before + (slot % kPageTokens * args.layer.kv_heads + list.kv_head) * dim, dim);
+  }
+  // Of i8.
+  QIANYI_DEVICE float Scale(const List& list, int64_t i, bool value) const {
+    const int64_t slot = list.slots.Load(i);
+    return CacheScale(args.layer, Page(list, slot), slot % kPageTokens, list.kv_head, value);
   }
 
   // A warp has every fourth slot; lane l sums dimensions l, l + 32, …, then WarpSum.
@@ -79,13 +87,16 @@ struct SparseAttentionKernel {
         dot = Fma(arrays.q.Load(d), Widen(key.Load(d)), dot);
       }
       dot = WarpSum(dot);
+      if constexpr (kScaledCache<T>) dot *= Scale(list, first + j, false);
       const float bias = first + j < list.pivots ? args.pivot_bias : 0.0f;
       if (Lane() == 0) arrays.scores.Store(j, Fma(args.scale, dot, bias));
     }
   }
 
-  // Scores become exp(score - max) of all splits so far.
-  QIANYI_DEVICE void Softmax(int size, bool is_first, const Arrays& arrays) const {
+  // Scores become exp(score - max) of all splits so far, of i8 times the scale of the value.
+  QIANYI_DEVICE void Softmax(const List& list, int64_t first, int size,
+                             const Arrays& arrays) const {
+    const bool is_first = first == 0;
     const float old_max = is_first ? -__builtin_huge_valf() : arrays.state.Load(0);
     const float old_sum = is_first ? 0.0f : arrays.state.Load(1);
     float max = old_max;
@@ -100,7 +111,9 @@ struct SparseAttentionKernel {
     float sum = 0.0f;
     for (int j = Lane(); j < size; j += 32) {
       const float p = Exp(arrays.scores.Load(j) - max);
-      arrays.scores.Store(j, p);
+      float weight = p;
+      if constexpr (kScaledCache<T>) weight *= Scale(list, first + j, true);
+      arrays.scores.Store(j, weight);
       sum += p;
     }
     sum = WarpSum(sum);
@@ -131,6 +144,8 @@ struct SparseAttentionKernel {
 void RunSparseAttention(const SparseAttention& args, Stream stream) {
   if (args.layer.dtype == DType::kF32) {
     Launch(stream, {args.q.rows, args.heads}, SparseAttentionKernel<float>{args});
+  } else if (args.layer.dtype == DType::kI8) {
+    Launch(stream, {args.q.rows, args.heads}, SparseAttentionKernel<int8_t>{args});
   } else {
     Launch(stream, {args.q.rows, args.heads}, SparseAttentionKernel<uint16_t>{args});
   }

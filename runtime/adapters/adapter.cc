@@ -194,7 +194,7 @@ absl::Status Adapter::LoadPrefix(const std::string& folder, const ModelFile& mod
     slots[i] = int64_t{prefix_.pages[i / kPageTokens]} * kPageTokens + i % kPageTokens;
   }
   const float largest =
-      kv.dtype() == DType::kF32 ? std::numeric_limits<float>::max() : kLargestHalf;
+      kv.dtype() == DType::kF16 ? kLargestHalf : std::numeric_limits<float>::max();
   if (!backend_.host_memory) return WriteToDevice(*file, largest, slots, kv);
   const Stream stream = backend_.create_stream(1);
   if (stream.handle == nullptr) {

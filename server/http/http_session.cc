@@ -245,9 +245,13 @@ void HttpSession::Dispatch() {
     Refuse(415, "bodies with a Content-Encoding are not read; send it plain");
     return;
   }
-  WatchForEnd();
   shared_.hooks.handler(std::move(request_),
                         std::make_shared<Answer>(shared_from_this(), request_number_));
+  // Behind what was answered at once: who has closed its side of the connection after a request
+  // that is refused still reads why.
+  asio::post(stream_.get_executor(), [self = shared_from_this(), number = request_number_] {
+    if (self->request_number_ == number && !self->ended_) self->WatchForEnd();
+  });
 }
 
 // While nothing is being read, a socket that becomes readable either holds more from the client

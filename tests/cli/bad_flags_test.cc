@@ -144,6 +144,7 @@ TEST_F(BadFlags, OfOtherCommands) {
        {"--chunk=0", "--chunk=x", "--depth=0", "--depth=-1", "--reader=mmap", "--max-bytes=-1"}) {
     EXPECT_TRUE(Fails(Qianyi({"bench", "io", config_, flag}), 2, {"--"})) << flag;
   }
+  EXPECT_TRUE(Fails(Qianyi({"bench", "memory", "--threads=-1"}), 2, {"--threads"}));
   EXPECT_TRUE(Fails(Qianyi({"bench", "io", config_, "--chunk=1"}), 1, {"chunk"}));
   EXPECT_TRUE(Fails(Qianyi({"bench", "io", temp_ / "nowhere"}), 1, {"nowhere"}));
   EXPECT_TRUE(Fails(Qianyi({"bench", "io", temp_.path()}), 1, {"folder"}));

@@ -11,9 +11,9 @@ namespace qianyi::testing {
 namespace {
 
 const Arguments kCommands[] = {
-    {"generate"},       {"convert"},         {"synth"},          {"plan"},
-    {"verify"},         {"bench", "io"},     {"tokenize"},       {"client", "poem"},
-    {"client", "chat"}, {"client", "paint"}, {"client", "bench"}};
+    {"generate"},       {"convert"},        {"synth"},           {"plan"},
+    {"verify"},         {"bench", "io"},    {"bench", "memory"}, {"tokenize"},
+    {"client", "poem"}, {"client", "chat"}, {"client", "paint"}, {"client", "bench"}};
 
 TEST(Help, OfEveryCommandHasAnExample) {
   for (const Arguments& command : kCommands) {
@@ -48,6 +48,7 @@ TEST(Help, HasTheFlagsOfTheContract) {
         "--compute", "--json"}},
       {{"verify"}, {"FOLDER", "--only"}},
       {{"bench", "io"}, {"FILE", "--json"}},
+      {{"bench", "memory"}, {"--threads", "--json"}},
       {{"tokenize"}, {"--model", "TEXT", "--decode"}}};
   for (const auto& [command, names] : flags) {
     const std::string text = Output(command + Arguments{"--help"});

@@ -10,20 +10,14 @@ class AttentionTest : public ::testing::TestWithParam<AttentionCase> {
   AttentionProblem problem_;
 };
 
-// Element `i` of a row of the cache.
-double CacheValue(const KvLayer& layer, int32_t page, int64_t offset_elements) {
-  const std::byte* base = layer.pages + page * layer.page_bytes;
-  if (layer.dtype == DType::kF32) {
-    return reinterpret_cast<const float*>(base)[offset_elements];
-  }
-  return HalfToFloat(reinterpret_cast<const uint16_t*>(base)[offset_elements]);
-}
-
 // Plain softmax attention in double over the same cache.
 std::vector<double> Oracle(const AttentionProblem& problem) {
   const AttentionCase& c = problem.shape;
-  const int64_t key_cols = c.kv_heads * c.key_dim, value_cols = c.kv_heads * c.value_dim;
   std::vector<double> out;
+  const auto element = [&](int64_t t, int32_t slot, int64_t head, int64_t d, bool value) {
+    return CacheElement(problem.layer, problem.pages[t][slot / kPageTokens], slot % kPageTokens,
+                        head, d, value);
+  };
   for (int64_t t = 0; t < problem.tokens; ++t) {
     for (int64_t h = 0; h < c.heads; ++h) {
       const int64_t kv_head = h / (c.heads / c.kv_heads);
@@ -32,9 +26,7 @@ std::vector<double> Oracle(const AttentionProblem& problem) {
       for (int32_t j = 0; j < problem.visible[t]; ++j) {
         double dot = 0.0;
         for (int64_t d = 0; d < c.key_dim; ++d) {
-          dot += problem.q.view().f32(t)[h * c.key_dim + d] *
-                 CacheValue(problem.layer, problem.pages[t][j / kPageTokens],
-                            j % kPageTokens * key_cols + kv_head * c.key_dim + d);
+          dot += problem.q.view().f32(t)[h * c.key_dim + d] * element(t, j, kv_head, d, false);
         }
         scores.push_back(0.25 * dot);
         max = std::max(max, scores.back());
@@ -43,11 +35,7 @@ std::vector<double> Oracle(const AttentionProblem& problem) {
       for (int64_t d = 0; d < c.value_dim; ++d) {
         double y = 0.0;
         for (int32_t j = 0; j < problem.visible[t]; ++j) {
-          const int64_t at = c.values_in_keys
-                                 ? j % kPageTokens * key_cols + d
-                                 : kPageTokens * key_cols + j % kPageTokens * value_cols +
-                                       kv_head * c.value_dim + d;
-          y += scores[j] / sum * CacheValue(problem.layer, problem.pages[t][j / kPageTokens], at);
+          y += scores[j] / sum * element(t, j, kv_head, d, true);
         }
         out.push_back(y);
       }
@@ -107,14 +95,7 @@ TEST_P(AttentionTest, InvisibleSlotsDoNotEnter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, AttentionTest, ::testing::ValuesIn(AttentionCases()),
-                         [](const auto& test) {
-                           const AttentionCase& c = test.param;
-                           return std::to_string(c.heads) + "_" + std::to_string(c.kv_heads) + "_" +
-                                  std::to_string(c.key_dim) + "_" + std::to_string(c.value_dim) +
-                                  "_" + std::to_string(c.lengths[0]) +
-                                  (c.values_in_keys ? "_latent" : "") +
-                                  (c.dtype == DType::kF32 ? "_f32" : "_f16");
-                         });
+                         [](const auto& test) { return NameOf(test.param); });
 
 TEST(AttentionExtremes, NoRows) {
   AttentionProblem problem({4, 4, 32, 32, DType::kF32, {3}, {1}});
@@ -125,18 +106,19 @@ TEST(AttentionExtremes, NoRows) {
 }
 
 TEST(AttentionExtremes, NotANumberInAKeyReachesTheOutput) {
-  const AttentionCase shape{4, 2, 32, 32, DType::kF32, {300}, {1}};
-  AttentionProblem problem(shape);
-  const Matrix k(1, 64, 1), v(1, 64, 1);
-  k.view().f32()[3] = NAN;  // of the first kv head
-  const int64_t slot = int64_t{problem.tables[0][0]} * kPageTokens + 5;
-  ScopedStream stream(Cpu(), 1);
-  Cpu().kv_write({k.view(), v.view(), &slot, problem.layer}, stream);
-  const std::vector<float> expected = problem.Run(*CpuVariants().items[0], 1);
-  for (int i = 0; i < 64; ++i) EXPECT_TRUE(std::isnan(expected[i]));
-  for (int i = 64; i < 128; ++i) EXPECT_TRUE(std::isfinite(expected[i]));
-  for (int i = 0; i < CpuVariants().count; ++i) {
-    EXPECT_TRUE(SameBits(problem.Run(*CpuVariants().items[i], 1), expected));
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
+    AttentionProblem problem({4, 2, 32, 32, dtype, {300}, {1}});
+    const Matrix k(1, 64, 1), v(1, 64, 1);
+    k.view().f32()[3] = NAN;  // of the first kv head
+    const int64_t slot = int64_t{problem.tables[0][0]} * kPageTokens + 5;
+    ScopedStream stream(Cpu(), 1);
+    Cpu().kv_write({k.view(), v.view(), &slot, problem.layer}, stream);
+    const std::vector<float> expected = problem.Run(*CpuVariants().items[0], 1);
+    for (int i = 0; i < 64; ++i) EXPECT_TRUE(std::isnan(expected[i]));
+    for (int i = 64; i < 128; ++i) EXPECT_TRUE(std::isfinite(expected[i]));
+    for (int i = 0; i < CpuVariants().count; ++i) {
+      EXPECT_TRUE(SameBits(problem.Run(*CpuVariants().items[i], 1), expected));
+    }
   }
 }
 

@@ -156,7 +156,43 @@ std::vector<AttentionCase> AttentionCases() {
       {20, 1, 576, 512, DType::kF32, {40}, {2}, true},
       {5, 1, 40, 32, DType::kF32, {270, 3}, {9, 1}, true},
       {3, 1, 23, 17, DType::kF16, {33}, {4}, true},
+      // Integers with a scale for each slot and head, in all of these ways.
+      {1, 1, 16, 16, DType::kI8, {1}, {1}},
+      {4, 2, 15, 17, DType::kI8, {17, 3}, {3, 1}},
+      {6, 2, 80, 48, DType::kI8, {256, 257, 255}, {1, 2, 7}},
+      {32, 2, 128, 128, DType::kI8, {600, 31}, {1, 1}},
+      {3, 1, 24, 16, DType::kI8, {262}, {10}},
+      {8, 8, 40, 24, DType::kI8, {530, 31, 257}, {1, 1, 1}},
+      {40, 40, 16, 16, DType::kI8, {262}, {2}},
+      {20, 1, 576, 512, DType::kI8, {300, 17}, {1, 3}, true},
+      {5, 1, 40, 32, DType::kI8, {270, 3}, {9, 1}, true},
   };
+}
+
+std::string NameOf(const AttentionCase& c) {
+  std::string name;
+  for (const int64_t size : {c.heads, c.kv_heads, c.key_dim, c.value_dim}) {
+    name += std::to_string(size) + "_";
+  }
+  name += std::to_string(c.lengths[0]) + (c.values_in_keys ? "_latent" : "");
+  return name + (c.dtype == DType::kF32 ? "_f32" : c.dtype == DType::kI8 ? "_i8" : "_f16");
+}
+
+double CacheElement(const KvLayer& layer, int32_t page, int64_t slot, int64_t head, int64_t d,
+                    bool value) {
+  const bool own = value && !layer.values_in_keys;
+  const int64_t cols = own ? layer.value_cols() : layer.key_cols();
+  const int64_t at = (own ? kPageTokens * layer.key_cols() : 0) + slot * cols +
+                     head * (own ? layer.value_dim : layer.key_dim) + d;
+  KvLayer first = layer;
+  first.pages += page * layer.page_bytes;
+  if (layer.dtype == DType::kF32) return reinterpret_cast<const float*>(first.pages)[at];
+  if (layer.dtype == DType::kF16) {
+    return HalfToFloat(reinterpret_cast<const uint16_t*>(first.pages)[at]);
+  }
+  const float* scales = value ? first.value_scales() : first.key_scales();
+  return double{scales[slot * layer.kv_heads + head]} *
+         reinterpret_cast<const int8_t*>(first.pages)[at];
 }
 
 AttentionProblem::AttentionProblem(const AttentionCase& c)
@@ -170,8 +206,7 @@ AttentionProblem::AttentionProblem(const AttentionCase& c)
   layer.value_dim = c.value_dim;
   layer.values_in_keys = c.values_in_keys;
   // A gap between pages, as where several layers share one.
-  layer.page_bytes =
-      kPageTokens * (layer.key_cols() + layer.value_cols()) * layer.element_bytes() + 64;
+  layer.page_bytes = layer.used_page_bytes() + 64;
   int64_t page_count = 0;
   for (int length : c.lengths) page_count += PageCount(length);
   cache = AlignedBytes(page_count * layer.page_bytes);

@@ -124,6 +124,10 @@ struct AttentionCase {
   bool values_in_keys = false;
 };
 std::vector<AttentionCase> AttentionCases();
+std::string NameOf(const AttentionCase& shape);
+// Dimension `d` of a head's key or value, as attention is to take it.
+double CacheElement(const KvLayer& layer, int32_t page, int64_t slot, int64_t head, int64_t d,
+                    bool value);
 
 struct AttentionProblem {
   explicit AttentionProblem(const AttentionCase& shape);

@@ -67,17 +67,9 @@ struct SparseProblem {
             .layer = attention.layer,
             .out = out};
   }
-  float Element(int64_t token, int32_t slot, int64_t offset, bool value) const {
-    const KvLayer& layer = attention.layer;
-    const int64_t key_cols = layer.kv_heads * layer.key_dim;
-    const int64_t index = value && !layer.values_in_keys
-                              ? kPageTokens * key_cols +
-                                    slot % kPageTokens * layer.kv_heads * layer.value_dim + offset
-                              : slot % kPageTokens * key_cols + offset;
-    const std::byte* page =
-        layer.pages + attention.pages[token][slot / kPageTokens] * layer.page_bytes;
-    if (layer.dtype == DType::kF32) return reinterpret_cast<const float*>(page)[index];
-    return HalfToFloat(reinterpret_cast<const uint16_t*>(page)[index]);
+  double Element(int64_t token, int32_t slot, int64_t head, int64_t d, bool value) const {
+    return CacheElement(attention.layer, attention.pages[token][slot / kPageTokens],
+                        slot % kPageTokens, head, d, value);
   }
   std::vector<double> Expected() const {
     const AttentionCase& c = attention.shape;
@@ -90,7 +82,7 @@ struct SparseProblem {
           double dot = 0;
           for (int64_t d = 0; d < c.key_dim; ++d) {
             dot += double{attention.q.view().f32(t)[h * c.key_dim + d]} *
-                   Element(t, slots[i], kv * c.key_dim + d, false);
+                   Element(t, slots[i], kv, d, false);
           }
           p.push_back(0.25 * dot + (i - offsets[t] < pivots[t] ? kPivotBias : 0));
         }
@@ -99,7 +91,7 @@ struct SparseProblem {
         for (double& x : p) sum += x = std::exp(x - most);
         for (size_t i = 0; i < p.size(); ++i) {
           for (int64_t d = 0; d < c.value_dim; ++d) {
-            out[d] += p[i] / sum * Element(t, slots[offsets[t] + i], kv * c.value_dim + d, true);
+            out[d] += p[i] / sum * Element(t, slots[offsets[t] + i], kv, d, true);
           }
         }
         all.insert(all.end(), out.begin(), out.end());

@@ -146,6 +146,41 @@ TEST(KvWriteTest, StoresAtTheSlots) {
   }
 }
 
+// The nearest multiples of the largest over 127, by head.
+TEST(KvWriteTest, IntegersHaveAScaleForEachSlotAndHead) {
+  const AttentionCase shape{3, 3, 17, 9, DType::kI8, {40}, {1}};
+  const int64_t slots[] = {5, 39, 16};
+  Matrix k(3, 51, 5), v(3, 27, 6);
+  std::fill_n(k.view().f32(1) + 17, 17, 0.0f);
+  v.view().f32(2)[3] = NAN;  // of the first head
+  v.view().f32(1)[26] = -1e30f;
+  std::vector<std::vector<std::byte>> written;
+  ForEachVariant([&](const Backend& backend, Stream stream) {
+    AttentionProblem problem(shape);
+    backend.kv_write({k.view(), v.view(), slots, problem.layer}, stream);
+    written.emplace_back(problem.cache.data(), problem.cache.data() + problem.cache.size());
+    for (int i = 0; i < 3; ++i) {
+      for (const bool value : {false, true}) {
+        const int64_t dim = value ? 9 : 17;
+        for (int64_t c = 0; c < 3 * dim; ++c) {
+          const float* head = (value ? v : k).view().f32(i) + c / dim * dim;
+          float most = 0.0f;
+          for (int64_t d = 0; d < dim; ++d) most = std::max(most, std::abs(head[d]));
+          const double found =
+              CacheElement(problem.layer, static_cast<int32_t>(slots[i] / kPageTokens),
+                           slots[i] % kPageTokens, c / dim, c % dim, value);
+          if (value && i == 2 && c < 9) {
+            EXPECT_TRUE(std::isnan(found)) << c;
+          } else {
+            EXPECT_NEAR(found, head[c % dim], 0.5001 * most / 127) << i << " " << c;
+          }
+        }
+      }
+    }
+  });
+  for (const auto& one : written) EXPECT_EQ(one, written.front());
+}
+
 // The scalar reference, for the other variants to equal.
 struct Quantized {
   explicit Quantized(const Backend& backend, Stream stream, Tensor x)

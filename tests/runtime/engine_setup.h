@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "runtime/engine.h"
@@ -47,6 +48,7 @@ struct EngineSetup {
   int experts_in_memory = 2;  // of a streamed model
   int64_t guesses = 0;        // always made
   bool keeps_prefixes = true;
+  std::optional<DType> kv_dtype = std::nullopt;
 };
 
 std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {});

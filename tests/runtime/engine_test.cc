@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "runtime/models/registry.h"
@@ -29,12 +33,13 @@ std::vector<GenerateRequest> SeventeenRequests(const Engine& engine) {
   return requests;
 }
 
-class EngineFamilyTest : public testing::TestWithParam<std::tuple<const char*, PackedFormat>> {};
+class EngineFamilyTest
+    : public testing::TestWithParam<std::tuple<const char*, PackedFormat, std::optional<DType>>> {};
 
 // The promise: tokens depend on the request alone.
 TEST_P(EngineFamilyTest, SameTokensAloneTogetherSplitStreamedAndOnAnyThreads) {
-  const auto [config, format] = GetParam();
-  const EngineSetup plain{.config = config, .format = format};
+  const auto [config, format, kv_dtype] = GetParam();
+  const EngineSetup plain{.config = config, .format = format, .kv_dtype = kv_dtype};
   std::vector<Outcome> together;
   {
     auto engine = Open(plain);
@@ -57,7 +62,8 @@ TEST_P(EngineFamilyTest, SameTokensAloneTogetherSplitStreamedAndOnAnyThreads) {
        .threads = 3,
        .streamed = true},
   };
-  for (const EngineSetup& setup : variants) {
+  for (EngineSetup setup : variants) {
+    setup.kv_dtype = kv_dtype;
     auto engine = Open(setup);
     const std::vector<Outcome> again = Generate(*engine, SeventeenRequests(*engine));
     for (int i = 0; i < 17; ++i) {
@@ -72,11 +78,12 @@ std::string FamilyName(const testing::TestParamInfo<EngineFamilyTest::ParamType>
   static const char* const kNames[] = {"f32", "f16", "bf16", "int8", "int4"};
   const PackedFormat format = std::get<1>(test.param);
   const std::pair<const char*, const char*> families[] = {
-      {kCausal, "chatglm2_"}, {kBlanks, "glm_"}, {kLatent, "latent_"}};
+      {kCausal, "chatglm2_"}, {kBlanks, "glm_"}, {kLatent, "latent_"}, {kExperts, "experts_"}};
   std::string name;
   for (const auto& [config, family] : families) {
     if (std::get<0>(test.param) == config) name = family;
   }
+  if (std::get<2>(test.param)) name += "int8_cache_";
   return name + kNames[static_cast<int>(format.dtype)] + "_" + std::to_string(format.group);
 }
 
@@ -85,8 +92,45 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values(kCausal, kBlanks, kLatent),
                      testing::Values(PackedFormat{DType::kF32}, PackedFormat{DType::kF16},
                                      PackedFormat{DType::kBF16}, PackedFormat{DType::kI8},
-                                     PackedFormat{DType::kI4, 32}, PackedFormat{DType::kI4, 0})),
+                                     PackedFormat{DType::kI4, 32}, PackedFormat{DType::kI4, 0}),
+                     testing::Values(std::nullopt)),
     FamilyName);
+INSTANTIATE_TEST_SUITE_P(Int8Cache, EngineFamilyTest,
+                         testing::Combine(testing::Values(kCausal, kBlanks, kLatent, kExperts),
+                                          testing::Values(PackedFormat{DType::kF32},
+                                                          PackedFormat{DType::kI4, 32}),
+                                          testing::Values(std::optional(DType::kI8))),
+                         FamilyName);
+
+// What is lost by keys and values as integers, and that they are in use.
+TEST(EngineTest, AnInt8CacheChangesProbabilitiesALittle) {
+  for (const char* config : {kCausal, kBlanks, kLatent}) {
+    std::vector<double> found[2];
+    for (const bool integers : {false, true}) {
+      EngineSetup setup{.config = config, .format = {DType::kF32}};
+      if (integers) setup.kv_dtype = DType::kI8;
+      auto engine = Open(setup);
+      for (GenerateRequest& request : SeventeenRequests(*engine)) {
+        request.max_tokens = 1;
+        request.sampling.temperature = 0;
+        request.sampling.logprobs = 1;
+        auto sink = std::make_shared<Sink>(Engine::MaxEvents(request), 1);
+        ASSERT_TRUE(engine->Submit(std::move(request), sink).ok());
+        const TokenEvent* event = sink->Wait();
+        ASSERT_NE(event, nullptr);
+        found[integers].push_back(event->token.logprob);
+        while (sink->Wait() != nullptr) {
+        }
+      }
+    }
+    double most = 0;
+    for (size_t i = 0; i < found[0].size(); ++i) {
+      most = std::max(most, std::abs(found[0][i] - found[1][i]));
+    }
+    EXPECT_GT(most, 1e-6) << config;
+    EXPECT_LT(most, 0.05) << config;
+  }
+}
 
 TEST(EngineTest, BlanksAreFilledLeftToRightOverOneCache) {
   auto engine = Open({.config = kBlanks, .format = {DType::kF32}});

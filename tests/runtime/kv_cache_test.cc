@@ -14,6 +14,11 @@ TEST(KvCacheTest, PagesAreCountedByTheirBytes) {
   // 3 layers x 16 tokens x 2 heads x (8 + 4) elements.
   EXPECT_EQ(KvCache::PageBytes(kSpec, DType::kF32), 3u * 16 * 2 * 12 * 4);
   EXPECT_EQ(KvCache::PageBytes(kSpec, DType::kF16), 3u * 16 * 2 * 12 * 2);
+  // And a scale for each key and value.
+  EXPECT_EQ(KvCache::PageBytes(kSpec, DType::kI8), 3u * 16 * 2 * (12 + 2 * 4));
+  KvSpec latent = kSpec;
+  latent.values_in_keys = true;
+  EXPECT_EQ(KvCache::PageBytes(latent, DType::kI8), 3u * 16 * 2 * (8 + 4));
   EXPECT_EQ(KvCache::PagesFor(1), 1);
   EXPECT_EQ(KvCache::PagesFor(16), 1);
   EXPECT_EQ(KvCache::PagesFor(17), 2);

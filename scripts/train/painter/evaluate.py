@@ -2,10 +2,12 @@
 """Measures the painter: is the nearest picture the one that was asked for?
 
 For each caption the pictures of the asked thing and of 49 others, all in the caption's style, are
-ranked by the cosine of their VQ-VAE encoder features with those of the painted picture.
+ranked by the cosine of their VQ-VAE encoder features with those of the painted picture. The pictures
+are painted by a server of the converted model, or by PyTorch where a checkpoint is given.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import random
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 import encode
+import served
 from bank import Row
 from layouts import place
 from model import Sequences, load
@@ -71,16 +74,15 @@ class Judge:
         return features
 
     @torch.no_grad()
-    def painted(self, codes):
-        """Features of the pictures of codes [n, grid * grid], by way of their pixels."""
-        parts = [self.features(to_pixels(self.vqvae.decode(codes[i:i + 128])))
-                 for i in range(0, len(codes), 128)]
-        return torch.cat(parts)
+    def pixels(self, codes):
+        """The pictures of codes [rows, candidates, grid * grid]."""
+        return torch.stack([to_pixels(self.vqvae.decode(row)) for row in codes])
 
-    def judge(self, rows, codes):
-        """(hits, cosines with the asked picture), each [rows, candidates]."""
-        count, candidates, _ = codes.shape
-        found = self.painted(codes.flatten(0, 1)).view(count, candidates, -1)
+    def judge(self, rows, pixels):
+        """(hits, cosines with the asked picture), each [rows, candidates], of pictures
+        [rows, candidates, side, side, 3]."""
+        count, candidates = pixels.shape[:2]
+        found = self.features(pixels.flatten(0, 1)).view(count, candidates, -1)
         hits, cosines = np.zeros((2, count, candidates))
         for i, row in enumerate(rows):
             pool = [j for j in range(len(self.pictures)) if j != row.first]
@@ -130,13 +132,35 @@ def parse_args():
     add("--data", required=True, type=Path, help="folder of captions.jsonl and img")
     add("--prepared", required=True, type=Path, help="folder that prepare.py wrote")
     add("--vqvae", required=True, type=Path, help="checkpoint.pt of train_vqvae.py")
-    add("--checkpoint", required=True, type=Path, help="checkpoint.pt of train.py")
+    add("--checkpoint", type=Path, help="checkpoint.pt of train.py")
+    add("--qianyi", type=Path, help="the program, to paint with --model")
+    add("--model", type=Path, help="the converted model's folder")
     add("--out", type=Path, help="JSON file to write")
     add("--cache", type=Path, help="folder to keep the VQ-VAE's features of real pictures in")
     add("--captions", type=int, default=200, help="of each split")
     add("--candidates", type=int, default=8)
     add("--seed", type=int, default=1)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.checkpoint is None) == (args.qianyi is None or args.model is None):
+        parser.error("give --checkpoint, or --qianyi and --model")
+    return args
+
+
+@contextlib.contextmanager
+def painter(args, judge):
+    """captions -> (pixels, scores)."""
+    if args.qianyi:
+        with served.Server(args.qianyi, args.model) as server:
+            yield lambda captions: served.paint_best(server, captions, args.candidates, args.seed)
+        return
+    model = load(args.checkpoint)
+    sequences = Sequences(model.shape, CaptionVocabulary.load(args.prepared))
+
+    def by_torch(captions):
+        codes, scores = paint_best(model, sequences, captions, args.candidates, args.seed)
+        return judge.pixels(codes), scores
+
+    yield by_torch
 
 
 def main():
@@ -145,17 +169,16 @@ def main():
     torch.set_num_threads(1)
     things = read_things(args.data)
     pictures = read_pictures(args.data, things)
-    model, vqvae = load(args.checkpoint), encode.load(args.vqvae)
-    sequences = Sequences(model.shape, CaptionVocabulary.load(args.prepared))
-    judge = Judge(vqvae, pictures, args.seed, args.cache)
-    out = {"captions": args.captions, "candidates": args.candidates}
-    for split, held_out in (("training", False), ("held_out", True)):
-        rows = choose_rows(things, held_out, args.captions, random.Random(args.seed))
-        captions = [row.plain_caption(things) for row in rows]
-        codes, scores = paint_best(model, sequences, captions, args.candidates, args.seed)
-        hits, cosines = judge.judge(rows, codes)
-        out[split] = figures(hits, cosines, scores)
-        print(split, out[split], flush=True)
+    judge = Judge(encode.load(args.vqvae), pictures, args.seed, args.cache)
+    out = {"captions": args.captions, "candidates": args.candidates,
+           "painted_by": "qianyi" if args.qianyi else "torch"}
+    with painter(args, judge) as paint:
+        for split, held_out in (("training", False), ("held_out", True)):
+            rows = choose_rows(things, held_out, args.captions, random.Random(args.seed))
+            painted, scores = paint([row.plain_caption(things) for row in rows])
+            hits, cosines = judge.judge(rows, painted)
+            out[split] = figures(hits, cosines, scores)
+            print(split, out[split], flush=True)
     if args.out:
         args.out.write_text(json.dumps(out) + "\n")
 

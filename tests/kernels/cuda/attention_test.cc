@@ -82,18 +82,11 @@ TEST_P(CudaAttentionTest, InvisibleSlotsDoNotEnter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaAttentionTest, ::testing::ValuesIn(AttentionCases()),
-                         [](const auto& test) {
-                           const AttentionCase& c = test.param;
-                           return std::to_string(c.heads) + "_" + std::to_string(c.kv_heads) + "_" +
-                                  std::to_string(c.key_dim) + "_" + std::to_string(c.value_dim) +
-                                  "_" + std::to_string(c.lengths[0]) +
-                                  (c.values_in_keys ? "_latent" : "") +
-                                  (c.dtype == DType::kF32 ? "_f32" : "_f16");
-                         });
+                         [](const auto& test) { return NameOf(test.param); });
 
 // Scores far beyond f16: 6·10⁴ in queries and keys of f32, and of f16 as far as it goes.
 TEST(CudaAttentionExtremes, ActivationsOf60000StayFinite) {
-  for (DType dtype : {DType::kF32, DType::kF16}) {
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     AttentionProblem problem({4, 2, 32, 32, dtype, {300}, {5}});
     for (int64_t t = 0; t < 5; ++t) std::fill_n(problem.q.view().f32(t), 4 * 32, 6e4f);
     Matrix k(300, 64, 20), v(300, 64, 40);
@@ -117,17 +110,19 @@ TEST(CudaAttentionExtremes, ActivationsOf60000StayFinite) {
 }
 
 TEST(CudaAttentionExtremes, NotANumberInAKeyReachesTheOutput) {
-  AttentionProblem problem({4, 2, 32, 32, DType::kF32, {300}, {1}});
-  const Matrix k(1, 64, 1), v(1, 64, 1);
-  k.view().f32()[3] = NAN;
-  const int64_t slot = int64_t{problem.tables[0][0]} * kPageTokens + 5;
-  ScopedStream stream(Cpu(), 1);
-  Cpu().kv_write({k.view(), v.view(), &slot, problem.layer}, stream);
-  for (const Backend* device : Devices()) {
-    const std::vector<float> found = RunOn(*device, problem, 0, 1, false);
-    ASSERT_EQ(found.size(), 128u);
-    for (int i = 0; i < 64; ++i) EXPECT_TRUE(std::isnan(found[i]));
-    for (int i = 64; i < 128; ++i) EXPECT_TRUE(std::isfinite(found[i]));
+  for (DType dtype : {DType::kF32, DType::kI8}) {
+    AttentionProblem problem({4, 2, 32, 32, dtype, {300}, {1}});
+    const Matrix k(1, 64, 1), v(1, 64, 1);
+    k.view().f32()[3] = NAN;
+    const int64_t slot = int64_t{problem.tables[0][0]} * kPageTokens + 5;
+    ScopedStream stream(Cpu(), 1);
+    Cpu().kv_write({k.view(), v.view(), &slot, problem.layer}, stream);
+    for (const Backend* device : Devices()) {
+      const std::vector<float> found = RunOn(*device, problem, 0, 1, false);
+      ASSERT_EQ(found.size(), 128u);
+      for (int i = 0; i < 64; ++i) EXPECT_TRUE(std::isnan(found[i]));
+      for (int i = 64; i < 128; ++i) EXPECT_TRUE(std::isfinite(found[i]));
+    }
   }
 }
 
