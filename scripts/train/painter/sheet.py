@@ -19,7 +19,7 @@ from styles import STYLES
 from vocabulary import CaptionVocabulary
 from vqvae import to_pixels
 
-THINGS = ("一只猫", "一个红苹果", "一座房子", "一只企鹅")
+THINGS = ("一只猫", "一个红苹果", "一个蘑菇", "一辆汽车")
 SUFFIXES = ("", *STYLES.values())
 ENLARGED = 2
 
