@@ -1,4 +1,5 @@
 // Replays of CogView's fixtures through the command.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -114,6 +115,24 @@ TEST(VerifyPicturesTest, ChannelsOfAnyNumber) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Folders, VerifyPictures, ::testing::Values("cogview", "vqvae"));
+
+// Other sizes and seeds, by scripts/fixtures/wudao_*: one head, one layer, few codes, an odd grid.
+class VerifyOtherPictures : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(VerifyOtherPictures, PassesAsItIs) {
+  const std::string out = Output({"verify", Fixture(GetParam())});
+  EXPECT_EQ(out.find("FAIL"), std::string::npos) << out;
+  EXPECT_EQ(out.find("UNKNOWN"), std::string::npos) << out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Folders, VerifyOtherPictures,
+                         ::testing::Values("cogview-one-head", "vqvae-few-codes", "vqvae-odd-grid",
+                                           "vqvae-long-distances"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace qianyi::testing
