@@ -40,6 +40,7 @@ struct Flags {
   bool print_ids = false;
   bool quiet = false;
   std::string stats_file;
+  std::string draft_folder;
 };
 
 absl::Status ParseBias(const std::vector<std::string>& items, SamplingParams* sampling) {
@@ -272,6 +273,35 @@ absl::StatusOr<std::vector<GenerateRequest>> MakeRequests(const ModelFile& file,
   return requests;
 }
 
+// The model, and beside it the draft model, within one budget.
+struct Opened {
+  std::unique_ptr<LoadedModel> loaded;
+  std::unique_ptr<Drafter> drafter;  // or null
+};
+absl::StatusOr<Opened> OpenModels(ModelFile file, const Tokenizer* tokenizer, const Flags& flags) {
+  const LoadOptions& options = flags.run.options;
+  if (flags.draft_folder.empty()) {
+    absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
+        LoadedModel::Open(std::move(file), options);
+    if (!loaded.ok()) return loaded.status();
+    return Opened{*std::move(loaded), nullptr};
+  }
+  absl::StatusOr<ModelFile> draft =
+      Drafter::OpenFile(flags.draft_folder, file.spec, tokenizer, options.context_tokens);
+  if (!draft.ok()) return draft.status();
+  const LoadOptions draft_options = Drafter::OptionsFor(options);
+  const ModelUse uses[] = {UseOf(file, options), UseOf(*draft, draft_options)};
+  absl::StatusOr<Plan> plan = MakePlan(uses, HostBudget(options));
+  if (!plan.ok()) return plan.status();
+  absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
+      LoadedModel::Open(std::move(file), Plan{plan->budget, {plan->models[0]}}, options);
+  if (!loaded.ok()) return loaded.status();
+  absl::StatusOr<std::unique_ptr<LoadedModel>> small =
+      LoadedModel::Open(*std::move(draft), Plan{plan->budget, {plan->models[1]}}, draft_options);
+  if (!small.ok()) return small.status();
+  return Opened{*std::move(loaded), std::make_unique<Drafter>(*std::move(small))};
+}
+
 absl::Status RunGenerate(Flags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
   if (absl::Status status = ParseBias(flags.logit_bias, &flags.sampling); !status.ok()) {
@@ -289,10 +319,10 @@ absl::Status RunGenerate(Flags flags) {
   if (!adapters.ok()) return adapters.status();
 
   const auto start = std::chrono::steady_clock::now();
-  absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
-      LoadedModel::Open(*std::move(file), flags.run.options);
-  if (!loaded.ok()) return loaded.status();
-  Engine engine(*std::move(loaded), {.queue = static_cast<int64_t>(requests->size())});
+  absl::StatusOr<Opened> opened = OpenModels(*std::move(file), tokenizer->get(), flags);
+  if (!opened.ok()) return opened.status();
+  Engine engine(std::move(opened->loaded), {.queue = static_cast<int64_t>(requests->size())},
+                {.drafter = std::move(opened->drafter)});
   if (absl::Status status = engine.adapters().LoadAll(*adapters); !status.ok()) return status;
   const auto chosen = flags.adapters.Choose(engine.adapters(), requests->size());
   if (!chosen.ok()) return chosen.status();
@@ -362,6 +392,11 @@ void AddGenerate(CLI::App& app, Run* run) {
   AddSampling(*command, *flags);
   flags->run.Add(*command);
   flags->run.AddGuesses(*command);
+  command
+      ->add_option("--draft-model", flags->draft_folder,
+                   "a small model of the same vocabulary, which makes the guesses that what was "
+                   "said before does not; the same tokens come [none]")
+      ->type_name("DIR");
   flags->adapters.Add(*command,
                       "adapter of all prompts, or repeated of each; - is none [the only one]");
   command->add_option("--context", flags->context, "tokens of one sequence [what is needed]")

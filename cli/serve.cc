@@ -32,9 +32,12 @@ struct Flags {
   int64_t batch = 16;
   int64_t queue = 64;
   std::string prefix_cache = "on";
+  std::string prefix_folder;
+  uint64_t prefix_bytes = 0;
   uint64_t queue_bytes = 0;
   std::vector<std::string> adapters;
   std::vector<std::string> shares;
+  std::vector<std::string> drafts;
   uint64_t adapter_bytes = 0;
   std::string log_format = "off";
   LogOptions log;
@@ -123,6 +126,27 @@ absl::Status AssignShares(const std::vector<std::string>& texts,
   return absl::OkStatus();
 }
 
+// "[MODEL=]DIR" to the model of text it is for.
+absl::Status AssignDrafts(const std::vector<std::string>& texts,
+                          std::vector<NamedModelFile>* files) {
+  for (const std::string& text : texts) {
+    const size_t equals = text.find('=');
+    const std::string model = equals == std::string::npos ? "" : text.substr(0, equals);
+    const auto owner = std::find_if(files->begin(), files->end(), [&](const NamedModelFile& file) {
+      return file.name == model || (model.empty() && files->size() == 1);
+    });
+    if (owner == files->end() || !owner->draft_folder.empty()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--draft-model %s: say once for which model, as MODEL=DIR; there is: %s", text,
+          absl::StrJoin(*files, ", ", [](std::string* out, const NamedModelFile& file) {
+            out->append(file.name);
+          })));
+    }
+    owner->draft_folder = text.substr(equals == std::string::npos ? 0 : equals + 1);
+  }
+  return absl::OkStatus();
+}
+
 std::string Describe(const ServedModel& model) {
   const ModelPlan& plan = model.engine->plan().models[0];
   return absl::StrFormat("model %s: %s of weights in memory, %s streamed; %d places of %d tokens",
@@ -137,6 +161,20 @@ absl::Status CheckFolder(const std::string& adapter_folder) {
   }
   return absl::NotFoundError(
       absl::StrFormat("--adapter-folder %s: there is no such folder", adapter_folder));
+}
+
+absl::Status CheckPrefixes(Flags* flags) {
+  if (flags->prefix_bytes == 0) return absl::OkStatus();
+  if (flags->prefix_cache == "off") {
+    return absl::InvalidArgumentError("--prefix-cache-disk needs --prefix-cache on");
+  }
+  if (flags->run.device != "cpu") {
+    return absl::InvalidArgumentError("--prefix-cache-disk needs --device cpu; leave it out");
+  }
+  if (flags->prefix_folder.empty()) {
+    flags->prefix_folder = std::filesystem::temp_directory_path().string();
+  }
+  return absl::OkStatus();
 }
 
 std::string Warnings(const ServerOptions& server) {
@@ -166,6 +204,7 @@ void WaitForSignal(const sigset_t& signals, Log* log) {
 
 absl::Status RunServe(Flags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
+  if (absl::Status status = CheckPrefixes(&flags); !status.ok()) return status;
   absl::StatusOr<LogFormat> format = ParseLogFormat(flags.log_format);
   if (!format.ok()) return format.status();
   flags.log.format = *format;
@@ -179,6 +218,8 @@ absl::Status RunServe(Flags flags) {
   if (!files.ok()) return files.status();
   ServeModelOptions options{.load = flags.run.options,
                             .queue = flags.queue,
+                            .prefix_folder = flags.prefix_folder,
+                            .prefix_bytes = flags.prefix_bytes,
                             .keeps_prefixes = flags.prefix_cache == "on"};
   options.load.context_tokens = flags.context;
   options.load.batch = flags.batch;
@@ -186,6 +227,7 @@ absl::Status RunServe(Flags flags) {
   options.spare_adapter_bytes = flags.server.adapter_folder.empty() ? 0 : kSpareAdapterBytes;
   if (absl::Status status = AssignAdapters(flags.adapters, &*files); !status.ok()) return status;
   if (absl::Status status = AssignShares(flags.shares, &*files); !status.ok()) return status;
+  if (absl::Status status = AssignDrafts(flags.drafts, &*files); !status.ok()) return status;
   if (absl::Status status = CheckFolder(flags.server.adapter_folder); !status.ok()) return status;
   flags.server.queue.bytes = static_cast<int64_t>(flags.queue_bytes);
   ComputeShare share;  // outlives the server
@@ -255,6 +297,11 @@ void AddServe(CLI::App& app, Run* run) {
   flags->run.Add(*command);
   flags->run.AddGuesses(*command);
   command
+      ->add_option("--draft-model", flags->drafts,
+                   "a small model of the same vocabulary, which makes the guesses that what was "
+                   "said before does not; the same tokens come; repeatable")
+      ->type_name("[MODEL=]DIR");
+  command
       ->add_option("--adapter", flags->adapters,
                    "LoRA or P-tuning v2 adapter, which requests name as MODEL:NAME; repeatable")
       ->type_name("[MODEL:]NAME=DIR");
@@ -282,6 +329,12 @@ void AddServe(CLI::App& app, Run* run) {
                    "for requests of the same key; the same tokens come")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  AddSize(*command, "--prefix-cache-disk", &flags->prefix_bytes,
+          "of disk, for each model: what the cache has no room for any more goes there [none]");
+  command
+      ->add_option("--prefix-cache-folder", flags->prefix_folder,
+                   "where its file is, which has no name [the system's temporary folder]")
+      ->type_name("DIR");
   command
       ->add_option("--queue-tokens", flags->server.queue.tokens,
                    "tokens of those that run or wait, of each model [of so many full contexts]")

@@ -17,7 +17,7 @@ int64_t NowNanoseconds() {
       .count();
 }
 
-Engine::Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options)
+Engine::Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options, Parts parts)
     : loaded_(std::move(model)),
       use_(loaded_->plan().models[0].use),
       options_(options),
@@ -29,7 +29,8 @@ Engine::Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options)
       guess_control_(static_cast<int32_t>(std::clamp<int64_t>(LogitRows(use_) - use_.batch, 0,
                                                               limits_.prompt_tokens)),
                      options.always_guesses),
-      prefixes_(loaded_->kv()) {
+      drafter_(std::move(parts.drafter)),
+      prefixes_(loaded_->kv(), std::move(parts.page_file)) {
   order_.reserve(use_.batch);
   thread_ = std::thread([this] { Loop(); });
 }
@@ -51,6 +52,7 @@ EngineStats Engine::stats() const {
   }
   stats.pages_used = pages_used_;
   stats.pages_kept = pages_kept_;
+  stats.pages_on_disk = pages_on_disk_;
   stats.running = placed_;
   std::lock_guard lock(mutex_);
   stats.waiting = queued_;
@@ -64,6 +66,7 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
   const double seconds = (now.nanoseconds - begin_nanoseconds) * 1e-9;
   if (prompt_tokens == 0 && taken.forced == 0) {
     guess_control_.Count(taken.sequences, guessed, taken.accepted, seconds);
+    if (drafter_ != nullptr) drafter_->Count(ahead_, taken.accepted, taken.wrong, seconds);
   }
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
@@ -191,6 +194,7 @@ void Engine::CountCached(int64_t tokens) {
 void Engine::CountPages() {
   const KvCache& kv = loaded_->kv();
   pages_kept_ = kv.idle_pages();
+  pages_on_disk_ = prefixes_.pages_on_disk();
   pages_used_ = kv.pages() - kv.free_pages() - kv.idle_pages();
 }
 
@@ -223,13 +227,14 @@ void Engine::StartFollowers() {
 
 // Puts what must come, and guesses where they pay, behind what the sequences feed next, unless
 // prompts want the room.
-void Engine::Guess() {
+absl::Status Engine::Guess() {
+  ahead_ = 0;
   const auto generates = [this](int index) {
     return sequences_[index]->pending() == 1 && !sequences_[index]->pooled;
   };
   const int32_t sequences = static_cast<int32_t>(order_.size());
   int32_t room = static_cast<int32_t>(std::min(LogitRows(use_), limits_.prompt_tokens)) - sequences;
-  if (room <= 0 || !std::all_of(order_.begin(), order_.end(), generates)) return;
+  if (room <= 0 || !std::all_of(order_.begin(), order_.end(), generates)) return absl::OkStatus();
   const int32_t most = std::max(2, room / sequences);
   for (const int index : order_) {
     Call& call = *running_[index];
@@ -239,6 +244,7 @@ void Engine::Guess() {
     call.feeds_forced = fed > 0;
     room -= call.generation.Guess(forced.first(fed));
   }
+  if (drafter_ != nullptr) return Draft(room);
   int32_t guesses = std::min(room, guess_control_.Allow());
   const int32_t each = std::max(2, guesses / sequences);
   for (const int index : order_) {
@@ -247,13 +253,32 @@ void Engine::Guess() {
     const std::vector<int32_t>& tokens = call.generation.sequence.tokens;
     guesses -= call.generation.Guess(LookUp(tokens, std::min(each, guesses)));
   }
+  return absl::OkStatus();
+}
+
+// What was said before costs nothing to guess; where it says nothing, the draft model runs ahead.
+absl::Status Engine::Draft(int32_t room) {
+  ahead_ = drafter_->Allow(room / static_cast<int32_t>(order_.size()));
+  if (ahead_ == 0) return absl::OkStatus();
+  for (const int index : order_) {
+    Call& call = *running_[index];
+    if (call.feeds_forced) continue;
+    if (call.generation.Guess(LookUp(call.generation.sequence.tokens, ahead_)) > 0) continue;
+    drafter_->Add({.place = index,
+                   .generation = &call.generation,
+                   .sampling = &call.request.sampling,
+                   .end_tokens = call.request.end_tokens,
+                   .index = call.sampled,
+                   .most = ahead_});
+  }
+  return drafter_->Run();
 }
 
 void Engine::RunStep() {
   const int64_t begin = NowNanoseconds();
-  Guess();
+  absl::Status status = Guess();
   ScheduleStep(sequences_, order_, limits_, &step_);
-  const absl::Status status = loaded_->Run(step_);
+  if (status.ok()) status = loaded_->Run(step_);
   if (!status.ok()) {
     for (auto& call : running_) {
       if (call == nullptr) continue;
@@ -295,6 +320,7 @@ Engine::Taken Engine::TakeTokens() {
       const bool came =
           call != nullptr && call->generation.sequence.tokens.back() == step_.tokens[at];
       if (!came) {
+        if (call != nullptr) ++taken.wrong;
         call = nullptr;
         continue;
       }
@@ -397,6 +423,7 @@ void Engine::Finish(Call* call, absl::Status status) {
   const int index = static_cast<int>(place - running_.begin());
   KeepPrefix(*call);
   loaded_->kv().Release(&call->generation.sequence.pages);
+  if (drafter_ != nullptr) drafter_->Forget(index);
   CountPages();
   sequences_[index] = nullptr;
   order_.erase(std::remove(order_.begin(), order_.end(), index), order_.end());

@@ -9,13 +9,16 @@
 #include <mutex>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/constraint.h"
+#include "runtime/drafter.h"
 #include "runtime/engine_stats.h"
 #include "runtime/fair_line.h"
+#include "runtime/generate_request.h"
 #include "runtime/generation.h"
 #include "runtime/guesses.h"
 #include "runtime/loaded_model.h"
@@ -27,26 +30,17 @@
 
 namespace qianyi {
 
-struct GenerateRequest {
-  Prompt prompt;  // from Model::LayOut
-  SamplingParams sampling;
-  int32_t max_tokens = 256;                          // of each blank
-  std::vector<int32_t> end_tokens;                   // a blank stops before any of these
-  std::shared_ptr<const Adapter> adapter = nullptr;  // of this engine's adapters(); null = none
-  Turn turn = {};                                    // on whose account it waits for a place
-};
-
-struct EngineOptions {
-  int64_t queue = 64;  // requests that may wait, besides those that run; candidates count each
-  bool keeps_prefixes = true;   // for requests that begin with the same tokens (PrefixCache)
-  bool always_guesses = false;  // also where that is slower
-};
-
 // Submit and Cancel are thread-safe and never wait. Callers and engine meet only at the inbox
 // and at each call's Sink.
 class Engine {
  public:
-  Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options);
+  struct Parts {
+    std::unique_ptr<Drafter> drafter = nullptr;     // runs ahead of its sequences, or null
+    std::unique_ptr<PageFile> page_file = nullptr;  // for prefixes, or null: in memory only
+  };
+  Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options)
+      : Engine(std::move(model), options, Parts()) {}
+  Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options, Parts parts);
   ~Engine();  // cancels everything, then returns
 
   const Model& model() const { return loaded_->model(); }
@@ -95,9 +89,10 @@ class Engine {
   void Place(std::unique_ptr<Call> call, bool runs);
   void StartFollowers();
   void RunStep();
-  void Guess();
-  struct Taken {  // by a step: tokens, of which some had been guessed
-    int64_t tokens = 0, accepted = 0, sequences = 0, forced = 0;
+  absl::Status Guess();
+  absl::Status Draft(int32_t room);
+  struct Taken {  // by a step: tokens, of which some had been guessed; sequences that had not
+    int64_t tokens = 0, accepted = 0, sequences = 0, forced = 0, wrong = 0;
   };
   Taken TakeTokens();
   void BeginTaking(Call* call);
@@ -120,8 +115,8 @@ class Engine {
   uint64_t next_id_ = 1;
   bool stop_ = false;
 
-  // Requests that have a place, and theirs; pages that are kept, and nobody's.
-  std::atomic<int64_t> placed_{0}, pages_used_{0}, pages_kept_{0};
+  // Requests that have a place, and theirs; pages that are kept, and nobody's; those on disk.
+  std::atomic<int64_t> placed_{0}, pages_used_{0}, pages_kept_{0}, pages_on_disk_{0};
 
   // Engine thread only.
   FairLine<std::unique_ptr<Call>> waiting_;
@@ -132,6 +127,8 @@ class Engine {
   Step step_;
   Sampler sampler_;
   GuessControl guess_control_;
+  const std::unique_ptr<Drafter> drafter_;
+  int32_t ahead_ = 0;  // tokens of each sequence that were asked for in this step
   PrefixCache prefixes_;
 
   struct Mark {  // the end of a step

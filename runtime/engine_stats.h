@@ -18,6 +18,7 @@ struct EngineStats {
   double step_seconds = 0;       // spent in steps
   int64_t pages_used = 0;        // of the cache, by requests that have a place
   int64_t pages_kept = 0;        // by none, until somebody needs them
+  int64_t pages_on_disk = 0;     // kept there, in the cache as well or not
   // From the end of the first step, in which the resident set was read, to that of the last.
   uint64_t steady_steps = 0;
   uint64_t steady_read_bytes = 0;

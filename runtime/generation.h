@@ -62,14 +62,15 @@ class Generation {
     while (fed_ < size() && prompt_.continuation[fed_] >= 0) FeedNext(prompt_.continuation[fed_]);
     return fed_ == size();
   }
-  // Puts guesses behind the last token, as many as the blank has room to feed: how many.
+  // Puts guesses behind the last token and earlier guesses, as many as the blank has room to feed:
+  // how many.
   int32_t Guess(std::span<const int32_t> tokens) {
     if (!prompt_.continuation.empty()) return 0;
-    const int32_t room = max_tokens_ - generated_ - 1;
+    const int32_t room = max_tokens_ - generated_ - 1 - sequence.guessed;
     const auto fed = tokens.first(std::min<size_t>(tokens.size(), std::max(room, 0)));
     for (const int32_t token : fed) Feed(token);
-    sequence.guessed = static_cast<int32_t>(fed.size());
-    return sequence.guessed;
+    sequence.guessed += static_cast<int32_t>(fed.size());
+    return static_cast<int32_t>(fed.size());
   }
   // Back to what is known. The cache keeps what was computed of guesses until others are.
   void TakeBackGuesses() {

@@ -1,5 +1,6 @@
 #include "runtime/kv_cache.h"
 
+#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -131,6 +132,20 @@ void KvCache::Release(std::vector<int32_t>* table) {
     }
   }
   table->clear();
+}
+
+void KvCache::CopyOut(int32_t page, std::span<std::byte> bytes) const {
+  for (int i = 0; i < spec_.layers; ++i) {
+    std::memcpy(bytes.data() + i * layer_page_bytes_, layer(i).pages + page * layer_page_bytes_,
+                layer_page_bytes_);
+  }
+}
+
+void KvCache::CopyIn(int32_t page, std::span<const std::byte> bytes) {
+  for (int i = 0; i < spec_.layers; ++i) {
+    std::memcpy(layer(i).pages + page * layer_page_bytes_, bytes.data() + i * layer_page_bytes_,
+                layer_page_bytes_);
+  }
 }
 
 void KvCache::Drop(int32_t page) {

@@ -67,6 +67,11 @@ class KvCache {
   void Drop(int32_t page);
   bool idle(int32_t page) const { return kept_[page] && holders_[page] == 0; }
 
+  // All layers of a page, one after the other, PageBytes in all. In host memory only.
+  size_t page_bytes() const { return PageBytes(spec_, dtype_); }
+  void CopyOut(int32_t page, std::span<std::byte> bytes) const;
+  void CopyIn(int32_t page, std::span<const std::byte> bytes);
+
  private:
   KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
           int64_t shared_pages);

@@ -5,11 +5,14 @@
 #include <compare>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/kv_layer.h"
 #include "runtime/kv_cache.h"
+#include "runtime/page_file.h"
 #include "runtime/sequence.h"
 
 namespace qianyi {
@@ -18,20 +21,25 @@ namespace qianyi {
 // SGLang, 2023). Tokens and positions are compared, not their hashes, and what was kept for one
 // flow is given to that flow alone: neither a collision nor the time an answer takes tells of
 // another's prompt. It takes no memory but its index, a three-hundredth of the pages or less: pages
-// that nobody holds are kept until somebody needs them, the longest unused first. Owned by the
-// engine's thread; allocates when a request comes or goes, never in between.
+// that nobody holds are kept until somebody needs them, the longest unused first. With a file they
+// go to disk then, and come back when they are asked for. Owned by the engine's thread; allocates
+// and waits for the disk when a request comes or goes, never in between.
 class PrefixCache {
  public:
-  // `kv` outlives it.
-  explicit PrefixCache(KvCache& kv) : kv_(kv) {}
+  // `kv` outlives it. `file`: for pages of that cache, or null; then `kv` is in host memory.
+  explicit PrefixCache(KvCache& kv, std::unique_ptr<PageFile> file = nullptr)
+      : kv_(kv), file_(std::move(file)) {}
 
   // Gives a sequence without pages those of the longest beginning that is kept, and counts their
   // tokens as cached; its last token stays to be computed, for its logits. How many tokens.
   int32_t Take(uint64_t flow, Sequence* sequence);
   // Keeps the whole pages of what `sequence` has cached. They must not be written again.
   void Keep(uint64_t flow, const Sequence& sequence);
-  // Drops what is kept until so many pages are free; false when there are too few.
+  // Drops what is kept, or puts it on disk, until so many pages are free; false when there are too
+  // few.
   bool MakeRoom(int64_t pages);
+  // Pages that are on disk, in memory as well or not.
+  int64_t pages_on_disk() const { return file_ == nullptr ? 0 : file_->used(); }
 
  private:
   // What keys and values depend on besides the tokens before them.
@@ -55,9 +63,16 @@ class PrefixCache {
     Page page;
     int64_t parent = 0;  // a node, or a root's id
     Roots::iterator root;
-    int32_t id = 0;  // of the page in the cache
-    int32_t children = 0;
-    int32_t older = -1, newer = -1;  // by use
+    int32_t id = -1;       // of the page in the cache; -1: it is on disk only, and so is all below
+    int32_t place = -1;    // in the file, or -1
+    int32_t children = 0;  // of which so many are in memory:
+    int32_t children_in_memory = 0;
+    bool wanted = false;             // by the sequence that comes just now
+    bool damaged = false;            // on disk
+    int32_t older = -1, newer = -1;  // by use, among those in memory or those on disk only
+  };
+  struct Line {
+    int32_t oldest = -1, newest = -1;
   };
 
   static bool Suits(const Sequence& sequence);
@@ -67,17 +82,27 @@ class PrefixCache {
   int32_t Find(int64_t parent, const Page& page) const;  // -1: there is none
   int32_t Insert(int64_t parent, Roots::iterator root, const Page& page, int32_t id);
   void Remove(int32_t node);
+  void RemoveBelow(int32_t node);
+  bool MakeRoomOnDisk();
+  bool Save(int32_t node);
+  void Evict(int32_t node);
+  bool Fetch(int32_t node, std::vector<int32_t>* table);
+  void EnterMemory(int32_t node, int32_t id);
+  void LeaveMemory(int32_t node);
+  Node& At(int32_t node) { return nodes_[static_cast<size_t>(node)]; }
+  Line& LineOf(const Node& node) { return node.id >= 0 ? in_memory_ : on_disk_; }
   void Unlink(int32_t node);
   void LinkNewest(int32_t node);
   void Use(const std::vector<int32_t>& path);
 
   KvCache& kv_;
+  const std::unique_ptr<PageFile> file_;
   Roots roots_;
   int64_t next_root_ = -1;
   std::vector<Node> nodes_;
   std::vector<int32_t> unused_;  // places in nodes_
   std::unordered_multimap<uint64_t, int32_t> index_;
-  int32_t oldest_ = -1, newest_ = -1;
+  Line in_memory_, on_disk_;
 };
 
 }  // namespace qianyi

@@ -218,6 +218,7 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     batch.Add(labels, static_cast<double>(plan.use.batch));
     pages.Add(with("kind", "used"), static_cast<double>(stats.pages_used));
     pages.Add(with("kind", "kept"), static_cast<double>(stats.pages_kept));
+    pages.Add(with("kind", "disk"), static_cast<double>(stats.pages_on_disk));
     pages.Add(with("kind", "all"), static_cast<double>(KvPages(plan.use)));
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
     weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));

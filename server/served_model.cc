@@ -69,9 +69,30 @@ absl::Status OpenVqvae(const NamedModelFile& named, int64_t grid, int threads, S
                       model->vqvae->config().n_embed, model->picture->image_tokens));
 }
 
-// Loads the weights of a prepared model by its plan.
+// A model that runs ahead of another, and its use.
+struct Draft {
+  ModelFile file;
+  LoadOptions load;
+};
+
+absl::StatusOr<std::optional<Draft>> OpenDraft(const NamedModelFile& named,
+                                               const Tokenizer* tokenizer, LoadOptions load) {
+  if (named.draft_folder.empty()) return std::optional<Draft>();
+  absl::StatusOr<ModelFile> file =
+      Drafter::OpenFile(named.draft_folder, named.file.spec, tokenizer, load.context_tokens);
+  if (!file.ok()) return file.status();
+  return Draft{*std::move(file), Drafter::OptionsFor(std::move(load))};
+}
+
+// Whether what its prompts begin with is kept on disk as well.
+bool UsesDisk(const ServeModelOptions& options, bool pictures) {
+  return options.keeps_prefixes && options.prefix_bytes > 0 && !pictures;
+}
+
+// Loads the weights of a prepared model by its plan, and of its draft model by that one's.
 absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::Member* share,
-                  const ServeModelOptions& options, ServedModel* model) {
+                  std::optional<Draft> draft, Plan draft_plan, const ServeModelOptions& options,
+                  ServedModel* model) {
   absl::Status status = OpenVqvae(named, grid, options.load.threads, model);
   if (!status.ok()) return status;
   model->queue = options.queue;
@@ -88,12 +109,27 @@ absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::M
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
       LoadedModel::Open(std::move(named.file), std::move(plan), load);
   if (!loaded.ok()) return loaded.status();
+  Engine::Parts parts;
+  if (UsesDisk(options, model->picture != nullptr)) {
+    auto file =
+        PageFile::Create(options.prefix_folder, options.prefix_bytes, (*loaded)->kv().page_bytes());
+    if (!file.ok()) return file.status();
+    parts.page_file = *std::move(file);
+  }
+  if (draft.has_value()) {
+    draft->load.share = share;
+    absl::StatusOr<std::unique_ptr<LoadedModel>> small =
+        LoadedModel::Open(std::move(draft->file), std::move(draft_plan), draft->load);
+    if (!small.ok()) return small.status();
+    parts.drafter = std::make_unique<Drafter>(*std::move(small));
+  }
   // Each candidate of each request about pictures waits for its score by itself. Of text, all that
   // admission lets in may wait for a moment, until the engine has looked.
   const int64_t more = model->picture == nullptr ? load.batch : kMostPictureCalls * load.batch;
   model->engine = std::make_unique<Engine>(
       *std::move(loaded),
-      EngineOptions{.queue = options.queue + more, .keeps_prefixes = options.keeps_prefixes});
+      EngineOptions{.queue = options.queue + more, .keeps_prefixes = options.keeps_prefixes},
+      std::move(parts));
   return model->engine->adapters().LoadAll(named.adapters);
 }
 
@@ -134,12 +170,34 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     uses.back().adapter_bytes = *needed + options.spare_adapter_bytes;
   }
   std::vector<std::unique_ptr<ServedModel>> models;
+  std::vector<std::optional<Draft>> drafts;
   for (size_t i = 0; i < files.size(); ++i) {
+    if (pictures[i].has_value() && !files[i].draft_folder.empty()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "model %s: it makes pictures, and --draft-model is for models of text", files[i].name));
+    }
     auto model = Prepare(files[i], pictures[i].has_value() ? &*pictures[i] : nullptr);
     if (!model.ok()) return Named(files[i].name, model.status());
     models.push_back(*std::move(model));
+    LoadOptions load = options.load;
+    load.context_tokens = uses[i].context_tokens;
+    auto draft = OpenDraft(files[i], models.back()->tokenizer.get(), std::move(load));
+    if (!draft.ok()) return Named(files[i].name, draft.status());
+    drafts.push_back(*std::move(draft));
   }
-  absl::StatusOr<Plan> plan = MakePlan(uses, HostBudget(options.load));
+  std::vector<size_t> draft_plans(files.size(), 0);
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (!drafts[i].has_value()) continue;
+    draft_plans[i] = uses.size();
+    uses.push_back(UseOf(drafts[i]->file, drafts[i]->load));
+  }
+  MemoryBudget budget = HostBudget(options.load);
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (!UsesDisk(options, pictures[i].has_value())) continue;
+    budget.process_bytes += PageFile::IndexBytes(
+        options.prefix_bytes, KvCache::PageBytes(files[i].file.spec.kv, uses[i].kv_dtype));
+  }
+  absl::StatusOr<Plan> plan = MakePlan(uses, budget);
   if (!plan.ok()) return plan.status();
   for (size_t i = 0; i < files.size(); ++i) {
     const std::string name = files[i].name;
@@ -147,8 +205,10 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     ComputeShare::Member* share = options.share == nullptr || files.size() == 1
                                       ? nullptr
                                       : options.share->Add(files[i].weight);
-    absl::Status status = Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, grid,
-                               share, options, models[i].get());
+    Plan draft_plan{plan->budget, {plan->models[draft_plans[i]]}};  // unused where there is none
+    absl::Status status =
+        Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, grid, share,
+             std::move(drafts[i]), std::move(draft_plan), options, models[i].get());
     if (!status.ok()) return Named(name, status);
   }
   return models;

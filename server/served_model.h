@@ -44,8 +44,10 @@ struct ServedModel {
 };
 
 struct ServeModelOptions {
-  LoadOptions load;    // of all models together
-  int64_t queue = 64;  // requests that may wait, of each model
+  LoadOptions load;                // of all models together
+  int64_t queue = 64;              // requests that may wait, of each model
+  std::string prefix_folder = {};  // for prefixes that memory has no room for,
+  uint64_t prefix_bytes = 0;       // on disk, of each model of text; 0: none
   // By which models take turns on the processors, where there are several; null: as they come.
   // Outlives them.
   ComputeShare* share = nullptr;
@@ -62,6 +64,7 @@ struct NamedModelFile {
   ModelFile file;
   std::vector<NamedAdapter> adapters = {};  // loaded before the model is served
   double weight = 1;                        // of its share of the processors
+  std::string draft_folder = {};            // of the small model that runs ahead of it; empty: none
 };
 
 // Opens all within one budget: each gets what it could use, or a fair share where that is

@@ -1,6 +1,7 @@
 #include "runtime/storage/block_loader.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr uint64_t kMakeBytes = 8 << 20;  // of memory, at a time
+
 uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 }  // namespace
@@ -24,7 +27,7 @@ BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, st
       place_(blocks_.size()),
       ring_(ring),
       ring_bytes_(ring_bytes),
-      checked_(blocks_.size(), false),
+      checked_(blocks_.size()),
       reads_(std::move(readers)),
       ahead_(ReadAhead::Shapes(reads_.depth())) {
   uint64_t offset = 0;
@@ -40,16 +43,23 @@ BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, st
   resident_state_ = std::vector<std::atomic<State>>(resident_.size());
   for (auto& state : resident_state_) state.store(State::kAbsent, std::memory_order_relaxed);
   resident_status_.resize(resident_.size());
+  unchecked_.reserve(blocks_.size());
   thread_ = std::thread([this] { Run(); });
+  checker_ = std::thread([this] { RunChecks(); });
+  maker_ = std::thread([=, this] { MakeMemory(resident, offset); });
 }
 
 BlockLoader::~BlockLoader() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
+    stopping_ = true;
   }
   wanted_.notify_all();
+  to_check_.notify_all();
+  maker_.join();
   thread_.join();
+  checker_.join();
 }
 
 void BlockLoader::Run() {
@@ -63,12 +73,57 @@ void BlockLoader::Run() {
       continue;
     }
     lock.unlock();
-    const std::optional<BlockReads::Done> done = reads_.Wait();
-    absl::Status status;
-    if (done) status = Check(done->id, done->status);
+    std::optional<BlockReads::Done> done = reads_.Wait();
     lock.lock();
-    if (done) Finish(*done, status);
+    if (!done) continue;
+    const SweepBlock& block = blocks_[IndexOf(done->id)];
+    if (done->status.ok()) {
+      read_bytes_.fetch_add(Padded(block.block.bytes), std::memory_order_relaxed);
+    } else {
+      done->status = absl::DataLossError(
+          absl::StrFormat("cannot read %s: %s", block.name, done->status.message()));
+    }
+    if (NeedsCheck(*done)) {
+      unchecked_.push_back(*done);
+      to_check_.notify_one();
+    } else {
+      Finish(*done);
+    }
   }
+}
+
+// Until all blocks have been checked once. The memory of one that is being checked stays its own:
+// its read has not ended for anybody else.
+void BlockLoader::RunChecks() {
+  pthread_setname_np(pthread_self(), "checker");
+  size_t left = static_cast<size_t>(
+      std::count_if(blocks_.begin(), blocks_.end(),
+                    [](const SweepBlock& block) { return block.block.checksum != 0; }));
+  std::unique_lock lock(mutex_);
+  while (left > 0) {
+    to_check_.wait(lock, [this] { return stop_ || !unchecked_.empty(); });
+    if (unchecked_.empty()) return;
+    std::vector<BlockReads::Done>::iterator first = unchecked_.begin();
+    BlockReads::Done done = *first;
+    unchecked_.erase(first);
+    lock.unlock();
+    done.status = Check(done.id);
+    lock.lock();
+    if (done.status.ok() && !checked_[IndexOf(done.id)].exchange(true)) --left;
+    Finish(done);
+    wanted_.notify_one();  // what nobody wanted gives its room back
+  }
+}
+
+// The system clears memory when it is first used. Here it does so beside the reads, instead of
+// within each.
+void BlockLoader::MakeMemory(std::byte* begin, uint64_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  pthread_setname_np(pthread_self(), "maker");
+  for (uint64_t at = 0; at < bytes && !stopping_; at += kMakeBytes) {
+    if (madvise(begin + at, std::min(kMakeBytes, bytes - at), MADV_POPULATE_WRITE) != 0) return;
+  }
+#endif
 }
 
 void BlockLoader::IssueAll() {
@@ -142,44 +197,43 @@ std::byte* BlockLoader::AllocateRing(uint64_t bytes, uint64_t* begin) const {
   return ring_ + at;
 }
 
-absl::Status BlockLoader::Check(uint64_t id, const absl::Status& read) {
-  const bool streamed = (id & 1) != 0;
+int BlockLoader::IndexOf(uint64_t id) const {
   const uint64_t key = id >> 1;
-  const int index = streamed ? streamed_[key % streamed_.size()] : resident_[key];
-  const SweepBlock& block = blocks_[index];
-  if (!read.ok()) {
-    return absl::DataLossError(absl::StrFormat("cannot read %s: %s", block.name, read.message()));
-  }
-  read_bytes_.fetch_add(Padded(block.block.bytes), std::memory_order_relaxed);
-  if (checked_[index] || block.block.checksum == 0) return absl::OkStatus();
-  const std::byte* data = nullptr;
-  if (streamed) {
-    std::lock_guard lock(mutex_);
-    data = ring_ + FindEntry(key)->begin;
-  } else {
-    data = resident_at_[key];
-  }
-  if (XXH3_64bits(data, block.block.bytes) != block.block.checksum) {
-    return absl::DataLossError(absl::StrFormat(
-        "%s at offset %d does not match its checksum: the file is damaged; convert or download "
-        "it again",
-        block.name, block.block.offset));
-  }
-  checked_[index] = true;
-  return absl::OkStatus();
+  return (id & 1) != 0 ? streamed_[key % streamed_.size()] : resident_[key];
 }
 
-void BlockLoader::Finish(const BlockReads::Done& done, const absl::Status& status) {
+bool BlockLoader::NeedsCheck(const BlockReads::Done& done) const {
+  const int index = IndexOf(done.id);
+  return done.status.ok() && blocks_[index].block.checksum != 0 && !checked_[index];
+}
+
+absl::Status BlockLoader::Check(uint64_t id) {
+  const SweepBlock& block = blocks_[IndexOf(id)];
+  const std::byte* data = nullptr;
+  if ((id & 1) != 0) {
+    std::lock_guard lock(mutex_);
+    data = ring_ + FindEntry(id >> 1)->begin;
+  } else {
+    data = resident_at_[id >> 1];
+  }
+  if (XXH3_64bits(data, block.block.bytes) == block.block.checksum) return absl::OkStatus();
+  return absl::DataLossError(absl::StrFormat(
+      "%s at offset %d does not match its checksum: the file is damaged; convert or download "
+      "it again",
+      block.name, block.block.offset));
+}
+
+void BlockLoader::Finish(const BlockReads::Done& done) {
   const uint64_t key = done.id >> 1;
-  const State state = status.ok() ? State::kReady : State::kFailed;
+  const State state = done.status.ok() ? State::kReady : State::kFailed;
   if ((done.id & 1) == 0) {
-    resident_status_[key] = status;
-    if (status.ok()) resident_read_.fetch_add(Padded(blocks_[resident_[key]].block.bytes));
+    resident_status_[key] = done.status;
+    if (done.status.ok()) resident_read_.fetch_add(Padded(blocks_[resident_[key]].block.bytes));
     resident_state_[key].store(state, std::memory_order_release);
   } else {
     Entry* entry = FindEntry(key);
     entry->state = state;
-    entry->status = status;
+    entry->status = done.status;
     ahead_.Came(entry->bytes,
                 std::chrono::duration<double>(Clock::now().time_since_epoch()).count());
     DropReleased();

@@ -1,5 +1,7 @@
 // The thread that brings a model's blocks from disk: the resident set once, the others
-// through a ring, round and round. See weight_store.h.
+// through a ring, round and round. See weight_store.h. Two more help until each block has come
+// once, so that a cold start takes no longer than its reading: one has the system make the resident
+// memory ahead of the reads, the other compares checksums.
 #pragma once
 
 #include <atomic>
@@ -67,15 +69,19 @@ class BlockLoader {
   };
 
   void Run();
+  void RunChecks();
+  void MakeMemory(std::byte* begin, uint64_t bytes);
   void IssueAll();  // all below with mutex_ held
   bool IssueNext();
   void IssueResident();
   bool IssueStreamed();
   std::byte* AllocateRing(uint64_t bytes, uint64_t* begin) const;
-  void Finish(const BlockReads::Done& done, const absl::Status& status);
+  void Finish(const BlockReads::Done& done);
   void DropReleased();
   Entry* FindEntry(uint64_t ticket);
-  absl::Status Check(uint64_t id, const absl::Status& read);  // without mutex_
+  bool NeedsCheck(const BlockReads::Done& done) const;
+  int IndexOf(uint64_t id) const;
+  absl::Status Check(uint64_t id);  // without mutex_
   bool HasWork() const;
 
   const std::vector<SweepBlock> blocks_;
@@ -86,15 +92,17 @@ class BlockLoader {
   std::byte* const ring_;
   const uint64_t ring_bytes_;
   std::vector<std::atomic<State>> resident_state_;
-  std::vector<bool> checked_;         // by block; loader thread only
-  WaitObserver* observer_ = nullptr;  // consumer thread only
+  std::vector<std::atomic<bool>> checked_;  // by block
+  WaitObserver* observer_ = nullptr;        // consumer thread only
 
   BlockReads reads_;  // loader thread only, as is how far it is ahead
   ReadAhead ahead_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;   // something finished
   std::condition_variable wanted_;  // there is room or a wish
-  std::vector<Entry> entries_;      // by ticket; few
+  std::condition_variable to_check_;
+  std::vector<BlockReads::Done> unchecked_;  // have been read; the first are to be checked first
+  std::vector<Entry> entries_;               // by ticket; few
   std::vector<absl::Status> resident_status_;
   size_t next_resident_ = 0;
   uint64_t next_issue_ = 0;  // ticket to load next; block streamed_[ticket % size]
@@ -104,7 +112,8 @@ class BlockLoader {
   std::atomic<uint64_t> read_bytes_{0};
   std::atomic<uint64_t> resident_read_{0};
   std::atomic<int64_t> stall_nanoseconds_{0};
-  std::thread thread_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_, checker_, maker_;
 };
 
 }  // namespace qianyi

@@ -1,10 +1,14 @@
 """Reads a model that `qianyi convert --dtype int8` wrote back into float matrices.
 
+    converted.py MODEL DIR      DIR: a checkpoint in f32 of what MODEL multiplies by, for `qianyi convert`
+
 The format is described in docs/model-format.md.
 """
 
 import json
+import shutil
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +62,26 @@ def load_converted(folder, dropout=0.0):
     tensors = read_tensors(Path(folder, "model.safetensors"))
     model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     return model
+
+
+def write_checkpoint(folder, out):
+    """A checkpoint in f32 with the folder's config and tokenizer."""
+    tensors = read_tensors(Path(folder, "model.safetensors"))
+    header, at = {}, 0
+    for name, value in tensors.items():
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [at, at + 4 * value.size]}
+        at += 4 * value.size
+    text = json.dumps(header).encode()
+    Path(out).mkdir(parents=True)
+    for name in ("config.json", "tokenizer.model"):
+        shutil.copy(Path(folder, name), out)
+    with open(Path(out, "model.safetensors"), "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for value in tensors.values():
+            file.write(np.ascontiguousarray(value, dtype=np.float32).tobytes())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    write_checkpoint(*sys.argv[1:])

@@ -132,7 +132,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"floats", {.format = {DType::kF32}}},
                     Case{"experts", {.config = kExperts}},
                     Case{"experts_streamed", {.config = kExperts, .streamed = true}},
-                    Case{"latent", {.config = kLatent}}, Case{"guessing", {.guesses = 8}}),
+                    Case{"latent", {.config = kLatent}}, Case{"guessing", {.guesses = 8}},
+                    Case{"drafting", {.guesses = 12, .draft = PackedFormat{DType::kI8}}}),
     [](const testing::TestParamInfo<Case>& one) { return std::string(one.param.name); });
 
 }  // namespace

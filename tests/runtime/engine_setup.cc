@@ -9,10 +9,10 @@
 
 namespace qianyi {
 
-ModelFile Lay(const char* config, PackedFormat format) {
+ModelFile Lay(const char* config, PackedFormat format, uint64_t seed) {
   auto spec = DescribeModel(config);
   EXPECT_TRUE(spec.ok()) << spec.status();
-  auto file = ModelFile::Lay(*spec, format, 5);
+  auto file = ModelFile::Lay(*spec, format, seed);
   EXPECT_TRUE(file.ok()) << file.status();
   return *std::move(file);
 }
@@ -53,10 +53,26 @@ std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers) {
     const ModelPlan& plan = (*loaded)->plan().models[0];
     EXPECT_GT(plan.disk_bytes + plan.expert_bytes - plan.expert_cache_bytes, 0u);
   }
+  std::unique_ptr<Drafter> drafter;
+  if (setup.draft.has_value()) {
+    LoadOptions small = Drafter::OptionsFor(options);
+    small.host_bytes = 4ull << 30;
+    auto draft =
+        LoadedModel::Open(Lay(setup.config, *setup.draft, setup.draft_seed), std::move(small));
+    EXPECT_TRUE(draft.ok()) << draft.status();
+    drafter = std::make_unique<Drafter>(*std::move(draft), /*always=*/true);
+  }
+  Engine::Parts parts{.drafter = std::move(drafter)};
+  if (setup.prefix_bytes > 0) {
+    auto made = PageFile::Create("/tmp", setup.prefix_bytes, (*loaded)->kv().page_bytes());
+    EXPECT_TRUE(made.ok()) << made.status();
+    parts.page_file = *std::move(made);
+  }
   return std::make_unique<Engine>(*std::move(loaded),
                                   EngineOptions{.queue = setup.queue,
                                                 .keeps_prefixes = setup.keeps_prefixes,
-                                                .always_guesses = setup.guesses > 0});
+                                                .always_guesses = setup.guesses > 0},
+                                  std::move(parts));
 }
 
 std::vector<int32_t> PromptIds(int which, int length) {

@@ -34,7 +34,7 @@ inline constexpr char kLatent[] =
     R"("max_position_embeddings":512,"first_k_dense_replace":2,"n_routed_experts":4,)"
     R"("num_experts_per_tok":2,"moe_intermediate_size":16})";
 
-ModelFile Lay(const char* config, PackedFormat format);
+ModelFile Lay(const char* config, PackedFormat format, uint64_t seed = 5);
 
 struct EngineSetup {
   const char* config = kCausal;
@@ -49,6 +49,9 @@ struct EngineSetup {
   int64_t guesses = 0;        // always made
   bool keeps_prefixes = true;
   std::optional<DType> kv_dtype = std::nullopt;
+  std::optional<PackedFormat> draft = std::nullopt;  // of a draft model of the same shape
+  uint64_t draft_seed = 5;                           // 5: of the same weights
+  uint64_t prefix_bytes = 0;                         // on disk, for what requests begin with
 };
 
 std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {});

@@ -108,6 +108,23 @@ TEST(PrefixEngineTest, WhatIsKeptGivesWay) {
   EXPECT_GT(engine->stats().cached_tokens, 0u);
 }
 
+// The same, with a disk for what gives way: all of it is there again.
+TEST(PrefixEngineTest, WhatGivesWayComesBackFromDisk) {
+  auto engine = Open({.batch = 1, .prefix_bytes = 16 << 20});
+  auto fresh = Open({.batch = 1, .keeps_prefixes = false});
+  int64_t again = 0;
+  for (int i = 0; i < 24; ++i) {
+    const GenerateRequest request = Request(*engine, PromptIds(i % 4, 150), 1, 12);
+    const Told told = Ask(*engine, request);
+    ASSERT_TRUE(told.outcome.status.ok()) << told.outcome.status;
+    EXPECT_EQ(told.outcome.blanks, Ask(*fresh, request).outcome.blanks) << i;
+    EXPECT_EQ(told.cached, i < 4 ? 0 : 144) << i;
+    again += told.cached;
+  }
+  EXPECT_EQ(engine->stats().cached_tokens, static_cast<uint64_t>(again));
+  EXPECT_GT(engine->stats().pages_on_disk, 20);
+}
+
 // A second request begins while the first still writes.
 TEST(PrefixEngineTest, APromptIsThereForOthersOnceItIsComputed) {
   auto engine = Open({});

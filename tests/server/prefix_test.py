@@ -1,6 +1,7 @@
 """Beginnings of prompts that are not computed again: the same answers, told of in the usage."""
 
 import pathlib
+import re
 import tempfile
 import unittest
 
@@ -90,6 +91,34 @@ class Kept(ByReflection, unittest.TestCase):
         score = {"prompt": LONG + "[gMASK]", "continuations": ["空里流霜不觉飞，汀上白沙看不见。"]}
         told = [self.server.post("/v1/score", score)[1]["data"] for _ in range(2)]
         self.assertEqual(told[0], told[1])
+
+
+class Disk(unittest.TestCase):
+
+    def test_what_memory_has_no_room_for_comes_back(self):
+        prompts = [f"{at}" + LONG * 4 + "[gMASK]" for at in range(6)]
+        flags = ("--batch", "1", "--context", "256")
+        with tempfile.TemporaryDirectory() as folder:
+            with Server(*flags) as server:
+                first = [complete(server, prompt=prompt) for prompt in prompts]
+                self.assertEqual(complete(server, prompt=prompts[0])[2], 0, "memory has no room for so many")
+            with Server(*flags, "--prefix-cache-disk", "64MiB", "--prefix-cache-folder", folder) as server:
+                for round_ in range(3):
+                    for prompt, (text, tokens, _) in zip(prompts, first):
+                        cached = 0 if round_ == 0 else (tokens - 1) // PAGE * PAGE
+                        self.assertEqual(complete(server, prompt=prompt), (text, tokens, cached))
+                metrics = server.ask("GET", "/metrics")[2].decode()
+                on_disk = re.search(r'^qianyi_kv_pages\{.*kind="disk"\} (\S+)$', metrics, re.MULTILINE)
+                self.assertGreater(float(on_disk[1]), 20)
+                self.assertEqual(list(pathlib.Path(folder).iterdir()), [], "the file has no name")
+
+    def test_refusals(self):
+        for flags, said in ((("--prefix-cache-folder", "/nowhere"), "--prefix-cache-folder /nowhere"),
+                            (("--prefix-cache", "off"), "--prefix-cache on")):
+            with self.assertRaisesRegex(RuntimeError, said):
+                Server("--prefix-cache-disk", "64MiB", *flags)
+        with self.assertRaisesRegex(RuntimeError, "give at least"):
+            Server("--prefix-cache-disk", "1KiB")
 
 
 class Conversation(unittest.TestCase):
