@@ -95,8 +95,8 @@ class BlockLoader {
   std::vector<std::atomic<bool>> checked_;  // by block
   WaitObserver* observer_ = nullptr;        // consumer thread only
 
-  BlockReads reads_;  // loader thread only, as is how far it is ahead
-  ReadAhead ahead_;
+  BlockReads reads_;  // loader thread only
+  ReadAhead ahead_;   // with mutex_ held
   mutable std::mutex mutex_;
   std::condition_variable ready_;   // something finished
   std::condition_variable wanted_;  // there is room or a wish
