@@ -2,6 +2,7 @@
 """Encodes the bank's pictures into codes, and keeps the code book beside them."""
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,26 @@ from bank import load_pictures
 from vqvae import Shape, VqVae, normalise
 
 
+def read_folder(folder):
+    """The same of the vqvae folder of a converted model, which holds f16."""
+    data = Path(folder, "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    tensors = {}
+    for name, about in json.loads(data[8:8 + size]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = about["data_offsets"]
+        values = np.frombuffer(data[8 + size + begin:8 + size + end], np.float16).astype(np.float32)
+        tensors[name] = torch.from_numpy(values.reshape(about["shape"]))
+    tensors["quantize_t.embed_avg"] = tensors["quantize_t.embed"].clone()  # of training only
+    tensors["quantize_t.cluster_size"] = torch.ones(tensors["quantize_t.embed"].shape[1])
+    config = json.loads(Path(folder, "config.json").read_text())
+    return {"shape": {name: config[name] for name in Shape().as_dict()}, "model": tensors}
+
+
 def load(path, device="cpu"):
-    """The VQ-VAE of a checkpoint, for use."""
-    state = torch.load(path, map_location=device)
+    """The VQ-VAE of a checkpoint, or of a converted model's folder, for use."""
+    state = read_folder(path) if Path(path).is_dir() else torch.load(path, map_location=device)
     model = VqVae(Shape(**state["shape"])).to(device, memory_format=torch.channels_last)
     model.load_state_dict(state["model"])
     return model.eval()

@@ -130,8 +130,8 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--data", required=True, type=Path, help="folder of captions.jsonl and img")
-    add("--prepared", required=True, type=Path, help="folder that prepare.py wrote")
-    add("--vqvae", required=True, type=Path, help="checkpoint.pt of train_vqvae.py")
+    add("--prepared", type=Path, help="folder that prepare.py wrote, to paint with --checkpoint")
+    add("--vqvae", required=True, type=Path, help="checkpoint.pt of train_vqvae.py, or a converted model's folder vqvae")
     add("--checkpoint", type=Path, help="checkpoint.pt of train.py")
     add("--qianyi", type=Path, help="the program, to paint with --model")
     add("--model", type=Path, help="the converted model's folder")
