@@ -33,21 +33,28 @@ def post(url, body):
     return error.code
 
 
+def start_driver(attempts=3):
+  """(process, its port or None). On a busy machine the port that it has picked may be gone again: then once more."""
+  for attempt in range(attempts):
+    driver = subprocess.Popen(['chromedriver', '--port=0', '--log-level=SEVERE'],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in driver.stdout:
+      found = re.search(r'started successfully on port (\d+)', line)
+      if found:
+        return driver, found.group(1)
+    if attempt + 1 < attempts:
+      driver.wait()
+  return driver, None
+
+
 class Browser:
   """with Browser() as browser: ...; one window, its own empty profile."""
 
   def __init__(self, language='zh-CN', size=(1280, 900)):
     self.profile = tempfile.mkdtemp(prefix='qianyi-browser-')
-    self.driver = subprocess.Popen(['chromedriver', '--port=0', '--log-level=SEVERE'],
-                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    self.driver, port = start_driver()
     self.session = None
     try:
-      port = None
-      for line in self.driver.stdout:
-        found = re.search(r'started successfully on port (\d+)', line)
-        if found:
-          port = found.group(1)
-          break
       if port is None:
         raise WebDriverError('chromedriver did not start')
       self.base = f'http://127.0.0.1:{port}'
