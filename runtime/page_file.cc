@@ -58,7 +58,11 @@ absl::StatusOr<std::unique_ptr<PageFile>> PageFile::Create(const std::string& fo
         "--prefix-cache-folder %s: no file can be made there: %s", folder, std::strerror(errno)));
   }
   const auto places = static_cast<int64_t>(std::min<uint64_t>(bytes / stored, kMostPlaces));
-  return std::unique_ptr<PageFile>(new PageFile(descriptor, places, page_bytes));
+  std::unique_ptr<PageFile> file(new PageFile(descriptor, places, page_bytes));
+  if (file->buffer_ != nullptr) return file;
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("the system has no %s for a page of the prefix cache; lower --host-memory",
+                      FormatSize(stored)));
 }
 
 PageFile::PageFile(int descriptor, int64_t places, size_t page_bytes)
@@ -68,7 +72,7 @@ PageFile::PageFile(int descriptor, int64_t places, size_t page_bytes)
       stored_bytes_((page_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes),
       buffer_(static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, stored_bytes_))),
       checksums_(static_cast<size_t>(places)) {
-  std::memset(buffer_, 0, stored_bytes_);
+  if (buffer_ != nullptr) std::memset(buffer_, 0, stored_bytes_);
   free_.reserve(static_cast<size_t>(places));
   for (int64_t place = places; place-- > 0;) free_.push_back(static_cast<int32_t>(place));
 }
