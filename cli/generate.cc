@@ -191,6 +191,7 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
       {"guessed_tokens", stats.guessed_tokens},
       {"accepted_tokens", stats.accepted_tokens},
       {"step_seconds", stats.step_seconds},
+      {"step_threads", stats.step_threads},
       {"steady_steps", stats.steady_steps},
       {"steady_seconds", stats.steady_seconds},
       {"steady_read_bytes", stats.steady_read_bytes},

@@ -183,6 +183,9 @@ struct Backend {
   // number but 0, which is for copies alone.
   Stream (*create_stream)(int threads) = nullptr;
   void (*destroy_stream)(Stream) = nullptr;
+  // How many of its threads a stream of the CPU works with from here on, 1 to all of them; results
+  // stay the same. Does nothing on a device.
+  void (*use_threads)(Stream, int threads) = nullptr;
   void (*synchronize)(Stream) = nullptr;
 
   // Whether kernels and the host use the same memory. Where they do not, all that arguments point

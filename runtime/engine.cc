@@ -76,6 +76,7 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
   stats_.guessed_tokens += static_cast<uint64_t>(guessed - taken.forced);
   stats_.accepted_tokens += static_cast<uint64_t>(taken.accepted);
   stats_.step_seconds += seconds;
+  stats_.step_threads = loaded_->step_threads();
   stats_.steady_steps = stats_.steps - 1;
   stats_.steady_read_bytes = now.read_bytes - first_step_.read_bytes;
   stats_.steady_seconds = (now.nanoseconds - first_step_.nanoseconds) * 1e-9;

@@ -16,6 +16,7 @@ struct EngineStats {
   uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
   uint64_t accepted_tokens = 0;  // of these, those that came
   double step_seconds = 0;       // spent in steps
+  int step_threads = 0;          // that computed in the last one; 0 on a device
   int64_t pages_used = 0;        // of the cache, by requests that have a place
   int64_t pages_kept = 0;        // by none, until somebody needs them
   int64_t pages_on_disk = 0;     // kept there, in the cache as well or not

@@ -1,6 +1,7 @@
 #include "runtime/loaded_model.h"
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -13,6 +14,12 @@ namespace {
 
 // Stacks, queues, tokenizers and what else comes after the plan was made.
 constexpr uint64_t kProcessSlackBytes = 24ull << 20;
+
+using Clock = std::chrono::steady_clock;
+
+bool StreamsWeights(const ModelPlan& plan) {
+  return plan.disk_bytes > 0 || plan.expert_cache_bytes < plan.expert_bytes;
+}
 
 bool StoredAsF32(const ModelFile& file) {
   return std::all_of(file.tensors.begin(), file.tensors.end(),
@@ -90,7 +97,12 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
     loaded->store_->Observe(options.share);
   }
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  loaded->stream_ = backend.create_stream(options.threads > 0 ? options.threads : cores);
+  const int threads = options.threads > 0 ? options.threads : cores;
+  loaded->stream_ = backend.create_stream(threads);
+  if (backend.host_memory) {
+    loaded->step_threads_ = threads;
+    if (StreamsWeights(loaded->plan_.models[0])) loaded->choice_.emplace(threads);
+  }
   if (!backend.host_memory) {
     absl::StatusOr<std::unique_ptr<DeviceWeights>> device = DeviceWeights::Create(
         *loaded->store_, loaded->plan_.models[0], readers, backend, loaded->stream_);
@@ -139,6 +151,20 @@ absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
     return absl::UnimplementedError(
         absl::StrFormat("pictures are not made on %s yet; use --device cpu", backend_.name));
   }
+  if (!choice_) return RunStages(step, observe);
+  const auto waited = [this] { return share_ == nullptr ? 0 : share_->stats().wait_seconds; };
+  const Clock::time_point begin = Clock::now();
+  const double stall_seconds = store_->stats().stall_seconds, wait_seconds = waited();
+  step_threads_ = choice_->Of(step.size());
+  backend_.use_threads(stream_, step_threads_);
+  const absl::Status status = RunStages(step, observe);
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  choice_->Took(step.size(), seconds - (waited() - wait_seconds),
+                store_->stats().stall_seconds - stall_seconds);
+  return status;
+}
+
+absl::Status LoadedModel::RunStages(const Step& step, const Observer& observe) {
   ComputeTurn turn(share_);
   pass_->Begin(step);
   absl::Status status;

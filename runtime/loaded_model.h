@@ -16,6 +16,7 @@
 #include "runtime/pass.h"
 #include "runtime/plan.h"
 #include "runtime/sequence.h"
+#include "runtime/step_threads.h"
 #include "runtime/storage/weight_store.h"
 
 namespace qianyi {
@@ -77,13 +78,18 @@ class LoadedModel {
   // Runs all stages over the step; logits are in pass().host_logits() afterwards. DataLoss as of
   // Model::Run; Internal when the device failed, which it does for good.
   absl::Status Run(const Step& step, const Observer& observe = {});
+  // With how many threads the last step computed; 0 on a device.
+  int step_threads() const { return step_threads_; }
 
  private:
   explicit LoadedModel(const Backend& backend) : backend_(backend) {}
+  absl::Status RunStages(const Step& step, const Observer& observe);
 
   const Backend& backend_;
   ComputeShare::Member* share_ = nullptr;  // null also on a device, which has queues of its own
   Stream stream_;
+  int step_threads_ = 0;
+  std::optional<StepThreads> choice_;  // none where all weights stay in memory
   Plan plan_;
   std::unique_ptr<WeightStore> store_;
   std::unique_ptr<DeviceWeights> device_;  // null on the CPU

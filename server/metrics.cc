@@ -146,6 +146,9 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   Reading step_sequences("qianyi_step_sequences_total",
                          "Sequences that wrote in steps, each once a step", counter);
   Reading step_seconds("qianyi_step_seconds_total", "Time spent in steps", counter);
+  Reading step_threads(
+      "qianyi_step_threads",
+      "Threads that computed in the last step; fewer where the disk is faster for it", gauge);
   Reading image_steps("qianyi_image_steps_total", "Of these, steps of models of pictures", counter);
   Reading weight("qianyi_compute_weight", "Share of the processors, beside other models", gauge);
   Reading compute("qianyi_compute_seconds_total", "A model had its turn on the processors",
@@ -199,6 +202,7 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     steps.Add(labels, static_cast<double>(stats.steps));
     step_sequences.Add(labels, static_cast<double>(stats.step_sequences));
     step_seconds.Add(labels, stats.step_seconds);
+    step_threads.Add(labels, stats.step_threads);
     if (model->picture != nullptr) image_steps.Add(labels, static_cast<double>(stats.steps));
     if (model->share != nullptr) {
       ComputeShare::Stats share = model->share->stats();

@@ -46,6 +46,7 @@ constexpr Backend MakeBackend(std::string_view variant) {
     return Stream{ThreadPool::Create(threads, kScratchBytes).release()};
   };
   b.destroy_stream = [](Stream s) { delete static_cast<ThreadPool*>(s.handle); };
+  b.use_threads = [](Stream s, int threads) { Pool(s).Use(threads); };
   b.synchronize = [](Stream) {};  // every kernel returns when it is done
   b.alloc_host = Alloc;
   b.free_host = Free;

@@ -37,15 +37,23 @@ std::unique_ptr<ThreadPool> ThreadPool::Create(int threads, size_t scratch_bytes
   } catch (const std::system_error&) {
     // The limit on threads is reached: those that started do all the work.
   }
+  pool->Use(threads);
   return pool;
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true, std::memory_order_relaxed);
+  Use(static_cast<int>(workers_.size()) + 1);
   job_.fetch_add(1, std::memory_order_release);
   job_.notify_all();
   for (std::thread& worker : workers_) worker.join();
   std::free(scratch_);
+}
+
+void ThreadPool::Use(int threads) {
+  active_.store(std::clamp(threads, 1, static_cast<int>(workers_.size()) + 1),
+                std::memory_order_release);
+  active_.notify_all();
 }
 
 void ThreadPool::RunJob(int64_t count, int64_t grain, const void* context, Invoke invoke) {
@@ -105,9 +113,13 @@ void ThreadPool::WorkerLoop(int worker) {
   pthread_setname_np(pthread_self(), "kernels");
   uint32_t seen = 0;
   for (;;) {
+    if (const int active = active_.load(std::memory_order_acquire); worker >= active) {
+      active_.wait(active, std::memory_order_acquire);
+      continue;
+    }
     seen = WaitForJob(seen);
     if (stop_.load(std::memory_order_relaxed)) return;
-    if (!Join()) continue;
+    if (worker >= threads() || !Join()) continue;
     RunChunks(worker);
     joined_.fetch_sub(1, std::memory_order_release);
   }

@@ -23,7 +23,10 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // That take part in jobs: all of them, or as many as Use said.
+  int threads() const { return active_.load(std::memory_order_relaxed); }
+  // From the next job on, at least 1 and at most all; the others sleep. For the caller of Run.
+  void Use(int threads);
 
   // Memory of `worker` for the duration of a job.
   std::byte* scratch(int worker) const { return scratch_ + scratch_bytes_ * worker; }
@@ -34,7 +37,7 @@ class ThreadPool {
   // allocates nothing.
   template <typename Work>
   void Run(int64_t count, int64_t grain, const Work& work) {
-    if (workers_.empty() || count <= grain) {
+    if (threads() == 1 || count <= grain) {
       if (count > 0) work(int64_t{0}, count, 0);
       return;
     }
@@ -59,6 +62,7 @@ class ThreadPool {
   int64_t count_ = 0;
   int64_t grain_ = 1;
 
+  std::atomic<int> active_{1};                   // workers from this number on sleep on it
   alignas(64) std::atomic<int64_t> next_{0};     // first index nobody has taken
   alignas(64) std::atomic<uint32_t> job_{0};     // changes when a job opens; workers sleep on it
   alignas(64) std::atomic<uint32_t> joined_{0};  // kOpen | number of workers inside the job

@@ -56,6 +56,7 @@ Backend MakeTable() {
   b.free = emulation::Free;
   b.create_stream = CreateStream;
   b.destroy_stream = DestroyStream;
+  b.use_threads = [](Stream, int) {};
   b.synchronize = [](Stream stream) { Of(stream).queue.RunAll(); };
   b.alloc_host = Cpu().alloc;
   b.free_host = Cpu().free;

@@ -79,6 +79,7 @@ Backend MakeTable() {
   b.free = [](void* data, size_t) { cudaFree(data); };
   b.create_stream = CreateStream;
   b.destroy_stream = DestroyStream;
+  b.use_threads = [](Stream, int) {};
   b.synchronize = [](Stream stream) { cudaStreamSynchronize(Of(stream).stream); };
   b.alloc_host = AllocHost;
   b.free_host = [](void* data, size_t) { cudaFreeHost(data); };

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <ctime>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -27,7 +28,7 @@ TEST(VariantsTest, TheReferenceIsFirstAndAllAreComplete) {
     EXPECT_TRUE(b.quantize && b.linear && b.gather && b.add_rows && b.copy_rows && b.layer_norm &&
                 b.rms_norm && b.rope && b.activate && b.gated_activate && b.kv_write &&
                 b.attention && b.sparse_attention && b.unfold && b.lora && b.supports && b.alloc &&
-                b.free && b.create_stream && b.destroy_stream && b.synchronize);
+                b.free && b.create_stream && b.destroy_stream && b.use_threads && b.synchronize);
     for (PackedFormat format : kFormats) EXPECT_TRUE(b.supports(format));
     EXPECT_FALSE(b.supports({DType::kI4, 48}));
   }
@@ -76,6 +77,48 @@ TEST(ThreadPoolTest, EveryIndexOnce) {
       }
     }
   }
+}
+
+TEST(ThreadPoolTest, FewerAndAllAgain) {
+  const auto pool = cpu::ThreadPool::Create(4, 64);
+  for (int round = 0; round < 3000; ++round) {
+    const int threads = 1 + round * 7 % 4;
+    pool->Use(threads);
+    EXPECT_EQ(pool->threads(), threads);
+    std::vector<std::atomic<int>> seen(40);
+    pool->Run(40, 1 + round % 3, [&](int64_t begin, int64_t end, int worker) {
+      EXPECT_LT(worker, 4);
+      for (int64_t i = begin; i < end; ++i) ++seen[i];
+    });
+    for (const std::atomic<int>& times : seen) ASSERT_EQ(times, 1);
+  }
+}
+
+TEST(ThreadPoolTest, NeitherNoneNorMoreThanThereAre) {
+  const auto pool = cpu::ThreadPool::Create(2, 0);
+  pool->Use(0);
+  EXPECT_EQ(pool->threads(), 1);
+  pool->Use(9);
+  EXPECT_EQ(pool->threads(), 2);
+}
+
+TEST(ThreadPoolTest, ThoseThatRestSleep) {
+  const auto pool = cpu::ThreadPool::Create(4, 0);
+  pool->Use(2);
+  std::set<std::thread::id> workers;
+  std::mutex mutex;
+  const auto work = [&](int64_t, int64_t, int) {
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    const std::lock_guard lock(mutex);
+    workers.insert(std::this_thread::get_id());
+  };
+  pool->Run(8, 1, work);  // those that waited for a job when it was said
+  workers.clear();
+  for (int job = 0; job < 20; ++job) pool->Run(8, 1, work);
+  EXPECT_EQ(workers.size(), 2);
+  pool->Use(4);
+  for (int job = 0; job < 200 && workers.size() < 4; ++job) pool->Run(8, 1, work);
+  EXPECT_EQ(workers.size(), 4);
 }
 
 // What one job wrote the next may read, and a job's description may not outlive it.
