@@ -59,10 +59,10 @@ struct PackedRows {
   PackedFormat format;
   int64_t rows = 0;
   int64_t cols = 0;
-  // Above 0: several blocks, each of so many rows (a multiple of 16) but perhaps the last, that
-  // begin `block_stride` bytes apart. Only the CPU's `linear` takes these.
+  // Above 0: several blocks, each of so many rows (a multiple of 16) but perhaps the last; the i-th
+  // is at blocks[i]. Only the CPU's `linear` takes these.
   int64_t block_rows = 0;
-  size_t block_stride = 0;
+  const std::byte* const* blocks = nullptr;
 };
 
 // Packs `rows` rows of f32 [rows, cols] (row stride `stride` elements), quantizing

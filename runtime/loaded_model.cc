@@ -154,13 +154,18 @@ absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
   if (!choice_) return RunStages(step, observe);
   const auto waited = [this] { return share_ == nullptr ? 0 : share_->stats().wait_seconds; };
   const Clock::time_point begin = Clock::now();
-  const double stall_seconds = store_->stats().stall_seconds, wait_seconds = waited();
+  const WeightStoreStats before = store_->stats();
+  const double waited_before = waited();
   step_threads_ = choice_->Of(step.size());
   backend_.use_threads(stream_, step_threads_);
   const absl::Status status = RunStages(step, observe);
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  choice_->Took(step.size(), seconds - (waited() - wait_seconds),
-                store_->stats().stall_seconds - stall_seconds);
+  const WeightStoreStats after = store_->stats();
+  // A step in which the resident set was still being read says nothing about the others.
+  if (after.resident_bytes == before.resident_bytes) {
+    choice_->Took(step.size(), seconds - (waited() - waited_before),
+                  after.stall_seconds - before.stall_seconds);
+  }
   return status;
 }
 

@@ -53,8 +53,8 @@ void RunLinear(const Linear& args, ThreadPool& pool, LinearFunction linear) {
       const int64_t stop = std::min(end, (index + 1) * block_panels);
       const int64_t row = begin * kPanelRows;
       LinearBlock block = whole;
-      block.panels = weight.data + index * weight.block_stride +
-                     (begin - index * block_panels) * whole.panel_bytes;
+      const std::byte* const data = weight.block_rows == 0 ? weight.data : weight.blocks[index];
+      block.panels = data + (begin - index * block_panels) * whole.panel_bytes;
       block.rows = std::min(stop * kPanelRows, weight.rows) - row;
       block.bias = args.bias == nullptr ? nullptr : args.bias + row;
       block.residual = args.residual.data == nullptr ? nullptr : args.residual.f32() + row;

@@ -307,6 +307,16 @@ absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
   return held;
 }
 
+BlockLoader::Held BlockLoader::AcquireIfHere(int index) {
+  if (blocks_[index].resident) return {ResidentAt(index), kNoTicket};
+  std::lock_guard lock(mutex_);
+  if (next_use_ % streamed_.size() != static_cast<uint64_t>(place_[index])) return {};
+  Entry* const entry = FindEntry(next_use_);
+  if (entry == nullptr || entry->state != State::kReady) return {};
+  entry->leased = true;
+  return {ring_ + entry->begin, next_use_++};
+}
+
 const std::byte* BlockLoader::ResidentAt(int index) const {
   if (!blocks_[index].resident) return nullptr;
   const int place = place_[index];
@@ -314,12 +324,14 @@ const std::byte* BlockLoader::ResidentAt(int index) const {
   return ready ? resident_at_[place] : nullptr;
 }
 
-void BlockLoader::Release(uint64_t ticket) {
+void BlockLoader::Release(uint64_t ticket, int count) {
   {
     std::lock_guard lock(mutex_);
-    Entry* entry = FindEntry(ticket);
-    entry->leased = false;
-    entry->released = true;
+    for (int i = 0; i < count; ++i) {
+      Entry* entry = FindEntry(ticket + static_cast<uint64_t>(i));
+      entry->leased = false;
+      entry->released = true;
+    }
     DropReleased();
   }
   wanted_.notify_one();

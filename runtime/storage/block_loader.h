@@ -45,7 +45,11 @@ class BlockLoader {
   };
   // Waits for block `index` of the sweep. Consumer thread only.
   absl::StatusOr<Held> Acquire(int index);
-  void Release(uint64_t ticket);
+  // The same if it has come and those before it have been asked for; never waits. `data` is else
+  // null.
+  Held AcquireIfHere(int index);
+  // `count` that followed each other, from `ticket` on.
+  void Release(uint64_t ticket, int count = 1);
   // Hears of waits in Acquire; null: nobody does. Outlives them.
   void Observe(WaitObserver* observer) { observer_ = observer; }
 

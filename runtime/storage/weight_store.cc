@@ -123,12 +123,13 @@ absl::Status WeightStore::ReadConstants(const ReaderFactory& readers) {
 absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& readers) {
   std::vector<SweepBlock> sweep;
   uint64_t resident_bytes = 0;
-  uint64_t largest_gather = 0;
+  uint64_t largest_gather = 0, largest_passing = 0;
   int blocks = 0;
   for (size_t t = 0; t < file_.tensors.size(); ++t) {
     const StoredTensor& tensor = file_.tensors[t];
     first_block_.push_back(blocks);
     blocks += static_cast<int>(tensor.blocks.size());
+    run_.reserve(std::max(run_.capacity(), tensor.blocks.size()));
     if (tensor.spec.use == TensorUse::kConstant || tensor.spec.use == TensorUse::kExpert ||
         tensor.spec.kept) {
       sweep_index_.insert(sweep_index_.end(), tensor.blocks.size(), -1);
@@ -142,10 +143,14 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
       sweep_index_.push_back(passes || resident ? static_cast<int>(sweep.size()) : -1);
       if (passes || resident) sweep.push_back({block, resident, BlockName(file_, tensor, block)});
       if (resident) resident_bytes += Padded(block.bytes);
+      if (passes) largest_passing = std::max(largest_passing, Padded(block.bytes));
       if (tensor.spec.use == TensorUse::kEmbedding && !resident) {
         largest_gather = std::max(largest_gather, Padded(block.bytes));
       }
     }
+  }
+  if (largest_passing > 0) {
+    most_passing_ = static_cast<int>(std::max<uint64_t>(1, plan.ring_bytes / 4 / largest_passing));
   }
   absl::Status status = resident_.Allocate(backend_, resident_bytes, "resident weights");
   status.Update(ring_.Allocate(backend_, plan.ring_bytes, "the prefetch ring"));
@@ -203,53 +208,65 @@ PackedRows WeightStore::RowsAt(int tensor, int block, const std::byte* data) con
 WeightStore::Lease::Lease(Lease&& other) noexcept
     : store_(std::exchange(other.store_, nullptr)),
       ticket_(other.ticket_),
+      passing_(other.passing_),
       rows_(other.rows_),
       row_begin_(other.row_begin_),
       blocks_(other.blocks_) {}
 
-bool WeightStore::Lease::passing() const { return ticket_ != BlockLoader::kNoTicket; }
+WeightStore::Lease::Lease(WeightStore* store, BlockLoader::Held held, PackedRows rows,
+                          int64_t row_begin)
+    : store_(store), rows_(rows), row_begin_(row_begin) {
+  Count(held);
+}
+
+void WeightStore::Lease::Count(const BlockLoader::Held& held) {
+  if (held.ticket == BlockLoader::kNoTicket) return;
+  if (passing_++ == 0) ticket_ = held.ticket;
+}
 
 WeightStore::Lease::~Lease() {
-  if (store_ != nullptr && ticket_ != BlockLoader::kNoTicket) store_->loader_->Release(ticket_);
+  if (store_ != nullptr && passing_ > 0) store_->loader_->Release(ticket_, passing_);
 }
 
 absl::StatusOr<WeightStore::Lease> WeightStore::Acquire(int tensor, int block) {
   if (expert_part_[tensor] >= 0) {
-    const StoredTensor& stored = file_.tensors[tensor];
-    const std::byte* data = experts_->Data(stored.spec.expert, expert_part_[tensor] + block);
-    return Lease(nullptr, 0, RowsAt(tensor, block, data), stored.blocks[block].row_begin);
+    const BlockLoader::Held held = AcquireIfHere(tensor, block);
+    return Lease(nullptr, held, RowsAt(tensor, block, held.data),
+                 file_.tensors[tensor].blocks[block].row_begin);
   }
   absl::StatusOr<BlockLoader::Held> held =
       loader_->Acquire(sweep_index_[first_block_[tensor] + block]);
   if (!held.ok()) return held.status();
-  return Lease(this, held->ticket, RowsAt(tensor, block, held->data),
+  return Lease(this, *held, RowsAt(tensor, block, held->data),
                file_.tensors[tensor].blocks[block].row_begin);
 }
 
-// Where a block is that stays in memory and has come; else null.
-const std::byte* WeightStore::ResidentAt(int tensor, int block) const {
+BlockLoader::Held WeightStore::AcquireIfHere(int tensor, int block) {
   if (expert_part_[tensor] >= 0) {
-    return experts_->Data(file_.tensors[tensor].spec.expert, expert_part_[tensor] + block);
+    return {experts_->Data(file_.tensors[tensor].spec.expert, expert_part_[tensor] + block),
+            BlockLoader::kNoTicket};
   }
-  return loader_->ResidentAt(sweep_index_[first_block_[tensor] + block]);
+  return loader_->AcquireIfHere(sweep_index_[first_block_[tensor] + block]);
 }
 
 absl::StatusOr<WeightStore::Lease> WeightStore::AcquireRun(int tensor, int block) {
   absl::StatusOr<Lease> lease = Acquire(tensor, block);
-  if (!lease.ok() || lease->passing()) return lease;
+  if (!lease.ok()) return lease;
   const std::vector<Block>& blocks = file_.tensors[tensor].blocks;
   const Block& first = blocks[block];
-  const size_t stride = Padded(first.bytes);
   PackedRows& rows = lease->rows_;
-  for (size_t next = block + 1; next < blocks.size() && first.rows % kPanelRows == 0; ++next) {
-    const std::byte* const place = rows.data + (next - block) * stride;
-    if (blocks[next].rows > first.rows || ResidentAt(tensor, static_cast<int>(next)) != place) {
-      break;
-    }
-    rows.block_rows = first.rows;
-    rows.block_stride = stride;
-    rows.rows += blocks[next].rows;
+  run_.assign(1, rows.data);
+  const bool whole_panels = first.rows % kPanelRows == 0;
+  for (size_t next = block + 1; next < blocks.size() && whole_panels; ++next) {
+    if (blocks[next].rows > first.rows || lease->passing_ == most_passing_) break;
+    const BlockLoader::Held held = AcquireIfHere(tensor, static_cast<int>(next));
+    if (held.data == nullptr) break;
+    lease->Count(held);
     ++lease->blocks_;
+    run_.push_back(held.data);
+    rows.rows += blocks[next].rows;
+    rows.block_rows = first.rows;
+    rows.blocks = run_.data();
     if (blocks[next].rows < first.rows) break;
   }
   return lease;

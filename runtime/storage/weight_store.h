@@ -1,9 +1,8 @@
 // Keeps the weights of one model moving along the tiers, ahead of use.
 //
-// Resident blocks have a place of their own and are read once, in execution order. All
-// others pass through a ring: a loader thread reads them in execution order, wrapping from
-// the last to the first, so that the next step's first layers are in flight while the last
-// ones of this step are computed. It runs as far ahead as the ring has room.
+// Resident blocks have a place of their own and are read once, in execution order. All others pass
+// through a ring, read in the same order and wrapping from the last to the first, so that the next
+// step's first layers are in flight while the last ones of this step are computed.
 #pragma once
 
 #include <atomic>
@@ -63,7 +62,7 @@ class WeightStore {
   // A constant's values, row-major; null when `tensor` is none.
   const float* Constant(int tensor) const;
 
-  // A block in memory, held until destruction.
+  // Blocks in memory, held until destruction.
   class Lease {
    public:
     Lease(Lease&& other) noexcept;
@@ -72,15 +71,16 @@ class WeightStore {
     const PackedRows& rows() const { return rows_; }
     int64_t row_begin() const { return row_begin_; }
     int blocks() const { return blocks_; }
-    // Whether its place is needed for others once it is given back.
-    bool passing() const;
+    // Whether the place of any is needed for others once it is given back.
+    bool passing() const { return passing_ > 0; }
 
    private:
     friend class WeightStore;
-    Lease(WeightStore* store, uint64_t ticket, PackedRows rows, int64_t row_begin)
-        : store_(store), ticket_(ticket), rows_(rows), row_begin_(row_begin) {}
-    WeightStore* store_;  // null when there is nothing to give back
-    uint64_t ticket_;
+    Lease(WeightStore* store, BlockLoader::Held held, PackedRows rows, int64_t row_begin);
+    void Count(const BlockLoader::Held& held);
+    WeightStore* store_;   // null when there is nothing to give back
+    uint64_t ticket_ = 0;  // of the first that passes
+    int passing_ = 0;
     PackedRows rows_;
     int64_t row_begin_;
     int blocks_ = 1;
@@ -90,7 +90,8 @@ class WeightStore {
   // asking ahead of it skips what lies between. DataLoss names file, tensor and offset when the
   // block cannot be read or its checksum is wrong; the store stays usable.
   absl::StatusOr<Lease> Acquire(int tensor, int block);
-  // The same with those behind it that lie beside it and have come: PackedRows::block_rows.
+  // The same with those behind it that have come, in one product (PackedRows::blocks, valid until
+  // the next call): shorter ones leave threads waiting for each other.
   absl::StatusOr<Lease> AcquireRun(int tensor, int block);
 
   // Experts of a layer, in the order ExpertCache says; null when the model has none. The blocks
@@ -123,7 +124,7 @@ class WeightStore {
   absl::Status ReadConstants(const ReaderFactory& readers);
   absl::Status Place(const ModelPlan& plan, const ReaderFactory& readers);
   absl::Status PlaceExperts(const ModelPlan& plan, const ReaderFactory& readers);
-  const std::byte* ResidentAt(int tensor, int block) const;
+  BlockLoader::Held AcquireIfHere(int tensor, int block);
   PackedRows RowsAt(int tensor, int block, const std::byte* data) const;
   absl::Status GatherSome(int tensor, std::span<GatherCache::Wish> blocks,
                           std::span<const RowWish> rows, Tensor out, Stream stream);
@@ -134,13 +135,12 @@ class WeightStore {
   std::vector<int> first_block_;               // tensor -> number of its first block
   std::vector<int> sweep_index_;               // by block number; -1 = not in the sweep
   std::vector<int> expert_part_;               // tensor -> first of its parts of its expert
-  Memory resident_;
-  Memory ring_;
-  Memory gather_memory_;
-  Memory expert_memory_;
+  Memory resident_, ring_, gather_memory_, expert_memory_;
   std::unique_ptr<GatherCache> gathers_;
   std::unique_ptr<BlockLoader> loader_;
   std::unique_ptr<ExpertCache> experts_;
+  int most_passing_ = 1;               // blocks of a run that pass: the others are read meanwhile
+  std::vector<const std::byte*> run_;  // where the blocks of the last run are
   // Scratch of Gather, kept so that steps do not allocate.
   std::vector<RowWish> rows_;
   std::vector<GatherCache::Wish> wishes_;

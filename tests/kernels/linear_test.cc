@@ -87,12 +87,16 @@ TEST_P(LinearTest, BlocksApartAreOneMatrix) {
       std::copy_n(problem_.weight.data() + p * panel_bytes, panel_bytes,
                   apart.data() + p / block_panels * stride + p % block_panels * panel_bytes);
     }
+    std::vector<const std::byte*> blocks;
+    for (const std::byte* at = apart.data(); at != apart.data() + apart.size(); at += stride) {
+      blocks.push_back(at);
+    }
     problem_.apart = {.data = apart.data(),
                       .format = problem_.format,
                       .rows = c.rows,
                       .cols = c.cols,
                       .block_rows = block_panels * kPanelRows,
-                      .block_stride = stride};
+                      .blocks = blocks.data()};
     for (int i = 0; i < CpuVariants().count; ++i) {
       const Backend& backend = *CpuVariants().items[i];
       EXPECT_TRUE(SameBits(problem_.Run(backend, 2), expected))

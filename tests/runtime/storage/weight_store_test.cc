@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/emulated.h"
@@ -34,34 +35,42 @@ class WeightStoreTest : public ::testing::Test {
     store_ = *WeightStore::Open(file_, plan_, Cpu(), WeightStore::FileReaders(file_, {}));
   }
   const std::vector<Block>& blocks() const { return file_.tensors[head_].blocks; }
-  // Waits until all that stays has come.
-  void LoadAll() {
-    for (size_t b = 0; b < blocks().size(); ++b) ASSERT_OK(store_->Acquire(head_, b).status());
-  }
-  std::vector<std::byte> Contents(int block) {
-    const auto lease = store_->Acquire(head_, block);
-    return {lease->rows().data, lease->rows().data + blocks()[block].bytes};
+  // Waits until all has come once, and what passes next has been read ahead, of which the ring has
+  // room for `ahead` blocks.
+  void LoadAll(int ahead = 0) {
+    contents_.resize(blocks().size());
+    uint64_t passed = 0;
+    for (size_t b = 0; b < blocks().size(); ++b) {
+      const auto lease = store_->Acquire(head_, static_cast<int>(b));
+      ASSERT_OK(lease.status());
+      contents_[b].assign(lease->rows().data, lease->rows().data + blocks()[b].bytes);
+      if (lease->passing()) passed += Padded(blocks()[b].bytes);
+    }
+    const uint64_t wanted = passed + ahead * Padded(blocks()[0].bytes);
+    const auto read = [this] {
+      return store_->stats().read_bytes - store_->stats().resident_bytes;
+    };
+    while (ahead > 0 && read() < wanted) std::this_thread::yield();
   }
   // That a run from `block` on has `count` blocks, and the bytes of these.
   void ExpectRun(int block, int count) {
     SCOPED_TRACE(block);
     int64_t rows = 0;
     for (int b = block; b < block + count; ++b) rows += blocks()[b].rows;
-    std::vector<const std::byte*> places;
-    {
-      const auto run = store_->AcquireRun(head_, block);
-      ASSERT_OK(run.status());
-      EXPECT_EQ(run->blocks(), count);
-      EXPECT_EQ(run->rows().rows, rows);
-      EXPECT_EQ(run->row_begin(), blocks()[block].row_begin);
-      EXPECT_EQ(run->rows().block_rows, count > 1 ? blocks()[block].rows : 0);
-      for (int i = 0; i < run->blocks(); ++i) {
-        places.push_back(run->rows().data + i * run->rows().block_stride);
-        if (run->passing()) continue;
-        const std::vector<std::byte> alone = Contents(block + i);
-        EXPECT_EQ(std::memcmp(places[i], alone.data(), alone.size()), 0) << "block " << i;
-      }
+    const auto run = store_->AcquireRun(head_, block);
+    ASSERT_OK(run.status());
+    ASSERT_EQ(run->blocks(), count);
+    EXPECT_EQ(run->rows().rows, rows);
+    EXPECT_EQ(run->row_begin(), blocks()[block].row_begin);
+    EXPECT_EQ(run->rows().block_rows, count > 1 ? blocks()[block].rows : 0);
+    for (int i = 0; i < count; ++i) {
+      const std::byte* const at = count > 1 ? run->rows().blocks[i] : run->rows().data;
+      const std::vector<std::byte>& expected = contents_[block + i];
+      EXPECT_EQ(std::memcmp(at, expected.data(), expected.size()), 0) << "block " << i;
     }
+  }
+  static uint64_t Padded(uint64_t bytes) {
+    return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
   }
 
   ModelFile file_;
@@ -69,6 +78,7 @@ class WeightStoreTest : public ::testing::Test {
   ModelUse use_;
   ModelPlan plan_;
   std::unique_ptr<WeightStore> store_;
+  std::vector<std::vector<std::byte>> contents_;  // of the blocks
 };
 
 TEST_F(WeightStoreTest, BlocksThatStayAreOneRun) {
@@ -81,17 +91,45 @@ TEST_F(WeightStoreTest, BlocksThatStayAreOneRun) {
   ExpectRun(10, 1);
 }
 
-TEST_F(WeightStoreTest, ARunEndsBeforeABlockThatPasses) {
-  for (const int block : {2, 3, 7}) plan_.tiers[head_][block] = Tier::kDisk;
-  plan_.ring_bytes = 8 << 20;
+TEST_F(WeightStoreTest, BlocksThatPassAreInTheRunWhenTheyHaveCome) {
+  for (const int block : {2, 3, 7, 9}) plan_.tiers[head_][block] = Tier::kDisk;
+  plan_.ring_bytes = 8 * Padded(blocks()[0].bytes);
   Open();
-  LoadAll();
-  ExpectRun(0, 2);
-  ExpectRun(2, 1);
+  LoadAll(8);
+  ExpectRun(4, 3);  // the next that passes is not 7
+  ExpectRun(0, 4);  // two in eight of the ring at most are in use at once
+  ExpectRun(4, 6);
+  ExpectRun(10, 1);
+}
+
+TEST_F(WeightStoreTest, ASmallRingPassesOneAtATime) {
+  for (const int block : {2, 3, 7}) plan_.tiers[head_][block] = Tier::kDisk;
+  plan_.ring_bytes = 2 * Padded(blocks()[0].bytes);
+  Open();
+  LoadAll(2);
+  ExpectRun(0, 3);
   ExpectRun(3, 1);
   ExpectRun(4, 3);
-  ExpectRun(7, 1);
-  ExpectRun(8, 3);
+}
+
+TEST_F(WeightStoreTest, WhatHasPassedGivesItsPlaceBack) {
+  for (size_t b = 0; b < blocks().size(); ++b) plan_.tiers[head_][b] = Tier::kDisk;
+  plan_.ring_bytes = 8 * Padded(blocks()[0].bytes);
+  Open();
+  LoadAll();
+  for (int round = 0; round < 20; ++round) {
+    for (int block = 0; block < 11;) {
+      const auto run = store_->AcquireRun(head_, block);
+      ASSERT_OK(run.status());
+      ASSERT_TRUE(run->passing());
+      ASSERT_LE(run->blocks(), 2);
+      for (int i = 0; i < run->blocks(); ++i, ++block) {
+        const std::byte* const at =
+            run->rows().block_rows > 0 ? run->rows().blocks[i] : run->rows().data;
+        ASSERT_EQ(std::memcmp(at, contents_[block].data(), contents_[block].size()), 0) << block;
+      }
+    }
+  }
 }
 
 TEST_F(WeightStoreTest, OnADeviceBlocksThatStayAreOneMatrix) {
