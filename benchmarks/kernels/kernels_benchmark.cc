@@ -144,7 +144,7 @@ void BM_Pack(benchmark::State& state, PackedFormat format) {
 std::string Threads(int threads) { return "/threads:" + std::to_string(threads); }
 
 void RegisterLinear(const Backend* backend, PackedFormat format, int64_t cols, int64_t rows) {
-  for (int64_t tokens : {1, 4, 16, 64, 512}) {
+  for (int64_t tokens : {1, 4, 8, 16, 64, 512}) {
     for (int threads : {1, 2}) {
       const std::string name = "linear/" + std::string(backend->variant) + "/" +
                                FormatName(format) + "/" + std::to_string(cols) + "x" +

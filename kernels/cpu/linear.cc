@@ -7,11 +7,13 @@ namespace qianyi::cpu {
 namespace {
 
 // Panels that one worker takes at a time. With few tokens about 256 KiB of weights: long
-// enough to hide the hand-over, short enough to end together. With many tokens the groups
-// that the instruction sets block for.
+// enough to hide the hand-over, short enough to end together. With more, four times that: each
+// piece lays its activations out anew. With many tokens the groups that the instruction sets
+// block for.
 int64_t PanelGrain(int64_t panels, size_t panel_bytes, int64_t tokens, int threads) {
+  const int64_t bytes = tokens > 4 ? 1 << 20 : 256 << 10;
   const int64_t wanted =
-      tokens > 8 ? 32 : std::max<int64_t>(1, (256 << 10) / static_cast<int64_t>(panel_bytes));
+      tokens > 8 ? 32 : std::max<int64_t>(1, bytes / static_cast<int64_t>(panel_bytes));
   const int64_t fair = std::max<int64_t>(1, panels / (4 * threads));
   return std::min(wanted, fair);
 }

@@ -68,23 +68,8 @@ TEST(DraftControlTest, ComesBackWhereItPaysAgain) {
   EXPECT_EQ(ahead, 8);
 }
 
-// Greedy and drawn, short and long, some with two blanks to fill, some that end early.
 std::vector<GenerateRequest> Various(const Engine& engine) {
-  std::vector<GenerateRequest> requests;
-  for (int i = 0; i < 17; ++i) {
-    std::vector<int32_t> ids = PromptIds(i, 5 + 9 * i % 83);
-    if (engine.model().spec().bidirectional) {
-      ids[2] = 392;
-      if (i % 2 == 0) ids.back() = 393;
-    }
-    GenerateRequest request = Request(engine, ids, i, 1 + i * 5 % 41);
-    request.sampling.temperature = i % 4 == 0 ? 0.0f : 1.0f;
-    for (const int32_t token : {40, 41, 42, 43}) request.sampling.logit_bias.push_back({token, 9});
-    if (i % 3 == 0) request.sampling.repetition_penalty = 1.1f;
-    if (i % 5 == 0) request.end_tokens = {43};
-    requests.push_back(std::move(request));
-  }
-  return requests;
+  return FewWords(engine, 9, [](int i) { return 1 + i * 5 % 41; });
 }
 
 class DraftingTest : public testing::TestWithParam<const char*> {};
@@ -118,11 +103,6 @@ TEST_P(DraftingTest, ChangesNoToken) {
     }
     EXPECT_EQ(stats.running, 0);
   }
-}
-
-std::string FamilyName(const testing::TestParamInfo<const char*>& test) {
-  static const char* const kNames[] = {"causal", "blanks", "experts", "latent"};
-  return kNames[test.index];
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DraftingTest,

@@ -92,6 +92,32 @@ GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t
   return request;
 }
 
+std::vector<GenerateRequest> FewWords(const Engine& engine, float bias,
+                                      int32_t (*max_tokens)(int which)) {
+  std::vector<GenerateRequest> requests;
+  for (int i = 0; i < 17; ++i) {
+    std::vector<int32_t> ids = PromptIds(i, 5 + 9 * i % 83);
+    if (engine.model().spec().bidirectional) {
+      ids[2] = 392;
+      if (i % 2 == 0) ids.back() = 393;
+    }
+    GenerateRequest request = Request(engine, ids, i, max_tokens(i));
+    request.sampling.temperature = i % 4 == 0 ? 0.0f : 1.0f;
+    for (const int32_t token : {40, 41, 42, 43}) {
+      request.sampling.logit_bias.push_back({token, bias});
+    }
+    if (i % 3 == 0) request.sampling.repetition_penalty = 1.1f;
+    if (i % 5 == 0) request.end_tokens = {43};
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+std::string FamilyName(const ::testing::TestParamInfo<const char*>& test) {
+  static const char* const kNames[] = {"causal", "blanks", "experts", "latent"};
+  return kNames[test.index];
+}
+
 Outcome Collect(Sink& sink) {
   Outcome outcome;
   while (const TokenEvent* event = sink.Wait()) {
@@ -106,13 +132,16 @@ Outcome Collect(Sink& sink) {
 
 std::vector<Outcome> Generate(Engine& engine, std::vector<GenerateRequest> requests) {
   std::vector<std::shared_ptr<Sink>> sinks;
-  for (GenerateRequest& request : requests) {
-    sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(request), 0));
-    const auto id = engine.Submit(std::move(request), sinks.back());
+  std::vector<Outcome> outcomes(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    sinks.push_back(std::make_shared<Sink>(Engine::MaxEvents(requests[i]), 0));
+    const auto id = engine.Submit(std::move(requests[i]), sinks.back());
     EXPECT_TRUE(id.ok()) << id.status();
+    outcomes[i].status = id.status();
   }
-  std::vector<Outcome> outcomes;
-  for (auto& sink : sinks) outcomes.push_back(Collect(*sink));
+  for (size_t i = 0; i < sinks.size(); ++i) {
+    if (outcomes[i].status.ok()) outcomes[i] = Collect(*sinks[i]);
+  }
   return outcomes;
 }
 

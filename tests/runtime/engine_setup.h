@@ -1,9 +1,12 @@
 // Engines over small invented models, and the tokens of requests: shared by tests of the engine.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "runtime/engine.h"
@@ -62,13 +65,21 @@ std::vector<int32_t> PromptIds(int which, int length);
 GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t seed,
                         int32_t max_tokens = 12);
 
+// Seventeen at once: greedy and drawn, prompts long and short, of models that fill blanks some with
+// two; `max_tokens` each. They mostly choose among four tokens, the more so the larger `bias`, so
+// that guesses are found; some end early.
+std::vector<GenerateRequest> FewWords(const Engine& engine, float bias,
+                                      int32_t (*max_tokens)(int which));
+// Of a test over {kCausal, kBlanks, kExperts, kLatent}.
+std::string FamilyName(const ::testing::TestParamInfo<const char*>& test);
+
 struct Outcome {
   std::vector<std::vector<int32_t>> blanks;
   absl::Status status;
 };
 
 Outcome Collect(Sink& sink);
-// All at once.
+// All at once; one that is refused has only its status.
 std::vector<Outcome> Generate(Engine& engine, std::vector<GenerateRequest> requests);
 
 }  // namespace qianyi

@@ -71,23 +71,8 @@ TEST(GuessControlTest, GuessesGetShorterWhereTheyFail) {
   EXPECT_LT(control.Allow(), longer);
 }
 
-// Requests whose tokens are few, so that guesses are found often and come now and then.
 std::vector<GenerateRequest> Repetitive(const Engine& engine) {
-  std::vector<GenerateRequest> requests;
-  for (int i = 0; i < 17; ++i) {
-    std::vector<int32_t> ids = PromptIds(i, 5 + 9 * i % 83);
-    if (engine.model().spec().bidirectional) {
-      ids[2] = 392;
-      if (i % 2 == 0) ids.back() = 393;
-    }
-    GenerateRequest request = Request(engine, ids, i, 40);
-    request.sampling.temperature = i % 4 == 0 ? 0.0f : 1.0f;
-    for (const int32_t token : {40, 41, 42, 43}) request.sampling.logit_bias.push_back({token, 90});
-    if (i % 3 == 0) request.sampling.repetition_penalty = 1.1f;
-    if (i % 5 == 0) request.end_tokens = {43};
-    requests.push_back(std::move(request));
-  }
-  return requests;
+  return FewWords(engine, 90, [](int) { return 40; });
 }
 
 class GuessingTest : public testing::TestWithParam<const char*> {};
@@ -120,11 +105,6 @@ TEST_P(GuessingTest, ChangesNoToken) {
     }
     EXPECT_EQ(stats.running, 0);
   }
-}
-
-std::string FamilyName(const testing::TestParamInfo<const char*>& test) {
-  static const char* const kNames[] = {"causal", "blanks", "experts", "latent"};
-  return kNames[test.index];
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GuessingTest,

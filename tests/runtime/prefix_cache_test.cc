@@ -5,22 +5,15 @@
 #include <numeric>
 #include <vector>
 
+#include "tests/runtime/prefix_setup.h"
+
 namespace qianyi {
 namespace {
-
-const KvSpec kSpec = {.layers = 2, .heads = 2, .key_dim = 8, .value_dim = 8};
-
-// Tokens first, first + 1, … at positions 0, 1, …
-Sequence Make(int32_t tokens, int32_t first = 0) {
-  Sequence sequence;
-  for (int32_t i = 0; i < tokens; ++i) sequence.Append(first + i, i, 0);
-  return sequence;
-}
 
 class PrefixCacheTest : public testing::Test {
  protected:
   explicit PrefixCacheTest(int64_t pages = 8)
-      : kv_(*KvCache::Create(kSpec, DType::kF16, pages, Cpu())), prefixes_(*kv_) {}
+      : kv_(*KvCache::Create(kSmallKv, DType::kF16, pages, Cpu())), prefixes_(*kv_) {}
 
   // Runs a sequence to its end: how many of its tokens were there.
   int32_t Run(Sequence sequence, uint64_t flow = 1) {
@@ -46,60 +39,60 @@ class PrefixCacheTest : public testing::Test {
 };
 
 TEST_F(PrefixCacheTest, WholePagesThatBeganTheSameAreFoundAndTheLastTokenIsLeft) {
-  EXPECT_EQ(Run(Make(40)), 0);
+  EXPECT_EQ(Run(Counting(40)), 0);
   EXPECT_EQ(kv_->idle_pages(), 2) << "the third was not full";
   EXPECT_EQ(kv_->free_pages(), 6);
-  EXPECT_EQ(Run(Make(40)), 32);
-  EXPECT_EQ(Run(Make(33)), 32);
-  EXPECT_EQ(Run(Make(32)), 16) << "its last token has to be computed";
-  EXPECT_EQ(Run(Make(16)), 0);
-  EXPECT_EQ(Run(Make(100)), 32);
+  EXPECT_EQ(Run(Counting(40)), 32);
+  EXPECT_EQ(Run(Counting(33)), 32);
+  EXPECT_EQ(Run(Counting(32)), 16) << "its last token has to be computed";
+  EXPECT_EQ(Run(Counting(16)), 0);
+  EXPECT_EQ(Run(Counting(100)), 32);
   EXPECT_EQ(kv_->idle_pages(), 6);
-  EXPECT_EQ(Run(Make(100)), 96);
+  EXPECT_EQ(Run(Counting(100)), 96);
 }
 
 TEST_F(PrefixCacheTest, WhatDiffersInAnyWayIsNotFound) {
-  EXPECT_EQ(Run(Make(40)), 0);
-  EXPECT_EQ(Run(Make(40), /*flow=*/2), 0) << "another key's";
-  Sequence other = Make(40);
+  EXPECT_EQ(Run(Counting(40)), 0);
+  EXPECT_EQ(Run(Counting(40), /*flow=*/2), 0) << "another key's";
+  Sequence other = Counting(40);
   other.tokens[20] = 999;
   EXPECT_EQ(Run(other), 16);
-  Sequence moved = Make(40);
+  Sequence moved = Counting(40);
   moved.positions[1][3] = 1;
   EXPECT_EQ(Run(moved), 0);
-  Sequence prefixed = Make(40);
+  Sequence prefixed = Counting(40);
   prefixed.prefix_slots = 5;
   EXPECT_EQ(prefixes_.Take(1, &prefixed), 0);
 }
 
 // Every token of such a context sees all of it.
 TEST_F(PrefixCacheTest, ABidirectionalContextIsFoundAsAWhole) {
-  Sequence whole = Make(40);
+  Sequence whole = Counting(40);
   whole.bidirectional = 36;
   EXPECT_EQ(Run(whole), 0);
   EXPECT_EQ(Run(whole), 32);
-  Sequence longer = Make(40);
+  Sequence longer = Counting(40);
   longer.bidirectional = 37;
   EXPECT_EQ(Run(longer), 0);
-  EXPECT_EQ(Run(Make(40)), 0);
+  EXPECT_EQ(Run(Counting(40)), 0);
   whole.tokens[39] = 7;  // after the context
   EXPECT_EQ(Run(whole), 32);
 }
 
 TEST_F(PrefixCacheTest, PagesAreDroppedWhenTheyAreNeededTheLongestUnusedFirst) {
-  EXPECT_EQ(Run(Make(48, 0)), 0);
-  EXPECT_EQ(Run(Make(48, 1000)), 0);
-  EXPECT_EQ(Run(Make(48, 0)), 32);  // used again: the other is older
+  EXPECT_EQ(Run(Counting(48, 0)), 0);
+  EXPECT_EQ(Run(Counting(48, 1000)), 0);
+  EXPECT_EQ(Run(Counting(48, 0)), 32);  // used again: the other is older
   EXPECT_EQ(kv_->free_pages(), 2);
-  EXPECT_EQ(Run(Make(64, 2000)), 0);
-  EXPECT_EQ(Found(Make(48, 0)), 32);
-  EXPECT_EQ(Found(Make(48, 1000)), 16) << "its last pages went first";
-  EXPECT_EQ(Found(Make(64, 2000)), 48);
+  EXPECT_EQ(Run(Counting(64, 2000)), 0);
+  EXPECT_EQ(Found(Counting(48, 0)), 32);
+  EXPECT_EQ(Found(Counting(48, 1000)), 16) << "its last pages went first";
+  EXPECT_EQ(Found(Counting(64, 2000)), 48);
 }
 
 TEST_F(PrefixCacheTest, PagesInUseAreNotDropped) {
-  EXPECT_EQ(Run(Make(64)), 0);
-  Sequence running = Make(64);
+  EXPECT_EQ(Run(Counting(64)), 0);
+  Sequence running = Counting(64);
   EXPECT_EQ(prefixes_.Take(1, &running), 48);
   EXPECT_EQ(kv_->idle_pages(), 1);
   EXPECT_FALSE(prefixes_.MakeRoom(6)) << "three are held";
@@ -111,12 +104,12 @@ TEST_F(PrefixCacheTest, PagesInUseAreNotDropped) {
   EXPECT_TRUE(prefixes_.MakeRoom(8));
   EXPECT_EQ(kv_->free_pages(), 8);
   EXPECT_EQ(kv_->idle_pages(), 0);
-  EXPECT_EQ(Run(Make(64)), 0);
+  EXPECT_EQ(Run(Counting(64)), 0);
 }
 
 // Two that ran side by side have computed the same pages; one copy is kept.
 TEST_F(PrefixCacheTest, TheSamePagesAreKeptOnce) {
-  Sequence a = Make(40), b = Make(40);
+  Sequence a = Counting(40), b = Counting(40);
   for (Sequence* sequence : {&a, &b}) {
     ASSERT_TRUE(kv_->Reserve(40, &sequence->pages));
     sequence->cached = 40;
@@ -127,7 +120,7 @@ TEST_F(PrefixCacheTest, TheSamePagesAreKeptOnce) {
   kv_->Release(&b.pages);
   EXPECT_EQ(kv_->idle_pages(), 2);
   EXPECT_EQ(kv_->free_pages(), 6);
-  Sequence again = Make(40);
+  Sequence again = Counting(40);
   EXPECT_EQ(prefixes_.Take(1, &again), 32);
   EXPECT_EQ(again.pages, std::vector<int32_t>(first.begin(), first.begin() + 2));
 }
@@ -149,7 +142,7 @@ TEST_F(PrefixCacheTest, NoPageIsLost) {
       kv_->Release(&running[at].pages);
       running.erase(running.begin() + static_cast<int64_t>(at));
     } else {
-      Sequence sequence = Make(1 + draw(70), 1000 * draw(3));
+      Sequence sequence = Counting(1 + draw(70), 1000 * draw(3));
       if (draw(3) == 0) sequence.tokens[static_cast<size_t>(sequence.pending() - 1)] = draw(9);
       found += prefixes_.Take(1, &sequence);
       const int64_t tokens = static_cast<int64_t>(sequence.tokens.size());

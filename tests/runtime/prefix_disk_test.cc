@@ -12,26 +12,19 @@
 #include <vector>
 
 #include "runtime/prefix_cache.h"
+#include "tests/runtime/prefix_setup.h"
 #include "tests/support/temp_folder.h"
 
 namespace qianyi {
 namespace {
 
-constexpr KvSpec kSpec = {.layers = 2, .heads = 2, .key_dim = 8, .value_dim = 8};
 constexpr size_t kStoredBytes = 4096;
-
-// Tokens first, first + 1, … at positions 0, 1, …
-Sequence Make(int32_t tokens, int32_t first = 0) {
-  Sequence sequence;
-  for (int32_t i = 0; i < tokens; ++i) sequence.Append(first + i, i, 0);
-  return sequence;
-}
 
 class PrefixDiskTest : public ::testing::Test {
  protected:
   void Open(int64_t places) {
     prefixes_.reset();
-    kv_ = *KvCache::Create(kSpec, DType::kF16, 8, Cpu());
+    kv_ = *KvCache::Create(kSmallKv, DType::kF16, 8, Cpu());
     auto file = PageFile::Create(folder_.path(), places * kStoredBytes, kv_->page_bytes());
     ASSERT_TRUE(file.ok()) << file.status();
     prefixes_ = std::make_unique<PrefixCache>(*kv_, *std::move(file));
@@ -101,30 +94,30 @@ class PrefixDiskTest : public ::testing::Test {
 
 TEST_F(PrefixDiskTest, PagesGoToDiskAndComeBack) {
   Open(100);
-  EXPECT_EQ(Run(Make(112, 0)), 0);
+  EXPECT_EQ(Run(Counting(112, 0)), 0);
   EXPECT_EQ(prefixes_->pages_on_disk(), 0);
-  EXPECT_EQ(Run(Make(112, 1000)), 0);
+  EXPECT_EQ(Run(Counting(112, 1000)), 0);
   EXPECT_EQ(prefixes_->pages_on_disk(), 6) << "of seven kept, one had room beside the other seven";
-  EXPECT_EQ(Run(Make(112, 0)), 96);
-  EXPECT_EQ(Run(Make(112, 1000)), 96);
-  EXPECT_EQ(Run(Make(112, 0)), 96);
-  EXPECT_EQ(Run(Make(40, 0)), 32) << "the beginning of what is there";
+  EXPECT_EQ(Run(Counting(112, 0)), 96);
+  EXPECT_EQ(Run(Counting(112, 1000)), 96);
+  EXPECT_EQ(Run(Counting(112, 0)), 96);
+  EXPECT_EQ(Run(Counting(40, 0)), 32) << "the beginning of what is there";
   EXPECT_TRUE(folder_.Names().empty()) << "it has no name";
 }
 
 TEST_F(PrefixDiskTest, TheLongestUnusedLeavesTheDiskFirst) {
   Open(8);
-  for (const int32_t first : {0, 1000, 2000}) EXPECT_EQ(Run(Make(128, first)), 0);
+  for (const int32_t first : {0, 1000, 2000}) EXPECT_EQ(Run(Counting(128, first)), 0);
   EXPECT_EQ(prefixes_->pages_on_disk(), 8);
-  EXPECT_EQ(Run(Make(128, 2000)), 112) << "in memory";
-  EXPECT_EQ(Run(Make(128, 1000)), 112) << "on disk";
-  EXPECT_EQ(Run(Make(128, 0)), 0);
+  EXPECT_EQ(Run(Counting(128, 2000)), 112) << "in memory";
+  EXPECT_EQ(Run(Counting(128, 1000)), 112) << "on disk";
+  EXPECT_EQ(Run(Counting(128, 0)), 0);
 }
 
 TEST_F(PrefixDiskTest, WhatIsDamagedIsComputedAgain) {
   Open(100);
-  Run(Make(112, 0));
-  Run(Make(112, 1000));
+  Run(Counting(112, 0));
+  Run(Counting(112, 1000));
   const std::string file = File();
   ASSERT_NE(file, "");
   const int descriptor = open(file.c_str(), O_RDWR);
@@ -133,28 +126,28 @@ TEST_F(PrefixDiskTest, WhatIsDamagedIsComputedAgain) {
     ASSERT_EQ(pwrite(descriptor, "x", 1, place * static_cast<int64_t>(kStoredBytes) + 5), 1);
   }
   close(descriptor);
-  EXPECT_LT(Run(Make(112, 0)), 96);
-  EXPECT_EQ(Run(Make(112, 0)), 96) << "and kept";
+  EXPECT_LT(Run(Counting(112, 0)), 96);
+  EXPECT_EQ(Run(Counting(112, 0)), 96) << "and kept";
 }
 
 // A disk that takes no more: what memory has no room for is dropped, as without a disk.
 TEST_F(PrefixDiskTest, AFullDiskDropsPages) {
   Open(100);
-  Run(Make(112, 0));
+  Run(Counting(112, 0));
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const auto handler = signal(SIGXFSZ, SIG_IGN);
   const rlimit two_pages = {2 * kStoredBytes, before.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &two_pages), 0);
-  Run(Make(112, 1000));
+  Run(Counting(112, 1000));
   EXPECT_LE(prefixes_->pages_on_disk(), 2);
-  EXPECT_LE(Run(Make(112, 0)), 16 + 32);
-  for (int i = 0; i < 50; ++i) Run(Make(1 + i * 37 % 128, 100 * (i % 7)));
+  EXPECT_LE(Run(Counting(112, 0)), 16 + 32);
+  for (int i = 0; i < 50; ++i) Run(Counting(1 + i * 37 % 128, 100 * (i % 7)));
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   signal(SIGXFSZ, handler);
-  Run(Make(112, 0));
-  Run(Make(112, 1000));
-  EXPECT_EQ(Run(Make(112, 0)), 96) << "it is used again when it has room";
+  Run(Counting(112, 0));
+  Run(Counting(112, 1000));
+  EXPECT_EQ(Run(Counting(112, 0)), 96) << "it is used again when it has room";
 }
 
 // Every page is somebody's, kept or free, and what it holds is right, whatever comes and goes.
@@ -175,7 +168,7 @@ TEST_P(DiskSizesTest, NoPageIsLost) {
       End(&running[at]);
       running.erase(running.begin() + static_cast<int64_t>(at));
     } else {
-      Sequence sequence = Make(1 + draw(90), 1000 * draw(6));
+      Sequence sequence = Counting(1 + draw(90), 1000 * draw(6));
       if (draw(3) == 0) sequence.tokens[static_cast<size_t>(sequence.pending() - 1)] = draw(9);
       int64_t more = 0;
       if (Begin(&sequence, &more)) running.push_back(std::move(sequence));
