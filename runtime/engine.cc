@@ -32,6 +32,7 @@ Engine::Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options,
       drafter_(std::move(parts.drafter)),
       prefixes_(loaded_->kv(), std::move(parts.page_file)) {
   order_.reserve(use_.batch);
+  ended_.reserve(use_.batch);
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -93,14 +94,19 @@ void Engine::Loop() {
       });
       if (stop_) break;
       TakeInbox();
+      CloseEnded();
     }
     Admit();
-    if (!order_.empty()) RunStep();
+    if (!order_.empty()) {
+      RunStep();
+      CloseEnded();
+    }
   }
   const absl::Status ending = absl::CancelledError("the engine is shutting down");
   for (auto& call : running_) {
     if (call != nullptr) Finish(call.get(), ending);
   }
+  CloseEnded();
   while (!waiting_.empty()) waiting_.Serve()->CloseAll(ending);
   for (auto& call : inbox_) call->CloseAll(ending);
 }
@@ -429,9 +435,15 @@ void Engine::Finish(Call* call, absl::Status status) {
   sequences_[index] = nullptr;
   order_.erase(std::remove(order_.begin(), order_.end(), index), order_.end());
   --placed_;
-  const std::shared_ptr<Sink> sink = std::move(call->sink);
-  place->reset();  // what it held is given back before anybody hears of its end
-  sink->Close(std::move(status));
+  ended_.push_back({std::move(call->sink), std::move(status)});
+  place->reset();
+}
+
+// What calls held has been given back, and what they took been counted, before anybody hears of
+// their end.
+void Engine::CloseEnded() {
+  for (Ended& one : ended_) one.sink->Close(std::move(one.status));
+  ended_.clear();
 }
 
 }  // namespace qianyi

@@ -102,6 +102,7 @@ class Engine {
   void CountStep(const Taken& taken, int64_t begin_nanoseconds);
   void NextBlank(Call* call, FinishReason why);
   void Finish(Call* call, absl::Status status);
+  void CloseEnded();
 
   const std::unique_ptr<LoadedModel> loaded_;
   const ModelUse use_;
@@ -123,6 +124,11 @@ class Engine {
   std::vector<std::unique_ptr<Call>> running_;  // by place; null = free
   std::vector<Sequence*> sequences_;            // the same places, for the scheduler
   std::vector<int> order_;                      // places in order of arrival
+  struct Ended {
+    std::shared_ptr<Sink> sink;
+    absl::Status status;
+  };
+  std::vector<Ended> ended_;  // finished, but not closed
   SchedulerLimits limits_;
   Step step_;
   Sampler sampler_;

@@ -149,6 +149,24 @@ TEST(EngineTest, BlanksAreFilledLeftToRightOverOneCache) {
   EXPECT_NE(outcomes[0].blanks[1], outcomes[2].blanks[0]);
 }
 
+TEST(EngineTest, WhatAnAnswerTookIsCountedWhenItEnds) {
+  auto engine = Open({});
+  uint64_t tokens = 0, steps = 0;
+  for (int round = 0; round < 50; ++round) {
+    std::vector<GenerateRequest> requests;
+    for (int i = 0; i < 1 + round % 3; ++i) {
+      requests.push_back(Request(*engine, PromptIds(round, 3), i, 2));
+    }
+    tokens += 2 * requests.size();
+    Generate(*engine, std::move(requests));
+    const EngineStats stats = engine->stats();
+    ASSERT_EQ(stats.generated_tokens, tokens);
+    ASSERT_GE(stats.steps, steps + 2);
+    ASSERT_EQ(stats.running, 0);
+    steps = stats.steps;
+  }
+}
+
 TEST(EngineTest, EndTokensEndABlankAndAreNotEmitted) {
   auto engine = Open({});
   GenerateRequest request = Request(*engine, PromptIds(1, 9), 3, 10);
