@@ -81,6 +81,15 @@ std::vector<int32_t> PromptIds(int which, int length) {
   return ids;
 }
 
+std::vector<int32_t> SomePrompt(const Engine& engine, int which) {
+  std::vector<int32_t> ids = PromptIds(which, 5 + 9 * which % 83);
+  if (engine.model().spec().bidirectional) {
+    ids[2] = 392;
+    if (which % 2 == 0) ids.back() = 393;
+  }
+  return ids;
+}
+
 GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t seed,
                         int32_t max_tokens) {
   auto prompt = engine.model().LayOut(std::move(ids));
@@ -96,12 +105,7 @@ std::vector<GenerateRequest> FewWords(const Engine& engine, float bias,
                                       int32_t (*max_tokens)(int which)) {
   std::vector<GenerateRequest> requests;
   for (int i = 0; i < 17; ++i) {
-    std::vector<int32_t> ids = PromptIds(i, 5 + 9 * i % 83);
-    if (engine.model().spec().bidirectional) {
-      ids[2] = 392;
-      if (i % 2 == 0) ids.back() = 393;
-    }
-    GenerateRequest request = Request(engine, ids, i, max_tokens(i));
+    GenerateRequest request = Request(engine, SomePrompt(engine, i), i, max_tokens(i));
     request.sampling.temperature = i % 4 == 0 ? 0.0f : 1.0f;
     for (const int32_t token : {40, 41, 42, 43}) {
       request.sampling.logit_bias.push_back({token, bias});

@@ -61,13 +61,14 @@ std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers = {
 
 // Below 380, which all these models have.
 std::vector<int32_t> PromptIds(int which, int length);
+// Long and short ones; of models that fill blanks, some with two.
+std::vector<int32_t> SomePrompt(const Engine& engine, int which);
 // Seed 0 is greedy.
 GenerateRequest Request(const Engine& engine, std::vector<int32_t> ids, uint64_t seed,
                         int32_t max_tokens = 12);
 
-// Seventeen at once: greedy and drawn, prompts long and short, of models that fill blanks some with
-// two; `max_tokens` each. They mostly choose among four tokens, the more so the larger `bias`, so
-// that guesses are found; some end early.
+// Seventeen at once, greedy and drawn, from SomePrompt; `max_tokens` each. They mostly choose among
+// four tokens, the more so the larger `bias`, so that guesses are found; some end early.
 std::vector<GenerateRequest> FewWords(const Engine& engine, float bias,
                                       int32_t (*max_tokens)(int which));
 // Of a test over {kCausal, kBlanks, kExperts, kLatent}.
