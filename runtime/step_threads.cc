@@ -4,11 +4,6 @@
 #include <bit>
 
 namespace qianyi {
-namespace {
-
-constexpr int kWindowsOfFirst = 4;  // before anything is tried: one alone may be the disk's bad day
-
-}  // namespace
 
 StepThreads::StepThreads(int threads) {
   choices_.push_back(std::max(threads, 1));
@@ -16,7 +11,6 @@ StepThreads::StepThreads(int threads) {
   for (int half = threads / 2; half > 0; half /= 2) {
     if (half < choices_.back()) choices_.push_back(half);
   }
-  for (Kind& kind : kinds_) kind.windows_left = kWindowsOfFirst;
 }
 
 size_t StepThreads::KindOf(int64_t tokens) {

@@ -17,10 +17,11 @@ namespace qianyi {
 class StepThreads {
  public:
   static constexpr double kWindowSeconds = 0.5;  // of steps that make a measurement, at least
+  static constexpr int kWindowsOfFirst = 4;      // before anything is tried
   static constexpr int kWindowsOfBest = 16;      // before another number is tried
   static constexpr int kWindowsOfNew = 2;        // the same, of one that has just become the best
   static constexpr double kGain = 0.97;          // of the time, at most: then it was faster
-  // Work that one processor fewer does in this share of the step, waiting included, may be hidden.
+  // Fewer threads are tried where their work alone would take at most so many times the step.
   static constexpr double kRoom = 1.1;
 
   explicit StepThreads(int threads);  // at most so many; begins with all
@@ -37,7 +38,7 @@ class StepThreads {
     double best_stall_seconds = 0;
     double seconds = 0, stall_seconds = 0;  // of the window
     int steps = 0;
-    int windows_left = 1;  // of the best, before another is tried
+    int windows_left = kWindowsOfFirst;  // of the best, before another is tried
     bool fewer_next = true;
   };
   static size_t KindOf(int64_t tokens);
