@@ -202,6 +202,7 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
       {"stall_seconds", weights.stall_seconds},
       {"resident_weight_bytes", plan.host_bytes},
       {"streamed_weight_bytes", plan.disk_bytes},
+      {"lent_weight_bytes", weights.lent_bytes},
       {"planned_host_bytes", engine.plan().host_used_bytes()},
       {"host_memory_bytes", engine.plan().budget.host_bytes},
       {"peak_resident_bytes", PeakResidentBytes()},

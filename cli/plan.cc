@@ -65,6 +65,7 @@ nlohmann::json ToJson(const Plan& plan, const Bound& bound, const Rates& rates, 
   return {{"resident_bytes", bound.resident_bytes},
           {"streamed_bytes", bound.streamed_bytes},
           {"kv_bytes", model.kv_bytes},
+          {"lendable_bytes", model.lendable_bytes},
           {"workspace_bytes", model.workspace_bytes},
           {"constant_bytes", model.constant_bytes},
           {"ring_bytes", model.ring_bytes},
@@ -110,6 +111,7 @@ void PrintTable(const Plan& plan, const Bound& bound, int64_t batch) {
   size("", model.embedding_resident_bytes);
   size("norms, biases, position tables", model.constant_bytes);
   size("key-value cache", model.kv_bytes);
+  if (model.lendable_bytes > 0) size("of which weights while idle", model.lendable_bytes);
   size("activations and logits", model.workspace_bytes);
   size("prefetch ring", model.ring_bytes);
   size("RAM in all", plan.host_used_bytes());

@@ -32,6 +32,7 @@ struct Flags {
   int64_t batch = 16;
   int64_t queue = 64;
   std::string prefix_cache = "on";
+  double prompt_stretch = EngineOptions().prompt_stretch;
   std::string prefix_folder;
   uint64_t prefix_bytes = 0;
   uint64_t queue_bytes = 0;
@@ -220,7 +221,8 @@ absl::Status RunServe(Flags flags) {
                             .queue = flags.queue,
                             .prefix_folder = flags.prefix_folder,
                             .prefix_bytes = flags.prefix_bytes,
-                            .keeps_prefixes = flags.prefix_cache == "on"};
+                            .keeps_prefixes = flags.prefix_cache == "on",
+                            .prompt_stretch = flags.prompt_stretch};
   options.load.context_tokens = flags.context;
   options.load.batch = flags.batch;
   options.load.adapter_bytes = flags.adapter_bytes;
@@ -295,6 +297,13 @@ void AddServe(CLI::App& app, Run* run) {
                    "web page that may call this server, as https://NAME; repeatable")
       ->type_name("ORIGIN");
   flags->run.Add(*command);
+  command
+      ->add_option("--prompt-stretch", flags->prompt_stretch,
+                   "a step in which others generate may take so many times as long by tokens of "
+                   "prompts: less makes tokens come more evenly, and first tokens later; 0: any")
+      ->check(CLI::Range(0.0, 1000.0))
+      ->capture_default_str()
+      ->type_name("X");
   flags->run.AddGuesses(*command);
   command
       ->add_option("--draft-model", flags->drafts,

@@ -8,6 +8,7 @@
 
 #include "runtime/engine_call.h"
 #include "runtime/sampler_math.h"
+#include "runtime/scheduler.h"
 
 namespace qianyi {
 
@@ -23,14 +24,16 @@ Engine::Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options,
       options_(options),
       running_(use_.batch),
       sequences_(use_.batch, nullptr),
-      limits_{.prompt_tokens = StepTokens(use_) - use_.batch},
+      prompt_room_(StepTokens(use_) - use_.batch, options.prompt_stretch,
+                   loaded_->model().spec().bidirectional),
       step_(StepTokens(use_)),
       sampler_(loaded_->model().spec().vocab_size),
-      guess_control_(static_cast<int32_t>(std::clamp<int64_t>(LogitRows(use_) - use_.batch, 0,
-                                                              limits_.prompt_tokens)),
+      guess_control_(static_cast<int32_t>(
+                         std::clamp<int64_t>(LogitRows(use_) - use_.batch, 0, prompt_room_.most())),
                      options.always_guesses),
       drafter_(std::move(parts.drafter)),
-      prefixes_(loaded_->kv(), std::move(parts.page_file)) {
+      prefixes_(loaded_->kv(), std::move(parts.page_file)),
+      page_worth_(loaded_->kv().page_bytes()) {
   order_.reserve(use_.batch);
   ended_.reserve(use_.batch);
   thread_ = std::thread([this] { Loop(); });
@@ -69,6 +72,9 @@ void Engine::CountStep(const Taken& taken, int64_t begin_nanoseconds) {
     guess_control_.Count(taken.sequences, guessed, taken.accepted, seconds);
     if (drafter_ != nullptr) drafter_->Count(ahead_, taken.accepted, taken.wrong, seconds);
   }
+  prompt_room_.Took(prompt_tokens, seconds);
+  prefixes_.Tick();
+  page_worth_.Count(prompt_tokens, seconds, now.read_bytes);
   std::lock_guard lock(stats_mutex_);
   if (stats_.steps++ == 0) first_step_ = now;
   stats_.step_sequences += static_cast<uint64_t>(taken.sequences);
@@ -232,16 +238,20 @@ void Engine::StartFollowers() {
   }
 }
 
+bool Engine::Generates(int place) const {
+  return sequences_[place]->pending() == 1 && !sequences_[place]->pooled;
+}
+
 // Puts what must come, and guesses where they pay, behind what the sequences feed next, unless
 // prompts want the room.
 absl::Status Engine::Guess() {
   ahead_ = 0;
-  const auto generates = [this](int index) {
-    return sequences_[index]->pending() == 1 && !sequences_[index]->pooled;
-  };
   const int32_t sequences = static_cast<int32_t>(order_.size());
-  int32_t room = static_cast<int32_t>(std::min(LogitRows(use_), limits_.prompt_tokens)) - sequences;
-  if (room <= 0 || !std::all_of(order_.begin(), order_.end(), generates)) return absl::OkStatus();
+  int32_t room = static_cast<int32_t>(std::min(LogitRows(use_), prompt_room_.most())) - sequences;
+  if (room <= 0 ||
+      !std::all_of(order_.begin(), order_.end(), [this](int i) { return Generates(i); })) {
+    return absl::OkStatus();
+  }
   const int32_t most = std::max(2, room / sequences);
   for (const int index : order_) {
     Call& call = *running_[index];
@@ -283,8 +293,10 @@ absl::Status Engine::Draft(int32_t room) {
 
 void Engine::RunStep() {
   const int64_t begin = NowNanoseconds();
+  const int64_t generating =
+      std::count_if(order_.begin(), order_.end(), [this](int index) { return Generates(index); });
   absl::Status status = Guess();
-  ScheduleStep(sequences_, order_, limits_, &step_);
+  ScheduleStep(sequences_, order_, {.prompt_tokens = prompt_room_.Of(generating)}, &step_);
   if (status.ok()) status = loaded_->Run(step_);
   if (!status.ok()) {
     for (auto& call : running_) {
@@ -430,6 +442,7 @@ void Engine::Finish(Call* call, absl::Status status) {
   const int index = static_cast<int>(place - running_.begin());
   KeepPrefix(*call);
   loaded_->kv().Release(&call->generation.sequence.pages);
+  if (loaded_->plan().models[0].lendable_bytes > 0) prefixes_.Age(page_worth_.steps());
   if (drafter_ != nullptr) drafter_->Forget(index);
   CountPages();
   sequences_[index] = nullptr;

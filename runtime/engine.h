@@ -22,9 +22,10 @@
 #include "runtime/generation.h"
 #include "runtime/guesses.h"
 #include "runtime/loaded_model.h"
+#include "runtime/page_worth.h"
 #include "runtime/prefix_cache.h"
+#include "runtime/prompt_room.h"
 #include "runtime/sampler.h"
-#include "runtime/scheduler.h"
 #include "runtime/sequence.h"
 #include "runtime/sink.h"
 
@@ -42,7 +43,6 @@ class Engine {
       : Engine(std::move(model), options, Parts()) {}
   Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options, Parts parts);
   ~Engine();  // cancels everything, then returns
-
   const Model& model() const { return loaded_->model(); }
   const Plan& plan() const { return loaded_->plan(); }
   // Loaded and unloaded on any thread, while steps run.
@@ -89,6 +89,7 @@ class Engine {
   void Place(std::unique_ptr<Call> call, bool runs);
   void StartFollowers();
   void RunStep();
+  bool Generates(int place) const;
   absl::Status Guess();
   absl::Status Draft(int32_t room);
   struct Taken {  // by a step: tokens, of which some had been guessed; sequences that had not
@@ -107,7 +108,6 @@ class Engine {
   const std::unique_ptr<LoadedModel> loaded_;
   const ModelUse use_;
   const EngineOptions options_;
-
   mutable std::mutex mutex_;  // guards the inbox
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Call>> inbox_;
@@ -129,14 +129,14 @@ class Engine {
     absl::Status status;
   };
   std::vector<Ended> ended_;  // finished, but not closed
-  SchedulerLimits limits_;
+  PromptRoom prompt_room_;
   Step step_;
   Sampler sampler_;
   GuessControl guess_control_;
   const std::unique_ptr<Drafter> drafter_;
   int32_t ahead_ = 0;  // tokens of each sequence that were asked for in this step
   PrefixCache prefixes_;
-
+  PageWorth page_worth_;
   struct Mark {  // the end of a step
     uint64_t read_bytes = 0;
     int64_t nanoseconds = 0;

@@ -26,6 +26,7 @@ struct EngineOptions {
   int64_t queue = 64;  // requests that may wait, besides those that run; candidates count each
   bool keeps_prefixes = true;   // for requests that begin with the same tokens (PrefixCache)
   bool always_guesses = false;  // also where that is slower
+  double prompt_stretch = 4;    // of a step in which others generate; 0: no limit (PromptRoom)
 };
 
 }  // namespace qianyi

@@ -1,10 +1,13 @@
 #include "runtime/kv_cache.h"
 
+#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "runtime/memory_size.h"
 
 namespace qianyi {
 namespace {
@@ -35,7 +38,7 @@ KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& 
   free_.reserve(pages);
   holders_.assign(pages, 0);
   kept_.assign(pages, false);
-  for (int64_t page = pages; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
+  for (int64_t page = 0; page < pages; ++page) free_.push_back(static_cast<int32_t>(page));
 }
 
 size_t KvCache::bytes() const { return PageBytes(spec_, dtype_) * (pages_ + shared_pages_); }
@@ -71,12 +74,61 @@ KvLayer KvCache::layer(int index) const {
 bool KvCache::Reserve(int64_t tokens, std::vector<int32_t>* table) {
   const int64_t missing = PagesFor(tokens) - static_cast<int64_t>(table->size());
   if (missing > free_pages()) return false;
+  int64_t last = -1;
   for (int64_t i = 0; i < missing; ++i) {
+    std::pop_heap(free_.begin(), free_.end(), std::greater<>());
+    last = free_.back();
     table->push_back(free_.back());
     holders_[free_.back()] = 1;
     free_.pop_back();
   }
+  if (lend_ && last >= lent_from_) {
+    lent_from_ = last + 1;
+    lend_(BytesBehind(lent_from_));
+  }
   return true;
+}
+
+void KvCache::Free(int32_t page) {
+  free_.push_back(page);
+  std::push_heap(free_.begin(), free_.end(), std::greater<>());
+}
+
+// Whole huge pages of the layer's memory behind the pages below `page`.
+std::span<std::byte> KvCache::Behind(int index, int64_t page) const {
+  const auto rounded = [](std::byte* at, uint64_t up) {
+    const uint64_t past = reinterpret_cast<uintptr_t>(at) % kHugePageBytes;
+    return past == 0 ? at : at - past + up;
+  };
+  std::byte* const pages = layer(index).pages;
+  std::byte* const begin = rounded(pages + page * layer_page_bytes_, kHugePageBytes);
+  std::byte* const end = rounded(pages + pages_ * layer_page_bytes_, 0);
+  return begin < end ? std::span(begin, end) : std::span<std::byte>();
+}
+
+uint64_t KvCache::BytesBehind(int64_t page) const {
+  uint64_t bytes = 0;
+  for (int i = 0; i < spec_.layers; ++i) bytes += Behind(i, page).size();
+  return bytes;
+}
+
+void KvCache::Lend(std::function<void(uint64_t bytes)> lend) {
+  lend_ = std::move(lend);
+  lent_from_ = pages_;
+  LendIdle();
+}
+
+void KvCache::LendIdle() {
+  if (!lend_) return;
+  int64_t from = lent_from_;
+  while (from > 0 && holders_[from - 1] == 0 && !kept_[from - 1]) --from;
+  if (from == lent_from_) return;
+  for (int i = 0; i < spec_.layers; ++i) {
+    const std::span<std::byte> now = Behind(i, from), before = Behind(i, lent_from_);
+    GiveBack(now.data(), now.size() - before.size());
+  }
+  lent_from_ = from;
+  lend_(BytesBehind(from));
 }
 
 bool KvCache::ReserveAfter(const KvPrefix& prefix, int64_t tokens, std::vector<int32_t>* table) {
@@ -128,7 +180,7 @@ void KvCache::Release(std::vector<int32_t>* table) {
     if (kept_[*page]) {
       ++idle_;
     } else {
-      free_.push_back(*page);
+      Free(*page);
     }
   }
   table->clear();
@@ -151,7 +203,7 @@ void KvCache::CopyIn(int32_t page, std::span<const std::byte> bytes) {
 void KvCache::Drop(int32_t page) {
   if (idle(page)) {
     --idle_;
-    free_.push_back(page);
+    Free(page);
   }
   kept_[page] = false;
 }

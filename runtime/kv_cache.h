@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -67,6 +68,13 @@ class KvCache {
   void Drop(int32_t page);
   bool idle(int32_t page) const { return kept_[page] && holders_[page] == 0; }
 
+  // From now on `lend` hears how many bytes of the cache's memory nobody needs: those behind the
+  // last page in use, since pages are given out from the first on. With fewer before pages are
+  // given out that lie there; with more in LendIdle. They have been given back to the system. In
+  // host memory only.
+  void Lend(std::function<void(uint64_t bytes)> lend);
+  void LendIdle();
+
   // All layers of a page, one after the other, PageBytes in all. In host memory only.
   size_t page_bytes() const { return PageBytes(spec_, dtype_); }
   void CopyOut(int32_t page, std::span<std::byte> bytes) const;
@@ -76,6 +84,9 @@ class KvCache {
   KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
           int64_t shared_pages);
   size_t bytes() const;
+  void Free(int32_t page);
+  std::span<std::byte> Behind(int layer, int64_t page) const;
+  uint64_t BytesBehind(int64_t page) const;
   void CopyPage(int32_t from, int32_t to);
 
   const KvSpec spec_;
@@ -85,11 +96,13 @@ class KvCache {
   const Backend& backend_;
   const size_t layer_page_bytes_;
   Stream stream_;
-  std::byte* memory_ = nullptr;  // [layers][pages, then shared][layer_page_bytes_]
-  std::vector<int32_t> free_;
+  std::byte* memory_ = nullptr;   // [layers][pages, then shared][layer_page_bytes_]
+  std::vector<int32_t> free_;     // a heap: the lowest is given out first
   std::vector<int32_t> holders_;  // by page: sequences
   std::vector<bool> kept_;
   int64_t idle_ = 0;
+  std::function<void(uint64_t)> lend_;  // or null
+  int64_t lent_from_ = 0;               // this page and those behind it are lent
 };
 
 }  // namespace qianyi

@@ -120,6 +120,9 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
   if (!kv.ok()) return kv.status();
   loaded->kv_ = *std::move(kv);
   loaded->kv_->UseStream(loaded->stream_);
+  if (loaded->plan_.models[0].lendable_bytes > 0) {
+    loaded->kv_->Lend([store = loaded->store_.get()](uint64_t bytes) { store->Lend(bytes); });
+  }
   loaded->adapters_ =
       std::make_unique<AdapterSet>(use.adapter_bytes, opened, *loaded->kv_, backend);
   absl::StatusOr<std::unique_ptr<Pass>> pass =
@@ -151,6 +154,7 @@ absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
     return absl::UnimplementedError(
         absl::StrFormat("pictures are not made on %s yet; use --device cpu", backend_.name));
   }
+  kv_->LendIdle();
   if (!choice_) return RunStages(step, observe);
   const auto waited = [this] { return share_ == nullptr ? 0 : share_->stats().wait_seconds; };
   const Clock::time_point begin = Clock::now();

@@ -1,5 +1,6 @@
 #include "runtime/memory_size.h"
 
+#include <sys/mman.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
@@ -153,5 +154,9 @@ uint64_t AvailableMemoryBytes() {
 
 uint64_t ResidentBytes() { return StatusField("VmRSS:"); }
 uint64_t PeakResidentBytes() { return StatusField("VmHWM:"); }
+
+void GiveBack(std::byte* begin, uint64_t bytes) {
+  if (bytes > 0) madvise(begin, bytes, MADV_DONTNEED);
+}
 
 }  // namespace qianyi

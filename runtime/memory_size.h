@@ -1,6 +1,7 @@
 // Sizes and rates as people write them, and the memory this process may use.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -22,5 +23,11 @@ uint64_t AvailableMemoryBytes();
 // Resident memory of this process now, and its peak.
 uint64_t ResidentBytes();
 uint64_t PeakResidentBytes();
+
+// What the system gives at once where it can, and takes back only as a whole.
+inline constexpr uint64_t kHugePageBytes = 2 << 20;
+// Gives whole pages of the heap's or a mapping's memory back to the system until they are written
+// again; they are zero then.
+void GiveBack(std::byte* begin, uint64_t bytes);
 
 }  // namespace qianyi

@@ -164,7 +164,7 @@ absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t need
 
 // Divides `room` bytes of RAM that are left for weights of one model. Matrices that every step
 // reads come before experts, which a step reads some of, and these before rows of embeddings.
-void PlaceOnHost(const Needs& needs, uint64_t room, ModelPlan* plan) {
+void PlaceOnHost(const Needs& needs, uint64_t room, bool device, ModelPlan* plan) {
   const ModelFile& file = *plan->use.file;
   const uint64_t rest = plan->weight_bytes - plan->device_bytes;
   plan->expert_cache_bytes = LeastExpertCache(needs);
@@ -181,6 +181,7 @@ void PlaceOnHost(const Needs& needs, uint64_t room, ModelPlan* plan) {
     plan->host_bytes = SpreadEvenly(file, true, Tier::kHost, room - plan->ring_bytes, &plan->tiers);
   }
   plan->disk_bytes = rest - plan->host_bytes;
+  if (!device) plan->lendable_bytes = std::min(plan->kv_bytes, plan->disk_bytes);
   if (plan->expert_bytes > 0) {
     const double cached = 1.0 * plan->expert_cache_bytes / MostExpertCache(needs);
     plan->expert_disk_bytes = plan->expert_step_bytes * (1 - cached);
@@ -289,7 +290,7 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
   const std::vector<uint64_t> shares = HostShares(needs, host_room);
   for (size_t i = 0; i < needs.size(); ++i) {
     Needs& model = needs[i];
-    PlaceOnHost(model, LeastRing(model) + LeastExpertCache(model) + shares[i], &model.plan);
+    PlaceOnHost(model, LeastRing(model) + LeastExpertCache(model) + shares[i], device, &model.plan);
     plan.models.push_back(std::move(model.plan));
   }
   return plan;

@@ -46,8 +46,10 @@ struct ModelPlan {
   uint64_t staging_bytes = 0;    // with a device: of RAM, from and to which steps are copied
   uint64_t ring_bytes = 0;       // of the cyclic prefetch; 0 when nothing streams
   uint64_t gather_bytes = 0;     // cache of embedding blocks that are not resident
-  uint64_t weight_bytes = 0;     // read by every step: all matrices but experts, tied tables once
-  uint64_t device_bytes = 0;     // of weight_bytes, by tier
+  // Of kv_bytes, what weights that else stream may use while few sequences run.
+  uint64_t lendable_bytes = 0;
+  uint64_t weight_bytes = 0;  // read by every step: all matrices but experts, tied tables once
+  uint64_t device_bytes = 0;  // of weight_bytes, by tier
   uint64_t host_bytes = 0;
   uint64_t disk_bytes = 0;
   uint64_t embedding_bytes = 0;  // gathered tables, of which this much is resident

@@ -214,6 +214,14 @@ bool PrefixCache::MakeRoom(int64_t pages) {
   return kv_.free_pages() >= pages;
 }
 
+void PrefixCache::Age(int64_t steps) {
+  for (int32_t at = in_memory_.oldest; at >= 0 && now_ - At(at).used > steps;) {
+    const int32_t next = At(at).newer;
+    if (At(at).children_in_memory == 0 && kv_.idle(At(at).id)) Evict(at);
+    at = next;
+  }
+}
+
 void PrefixCache::Unlink(int32_t at) {
   const Node& node = At(at);
   Line& line = LineOf(node);
@@ -235,6 +243,7 @@ void PrefixCache::Use(const std::vector<int32_t>& path) {
   for (auto at = path.rbegin(); at != path.rend(); ++at) {
     Unlink(*at);
     LinkNewest(*at);
+    At(*at).used = now_;
   }
 }
 

@@ -38,6 +38,10 @@ class PrefixCache {
   // Drops what is kept, or puts it on disk, until so many pages are free; false when there are too
   // few.
   bool MakeRoom(int64_t pages);
+  // A step has passed.
+  void Tick() { ++now_; }
+  // Drops, or puts on disk, what nobody has used for more than so many steps.
+  void Age(int64_t steps);
   // Pages that are on disk, in memory as well or not.
   int64_t pages_on_disk() const { return file_ == nullptr ? 0 : file_->used(); }
 
@@ -67,6 +71,7 @@ class PrefixCache {
     int32_t place = -1;    // in the file, or -1
     int32_t children = 0;  // of which so many are in memory:
     int32_t children_in_memory = 0;
+    int64_t used = 0;                // the step in which it was, last
     bool wanted = false;             // by the sequence that comes just now
     bool damaged = false;            // on disk
     int32_t older = -1, newer = -1;  // by use, among those in memory or those on disk only
@@ -103,6 +108,7 @@ class PrefixCache {
   std::vector<int32_t> unused_;  // places in nodes_
   std::unordered_multimap<uint64_t, int32_t> index_;
   Line in_memory_, on_disk_;
+  int64_t now_ = 0;  // steps
 };
 
 }  // namespace qianyi

@@ -225,7 +225,8 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     pages.Add(with("kind", "disk"), static_cast<double>(stats.pages_on_disk));
     pages.Add(with("kind", "all"), static_cast<double>(KvPages(plan.use)));
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
-    weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes));
+    weights.Add(with("tier", "lent"), static_cast<double>(store.lent_bytes));
+    weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes - store.lent_bytes));
     if (plan.expert_bytes > 0) {
       const ExpertStats& experts = store.experts;
       weights.Add(with("tier", "expert_cache"), static_cast<double>(plan.expert_cache_bytes));
@@ -251,11 +252,11 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,       &cached,      &generated,     &guesses,     &steps,    &step_sequences,
-        &step_seconds, &image_steps, &weight,        &compute,     &turn,     &link,
-        &stall,        &expert_uses, &expert_bytes,  &expert_read, &running,  &waiting,
-        &batch,        &kv_tokens,   &pages,         &weights,     &adapters, &adapter_bytes,
-        &memory,       &admitted,    &admitted_limit}) {
+       {&prompt,        &cached,       &generated,   &guesses,       &steps,       &step_sequences,
+        &step_seconds,  &step_threads, &image_steps, &weight,        &compute,     &turn,
+        &link,          &stall,        &expert_uses, &expert_bytes,  &expert_read, &running,
+        &waiting,       &batch,        &kv_tokens,   &pages,         &weights,     &adapters,
+        &adapter_bytes, &memory,       &admitted,    &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return MetricsText(families, format);

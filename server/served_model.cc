@@ -126,10 +126,11 @@ absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::M
   // Each candidate of each request about pictures waits for its score by itself. Of text, all that
   // admission lets in may wait for a moment, until the engine has looked.
   const int64_t more = model->picture == nullptr ? load.batch : kMostPictureCalls * load.batch;
-  model->engine = std::make_unique<Engine>(
-      *std::move(loaded),
-      EngineOptions{.queue = options.queue + more, .keeps_prefixes = options.keeps_prefixes},
-      std::move(parts));
+  model->engine = std::make_unique<Engine>(*std::move(loaded),
+                                           EngineOptions{.queue = options.queue + more,
+                                                         .keeps_prefixes = options.keeps_prefixes,
+                                                         .prompt_stretch = options.prompt_stretch},
+                                           std::move(parts));
   return model->engine->adapters().LoadAll(named.adapters);
 }
 

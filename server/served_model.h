@@ -52,6 +52,7 @@ struct ServeModelOptions {
   // Outlives them.
   ComputeShare* share = nullptr;
   bool keeps_prefixes = true;  // of requests, for others that begin the same
+  double prompt_stretch = 4;   // see EngineOptions
   uint64_t upload_bytes = 0;   // besides each model of pictures, for a client's picture
   // Besides what each model's own adapters take, when load.adapter_bytes is 0.
   uint64_t spare_adapter_bytes = 0;

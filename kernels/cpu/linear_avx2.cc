@@ -19,9 +19,14 @@ void AddSlice(const SliceWork& work, int64_t token, const __m256i* sum, float* y
   Vec::Fma(value, scale, before).Store(y);
 }
 
-// Keeps the compiler from regrouping a chain of sums, which would cost it its registers.
+// Keeps the compiler from regrouping a chain of sums, which would cost it its registers, and from
+// copying each sum back to where it was.
 [[gnu::always_inline]] inline void AddWords(__m256i* sum, __m256i words) {
   *sum = _mm256_add_epi16(*sum, words);
+  asm("" : "+x"(*sum));
+}
+[[gnu::always_inline]] inline void AddDoubles(__m256i* sum, __m256i doubles) {
+  *sum = _mm256_add_epi32(*sum, doubles);
   asm("" : "+x"(*sum));
 }
 
@@ -52,7 +57,7 @@ struct Int8Dot {
           Unroll<kTokens>(QIANYI_EACH(t) {
             const __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(x[t]), weight);
             const __m256i pairs = _mm256_maddubs_epi16(magnitude, signed_x);
-            sum[t][half] = _mm256_add_epi32(sum[t][half], _mm256_madd_epi16(pairs, ones));
+            AddDoubles(&sum[t][half], _mm256_madd_epi16(pairs, ones));
           });
         });
       }

@@ -19,24 +19,32 @@ constexpr uint64_t kMakeBytes = 8 << 20;  // of memory, at a time
 
 uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
+std::vector<uint64_t> PassingBytes(const std::vector<SweepBlock>& blocks) {
+  std::vector<uint64_t> bytes;
+  for (const SweepBlock& block : blocks) {
+    if (!block.resident) bytes.push_back(Padded(block.block.bytes));
+  }
+  return bytes;
+}
+
 }  // namespace
 
-BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, std::byte* ring,
-                         uint64_t ring_bytes, std::vector<std::unique_ptr<Reader>> readers)
+BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, const Memory& memory,
+                         std::vector<std::unique_ptr<Reader>> readers)
     : blocks_(std::move(blocks)),
       place_(blocks_.size()),
-      ring_(ring),
-      ring_bytes_(ring_bytes),
+      memory_(memory),
       checked_(blocks_.size()),
       reads_(std::move(readers)),
-      ahead_(ReadAhead::Shapes(reads_.depth())) {
+      ahead_(ReadAhead::Shapes(reads_.depth())),
+      lent_(PassingBytes(blocks_), memory.lent, memory.lent_bytes) {
   uint64_t offset = 0;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     auto& list = blocks_[i].resident ? resident_ : streamed_;
     place_[i] = static_cast<int>(list.size());
     list.push_back(static_cast<int>(i));
     if (blocks_[i].resident) {
-      resident_at_.push_back(resident + offset);
+      resident_at_.push_back(memory.resident + offset);
       offset += Padded(blocks_[i].block.bytes);
     }
   }
@@ -46,7 +54,7 @@ BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, st
   unchecked_.reserve(blocks_.size());
   thread_ = std::thread([this] { Run(); });
   checker_ = std::thread([this] { RunChecks(); });
-  maker_ = std::thread([=, this] { MakeMemory(resident, offset); });
+  maker_ = std::thread([=, this] { MakeMemory(memory_.resident, offset); });
 }
 
 BlockLoader::~BlockLoader() {
@@ -139,9 +147,10 @@ void BlockLoader::IssueAll() {
 
 bool BlockLoader::HasWork() const {
   if (next_resident_ < resident_.size()) return true;
-  if (streamed_.empty()) return false;
-  const Block& next = blocks_[streamed_[next_issue_ % streamed_.size()]].block;
-  return AllocateRing(Padded(next.bytes), nullptr) != nullptr;
+  const uint64_t next = NextTicket();
+  if (next == kNoTicket) return false;
+  const Block& block = blocks_[streamed_[next % streamed_.size()]].block;
+  return AllocateRing(Padded(block.bytes), nullptr) != nullptr;
 }
 
 // The first sweep loads in execution order, so that the first token needs no more than what
@@ -167,15 +176,34 @@ void BlockLoader::IssueResident() {
               resident_at_[at]});
 }
 
+// The next block that must be read: those in lent memory are left out, and one on its way there
+// is waited for. No block is read twice ahead of its use. kNoTicket: none now.
+uint64_t BlockLoader::NextTicket() const {
+  if (lending_) return kNoTicket;
+  const uint64_t count = streamed_.size();
+  for (uint64_t ticket = next_issue_; ticket < next_use_ + count; ++ticket) {
+    const LentPlaces::State state = lent_.state(static_cast<int>(ticket % count));
+    if (state == LentPlaces::State::kHere) continue;
+    return state == LentPlaces::State::kOut ? ticket : kNoTicket;
+  }
+  return kNoTicket;
+}
+
 bool BlockLoader::IssueStreamed() {
-  const Block& block = blocks_[streamed_[next_issue_ % streamed_.size()]].block;
+  const uint64_t ticket = NextTicket();
+  if (ticket == kNoTicket) return false;
+  const int place = static_cast<int>(ticket % streamed_.size());
+  const Block& block = blocks_[streamed_[place]].block;
   const uint64_t bytes = Padded(block.bytes);
-  uint64_t begin = 0;
-  std::byte* to = AllocateRing(bytes, &begin);
-  if (to == nullptr) return false;
-  entries_.push_back({.ticket = next_issue_, .begin = begin, .bytes = bytes, .status = {}});
-  reads_.Add({next_issue_ << 1 | 1, block.file, block.offset, bytes, to});
-  ++next_issue_;
+  Entry entry{.ticket = ticket, .at = lent_.Fill(place), .status = {}};
+  if (entry.at == nullptr) {
+    entry.bytes = bytes;
+    entry.at = AllocateRing(bytes, &entry.begin);
+  }
+  if (entry.at == nullptr) return false;
+  reads_.Add({ticket << 1 | 1, block.file, block.offset, bytes, entry.at});
+  entries_.push_back(std::move(entry));
+  next_issue_ = ticket + 1;
   return true;
 }
 
@@ -184,7 +212,7 @@ bool BlockLoader::IssueStreamed() {
 // and the kernels are both faster for. Null when there is none; with `begin` null this only asks.
 std::byte* BlockLoader::AllocateRing(uint64_t bytes, uint64_t* begin) const {
   uint64_t at = 0;
-  for (bool moved = true; moved && at + bytes <= ring_bytes_;) {
+  for (bool moved = true; moved && at + bytes <= memory_.ring_bytes;) {
     moved = false;
     for (const Entry& entry : entries_) {
       if (at >= entry.begin + entry.bytes || entry.begin >= at + bytes) continue;
@@ -192,9 +220,9 @@ std::byte* BlockLoader::AllocateRing(uint64_t bytes, uint64_t* begin) const {
       moved = true;
     }
   }
-  if (at + bytes > ring_bytes_) return nullptr;
+  if (at + bytes > memory_.ring_bytes) return nullptr;
   if (begin != nullptr) *begin = at;
-  return ring_ + at;
+  return memory_.ring + at;
 }
 
 int BlockLoader::IndexOf(uint64_t id) const {
@@ -212,7 +240,7 @@ absl::Status BlockLoader::Check(uint64_t id) {
   const std::byte* data = nullptr;
   if ((id & 1) != 0) {
     std::lock_guard lock(mutex_);
-    data = ring_ + FindEntry(id >> 1)->begin;
+    data = FindEntry(id >> 1)->at;
   } else {
     data = resident_at_[id >> 1];
   }
@@ -234,8 +262,15 @@ void BlockLoader::Finish(const BlockReads::Done& done) {
     Entry* entry = FindEntry(key);
     entry->state = state;
     entry->status = done.status;
-    ahead_.Came(entry->bytes,
-                std::chrono::duration<double>(Clock::now().time_since_epoch()).count());
+    if (entry->bytes > 0) {
+      ahead_.Came(entry->bytes,
+                  std::chrono::duration<double>(Clock::now().time_since_epoch()).count());
+    } else {
+      lent_.Filled(static_cast<int>(key % streamed_.size()), done.status.ok());
+      lent_bytes_ = lent_.bytes_here();
+      entry->released |= done.status.ok();
+      ahead_.Paused();  // it came to a new place
+    }
     DropReleased();
   }
   ready_.notify_all();
@@ -253,6 +288,20 @@ void BlockLoader::DropReleased() {
          entries_.front().state != State::kLoading) {
     entries_.erase(entries_.begin());
   }
+}
+
+// The next ticket of a block; what is read ahead of those before it, and not used, is given up.
+uint64_t BlockLoader::PassTo(int place) {
+  const uint64_t count = streamed_.size();
+  const uint64_t ticket = next_use_ + (place + count - next_use_ % count) % count;
+  for (Entry& entry : entries_) {
+    if (entry.ticket < ticket && !entry.leased) entry.released = true;
+  }
+  DropReleased();
+  next_use_ = ticket + 1;
+  next_issue_ = std::max(next_issue_, ticket);
+  wanted_.notify_one();
+  return ticket;
 }
 
 absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
@@ -279,28 +328,22 @@ absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
       held = Held{resident_at_[place], kNoTicket};
     }
   } else {
-    const uint64_t count = streamed_.size();
-    const uint64_t ticket = next_use_ + (place + count - next_use_ % count) % count;
-    for (Entry& entry : entries_) {
-      if (entry.ticket < ticket && !entry.leased) entry.released = true;
-    }
-    DropReleased();
-    next_use_ = ticket + 1;
-    next_issue_ = std::max(next_issue_, ticket);
-    wanted_.notify_one();
+    const uint64_t ticket = PassTo(place);
     Entry* entry = nullptr;
     wait_for([&] {
       entry = FindEntry(ticket);
-      return entry != nullptr && entry->state != State::kLoading;
+      return lent_.here(place) || (entry != nullptr && entry->state != State::kLoading);
     });
-    if (entry->state == State::kFailed) {
+    if (lent_.here(place)) {
+      held = Held{lent_.at(place), kNoTicket};
+    } else if (entry->state == State::kFailed) {
       held = entry->status;
       entry->released = true;
       DropReleased();
       wanted_.notify_one();
     } else {
       entry->leased = true;
-      held = Held{ring_ + entry->begin, ticket};
+      held = Held{entry->at, ticket};
     }
   }
   stall_nanoseconds_.fetch_add((Clock::now() - start).count(), std::memory_order_relaxed);
@@ -310,11 +353,13 @@ absl::StatusOr<BlockLoader::Held> BlockLoader::Acquire(int index) {
 BlockLoader::Held BlockLoader::AcquireIfHere(int index) {
   if (blocks_[index].resident) return {ResidentAt(index), kNoTicket};
   std::lock_guard lock(mutex_);
-  if (next_use_ % streamed_.size() != static_cast<uint64_t>(place_[index])) return {};
+  const int place = place_[index];
+  if (next_use_ % streamed_.size() != static_cast<uint64_t>(place)) return {};
+  if (lent_.here(place)) return {lent_.at(place), (++next_use_, kNoTicket)};
   Entry* const entry = FindEntry(next_use_);
   if (entry == nullptr || entry->state != State::kReady) return {};
   entry->leased = true;
-  return {ring_ + entry->begin, next_use_++};
+  return {entry->at, next_use_++};
 }
 
 const std::byte* BlockLoader::ResidentAt(int index) const {
@@ -327,13 +372,34 @@ const std::byte* BlockLoader::ResidentAt(int index) const {
 void BlockLoader::Release(uint64_t ticket, int count) {
   {
     std::lock_guard lock(mutex_);
-    for (int i = 0; i < count; ++i) {
-      Entry* entry = FindEntry(ticket + static_cast<uint64_t>(i));
-      entry->leased = false;
-      entry->released = true;
+    for (Entry& entry : entries_) {
+      if (count == 0) break;
+      if (entry.ticket < ticket || !entry.leased) continue;
+      entry.leased = false;
+      entry.released = true;
+      --count;
     }
     DropReleased();
   }
+  wanted_.notify_one();
+}
+
+// Blocks that leave must pass again. Where reading is ahead of them already, all of it is given up:
+// it is a ring's worth, seldom.
+void BlockLoader::Lend(uint64_t bytes) {
+  std::unique_lock lock(mutex_);
+  if (lent_.Drops(bytes)) {
+    lending_ = true;
+    ready_.wait(lock, [this] {
+      return std::none_of(entries_.begin(), entries_.end(),
+                          [](const Entry& entry) { return entry.state == State::kLoading; });
+    });
+    entries_.clear();
+    next_issue_ = next_use_;
+    lending_ = false;
+  }
+  lent_.Limit(bytes);
+  lent_bytes_ = lent_.bytes_here();
   wanted_.notify_one();
 }
 

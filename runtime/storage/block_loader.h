@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/storage/block_reads.h"
+#include "runtime/storage/lent_places.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/storage/read_ahead.h"
 #include "runtime/storage/wait_observer.h"
@@ -32,10 +33,16 @@ struct SweepBlock {
 
 class BlockLoader {
  public:
-  // `resident` holds all resident blocks padded to pages, `ring` the others as they pass; both
-  // outlive the loader. The ring must hold at least two of its largest blocks, or all of them.
-  BlockLoader(std::vector<SweepBlock> blocks, std::byte* resident, std::byte* ring,
-              uint64_t ring_bytes, std::vector<std::unique_ptr<Reader>> readers);
+  struct Memory {
+    std::byte* resident = nullptr;  // of all resident blocks, padded to pages
+    std::byte* ring = nullptr;      // of the others as they pass
+    uint64_t ring_bytes = 0;        // at least two of its largest blocks, or all of them
+    std::byte* lent = nullptr;      // of some that pass, at times: see Lend
+    uint64_t lent_bytes = 0;
+  };
+  // `memory` outlives the loader.
+  BlockLoader(std::vector<SweepBlock> blocks, const Memory& memory,
+              std::vector<std::unique_ptr<Reader>> readers);
   ~BlockLoader();  // waits for reads under way
 
   static constexpr uint64_t kNoTicket = ~uint64_t{0};
@@ -48,8 +55,13 @@ class BlockLoader {
   // The same if it has come and those before it have been asked for; never waits. `data` is else
   // null.
   Held AcquireIfHere(int index);
-  // `count` that followed each other, from `ticket` on.
+  // `count` that were acquired one after the other, from `ticket` on.
   void Release(uint64_t ticket, int count = 1);
+  // From now on so much of the lent memory may be used, none at first: blocks stay in it that pass
+  // for the first time after that. With fewer bytes, what lies beyond goes back to the system
+  // before it returns, which waits for the reads under way. Consumer thread only, with nothing
+  // held.
+  void Lend(uint64_t bytes);
   // Hears of waits in Acquire; null: nobody does. Outlives them.
   void Observe(WaitObserver* observer) { observer_ = observer; }
 
@@ -57,6 +69,8 @@ class BlockLoader {
   const std::byte* ResidentAt(int index) const;
   bool resident(int index) const { return blocks_[index].resident; }
   uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }
+  // In lent memory now.
+  uint64_t lent_bytes() const { return lent_bytes_.load(std::memory_order_relaxed); }
   uint64_t resident_read_bytes() const { return resident_read_.load(std::memory_order_relaxed); }
   double stall_seconds() const { return stall_nanoseconds_.load(std::memory_order_relaxed) * 1e-9; }
 
@@ -65,7 +79,8 @@ class BlockLoader {
   struct Entry {  // of the ring, one per ticket in flight or in use
     uint64_t ticket = 0;
     uint64_t begin = 0;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0;  // of the ring: none for one that comes to lent memory
+    std::byte* at = nullptr;
     State state = State::kLoading;
     bool leased = false;
     bool released = false;
@@ -83,6 +98,8 @@ class BlockLoader {
   void Finish(const BlockReads::Done& done);
   void DropReleased();
   Entry* FindEntry(uint64_t ticket);
+  uint64_t NextTicket() const;
+  uint64_t PassTo(int place);
   bool NeedsCheck(const BlockReads::Done& done) const;
   int IndexOf(uint64_t id) const;
   absl::Status Check(uint64_t id);  // without mutex_
@@ -93,8 +110,7 @@ class BlockLoader {
   std::vector<int> resident_;            // indices of those that stay
   std::vector<int> place_;               // block -> index in streamed_ or resident_
   std::vector<std::byte*> resident_at_;  // by index in resident_
-  std::byte* const ring_;
-  const uint64_t ring_bytes_;
+  const Memory memory_;
   std::vector<std::atomic<State>> resident_state_;
   std::vector<std::atomic<bool>> checked_;  // by block
   WaitObserver* observer_ = nullptr;        // consumer thread only
@@ -109,12 +125,14 @@ class BlockLoader {
   std::vector<Entry> entries_;               // by ticket; few
   std::vector<absl::Status> resident_status_;
   size_t next_resident_ = 0;
+  LentPlaces lent_;          // by index in streamed_
+  bool lending_ = false;     // blocks leave lent memory: no reads begin
   uint64_t next_issue_ = 0;  // ticket to load next; block streamed_[ticket % size]
   uint64_t next_use_ = 0;    // first ticket the consumer has not asked for
   bool stop_ = false;
 
   std::atomic<uint64_t> read_bytes_{0};
-  std::atomic<uint64_t> resident_read_{0};
+  std::atomic<uint64_t> resident_read_{0}, lent_bytes_{0};
   std::atomic<int64_t> stall_nanoseconds_{0};
   std::atomic<bool> stopping_{false};
   std::thread thread_, checker_, maker_;

@@ -154,6 +154,7 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
   }
   absl::Status status = resident_.Allocate(backend_, resident_bytes, "resident weights");
   status.Update(ring_.Allocate(backend_, plan.ring_bytes, "the prefetch ring"));
+  status.Update(lent_.Allocate(backend_, plan.lendable_bytes, "weights in the cache's room"));
   const uint64_t gather_bytes =
       largest_gather == 0 ? 0 : std::max(largest_gather, plan.gather_bytes);
   status.Update(gather_memory_.Allocate(backend_, gather_bytes, "embedding rows"));
@@ -166,8 +167,13 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
   }
   absl::StatusOr<std::vector<std::unique_ptr<Reader>>> opened = OpenAll(file_, readers);
   if (!opened.ok()) return opened.status();
-  loader_ = std::make_unique<BlockLoader>(std::move(sweep), resident_.data, ring_.data,
-                                          plan.ring_bytes, *std::move(opened));
+  loader_ = std::make_unique<BlockLoader>(std::move(sweep),
+                                          BlockLoader::Memory{.resident = resident_.data,
+                                                              .ring = ring_.data,
+                                                              .ring_bytes = plan.ring_bytes,
+                                                              .lent = lent_.data,
+                                                              .lent_bytes = plan.lendable_bytes},
+                                          *std::move(opened));
   return absl::OkStatus();
 }
 
@@ -364,6 +370,7 @@ WeightStoreStats WeightStore::stats() const {
   if (experts_ != nullptr) stats.experts = experts_->stats();
   stats.read_bytes = loader_->read_bytes() + stats.gathered_bytes + stats.experts.read_bytes;
   stats.resident_bytes = loader_->resident_read_bytes();
+  stats.lent_bytes = loader_->lent_bytes();
   stats.stall_seconds = loader_->stall_seconds() + stats.experts.stall_seconds;
   return stats;
 }

@@ -24,20 +24,13 @@
 #include "runtime/storage/gather_cache.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/storage/reader.h"
+#include "runtime/storage/weight_store_stats.h"
 
 namespace qianyi {
 
 // Opens the reader of file `index`; called twice per file (the sweep and the gathers each
 // have their own).
 using ReaderFactory = std::function<absl::StatusOr<std::unique_ptr<Reader>>(int index)>;
-
-struct WeightStoreStats {
-  uint64_t read_bytes = 0;      // from disk, all told
-  uint64_t gathered_bytes = 0;  // of which for embedding rows
-  uint64_t resident_bytes = 0;  // read so far of the resident set
-  double stall_seconds = 0;     // the engine waited for a block
-  ExpertStats experts;          // their bytes and waiting are part of the above
-};
 
 // Blocks read one at a time, with all of a model's files open.
 absl::StatusOr<BlockReads> OpenBlockReads(const ModelFile& file, const ReaderFactory& readers);
@@ -102,6 +95,9 @@ class WeightStore {
   // into a small cache, least recently used first out.
   absl::Status Gather(int tensor, std::span<const int32_t> ids, Tensor out, Stream stream);
 
+  // How much of the plan's lendable bytes weights may use from now on; see BlockLoader::Lend.
+  void Lend(uint64_t bytes) { loader_->Lend(bytes); }
+
   WeightStoreStats stats() const;
   // Hears of the consumer's waits; null: nobody does. Outlives them.
   void Observe(WaitObserver* observer);
@@ -135,7 +131,7 @@ class WeightStore {
   std::vector<int> first_block_;               // tensor -> number of its first block
   std::vector<int> sweep_index_;               // by block number; -1 = not in the sweep
   std::vector<int> expert_part_;               // tensor -> first of its parts of its expert
-  Memory resident_, ring_, gather_memory_, expert_memory_;
+  Memory resident_, ring_, lent_, gather_memory_, expert_memory_;
   std::unique_ptr<GatherCache> gathers_;
   std::unique_ptr<BlockLoader> loader_;
   std::unique_ptr<ExpertCache> experts_;

@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <memory>
 #include <set>
 #include <vector>
+
+#include "runtime/memory_size.h"
 
 namespace qianyi {
 namespace {
@@ -92,6 +96,80 @@ TEST(KvCacheTest, ValuesInKeysTakeNoRoom) {
   ASSERT_TRUE(cache.ok()) << cache.status();
   EXPECT_TRUE((*cache)->layer(1).values_in_keys);
   EXPECT_EQ((*cache)->layer(1).page_bytes, size_t{kPageTokens} * 40 * 2);
+}
+
+// ---- What nobody needs is lent ----
+
+class LendingKvCacheTest : public testing::Test {
+ protected:
+  static constexpr int64_t kPages = 8192;  // 12 MiB in each of three layers
+
+  void SetUp() override {
+    cache_->Lend([this](uint64_t bytes) { lent_.push_back(bytes); });
+  }
+  void Write(const std::vector<int32_t>& pages) {
+    for (int i = 0; i < kSpec.layers; ++i) {
+      const KvLayer layer = cache_->layer(i);
+      for (const int32_t page : pages) {
+        std::memset(layer.pages + page * layer.page_bytes, 1, layer.page_bytes);
+      }
+    }
+  }
+
+  const std::unique_ptr<KvCache> cache_ = *KvCache::Create(kSpec, DType::kF32, kPages, Cpu());
+  std::vector<uint64_t> lent_;
+};
+
+TEST_F(LendingKvCacheTest, AllOfItWhileNothingRuns) {
+  ASSERT_EQ(lent_.size(), 1u);
+  EXPECT_LE(lent_[0], cache_->page_bytes() * kPages);
+  EXPECT_GE(lent_[0] + 3 * 2 * kHugePageBytes, cache_->page_bytes() * kPages);
+  cache_->LendIdle();
+  EXPECT_EQ(lent_.size(), 1u) << "nothing has changed";
+}
+
+TEST_F(LendingKvCacheTest, LessBeforePagesAreGivenOutAndMoreAfterTheyCameBack) {
+  const uint64_t at_first = ResidentBytes();
+  std::vector<int32_t> first, second, third;
+  ASSERT_TRUE(cache_->Reserve(3000 * kPageTokens, &first));
+  ASSERT_EQ(lent_.size(), 2u);
+  EXPECT_LE(lent_[1] + cache_->page_bytes() * 3000, lent_[0] + 3 * kHugePageBytes);
+  ASSERT_TRUE(cache_->Reserve(4000 * kPageTokens, &second));
+  EXPECT_LT(lent_.back(), lent_[1]);
+  Write(first);
+  Write(second);
+  EXPECT_GE(ResidentBytes(), at_first + cache_->page_bytes() * 7000);
+
+  cache_->Release(&second);
+  EXPECT_EQ(lent_.size(), 3u) << "only when it is asked to";
+  cache_->LendIdle();
+  EXPECT_EQ(lent_.back(), lent_[1]);
+  EXPECT_LE(ResidentBytes(), at_first + cache_->page_bytes() * 3000 + 4 * kHugePageBytes);
+
+  // From the first free page on: what fits below the first's last page lends nothing less.
+  ASSERT_TRUE(cache_->Reserve(500 * kPageTokens, &second));
+  cache_->Release(&first);
+  ASSERT_TRUE(cache_->Reserve(2000 * kPageTokens, &third));
+  const size_t changes = lent_.size();
+  cache_->LendIdle();
+  EXPECT_EQ(lent_.size(), changes) << "the second lies above";
+  cache_->Release(&second);
+  cache_->LendIdle();
+  EXPECT_GT(lent_.back(), lent_[1]);
+  for (const int32_t page : third) EXPECT_LT(page, 2000);
+}
+
+TEST_F(LendingKvCacheTest, PagesThatAreKeptAreInUse) {
+  std::vector<int32_t> pages;
+  ASSERT_TRUE(cache_->Reserve(4000 * kPageTokens, &pages));
+  const int32_t last = pages.back();
+  cache_->Keep(last);
+  cache_->Release(&pages);
+  cache_->LendIdle();
+  EXPECT_EQ(lent_.size(), 2u);
+  cache_->Drop(last);
+  cache_->LendIdle();
+  EXPECT_EQ(lent_.back(), lent_[0]);
 }
 
 }  // namespace

@@ -65,6 +65,28 @@ TEST_F(PrefixCacheTest, WhatDiffersInAnyWayIsNotFound) {
   EXPECT_EQ(prefixes_.Take(1, &prefixed), 0);
 }
 
+TEST_F(PrefixCacheTest, WhatNobodyUsesForLongIsGivenUp) {
+  EXPECT_EQ(Run(Counting(40)), 0);
+  EXPECT_EQ(Run(Counting(40, 100)), 0);
+  for (int step = 0; step < 10; ++step) prefixes_.Tick();
+  prefixes_.Age(10);
+  EXPECT_EQ(kv_->idle_pages(), 4);
+  EXPECT_EQ(Run(Counting(20)), 16);  // its first page
+  prefixes_.Tick();
+  prefixes_.Age(10);
+  EXPECT_EQ(kv_->idle_pages(), 1);
+  EXPECT_EQ(kv_->free_pages(), 7);
+  Sequence holds = Counting(20);
+  EXPECT_EQ(prefixes_.Take(1, &holds), 16);
+  for (int step = 0; step < 12; ++step) prefixes_.Tick();
+  prefixes_.Age(10);
+  EXPECT_EQ(kv_->free_pages(), 7) << "it is held";
+  kv_->Release(&holds.pages);
+  prefixes_.Age(10);
+  EXPECT_EQ(kv_->free_pages(), 8);
+  EXPECT_EQ(Found(Counting(40)), 0);
+}
+
 // Every token of such a context sees all of it.
 TEST_F(PrefixCacheTest, ABidirectionalContextIsFoundAsAWhole) {
   Sequence whole = Counting(40);

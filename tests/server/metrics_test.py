@@ -206,6 +206,15 @@ class Metrics(unittest.TestCase):
         self.assertGreater(len(asked), 15)
         self.assertEqual(asked - there, set())
 
+    def test_the_guide_names_what_there_is(self):
+        # Where a model paints, has experts, or shares the processors with another.
+        elsewhere = re.compile("qianyi_(image|expert|compute)")
+        there = {re.sub("_(bucket|sum|count)$", "", name) for name in names_of(self.text())}
+        for folder in ("docs", "docs/zh"):
+            named = names_in((ROOT / folder / "serving.md").read_text())
+            self.assertGreater(len(named), 25)
+            self.assertEqual({name for name in named - there if not elsewhere.match(name)}, set(), folder)
+
     def test_alerts_are_rules_about_what_there_is(self):
         check = subprocess.run(["promtool", "check", "rules", str(DEPLOY / "alerts.yml")],
                                capture_output=True, text=True)
