@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/memory_size.h"
 #include "tests/runtime/faulty_reader.h"
 #include "xxhash.h"
 
@@ -60,9 +61,10 @@ class BlockLoaderTest : public testing::Test {
   static uint64_t Padded(uint64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
   using Memory = std::unique_ptr<std::byte[], void (*)(std::byte*)>;
   static Memory Pages(uint64_t bytes) {
-    return Memory(
-        static_cast<std::byte*>(std::aligned_alloc(2 << 20, std::max<uint64_t>(bytes, 2 << 20))),
-        [](std::byte* p) { std::free(p); });
+    const uint64_t pages = (bytes + kHugePageBytes - 1) / kHugePageBytes;
+    return Memory(static_cast<std::byte*>(std::aligned_alloc(
+                      kHugePageBytes, std::max<uint64_t>(1, pages) * kHugePageBytes)),
+                  [](std::byte* p) { std::free(p); });
   }
   // Acquires, compares and releases; the status of the acquisition.
   absl::Status Use(int index) {
