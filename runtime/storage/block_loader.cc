@@ -100,15 +100,16 @@ void BlockLoader::Run() {
   }
 }
 
-// Until all blocks have been checked once. The memory of one that is being checked stays its own:
-// its read has not ended for anybody else.
+// Until all blocks have been checked once. One may have been read again before its first check
+// ended: that read waits here as well, and nobody else would end it. The memory of one that is
+// being checked stays its own: its read has not ended for anybody else.
 void BlockLoader::RunChecks() {
   pthread_setname_np(pthread_self(), "checker");
   size_t left = static_cast<size_t>(
       std::count_if(blocks_.begin(), blocks_.end(),
                     [](const SweepBlock& block) { return block.block.checksum != 0; }));
   std::unique_lock lock(mutex_);
-  while (left > 0) {
+  while (left > 0 || !unchecked_.empty()) {
     to_check_.wait(lock, [this] { return stop_ || !unchecked_.empty(); });
     if (unchecked_.empty()) return;
     std::vector<BlockReads::Done>::iterator first = unchecked_.begin();
