@@ -297,6 +297,20 @@ TEST_F(BlockLoaderTest, ARunIsGivenBackAcrossLentBlocks) {
   }
 }
 
+// A lap of few blocks is read again while the first is being checked.
+TEST_F(BlockLoaderTest, ReadAgainBeforeItsFirstCheckHasEnded) {
+  for (int round = 0; round < 300; ++round) {
+    loader_.reset();
+    sweep_.clear();
+    Make(1 + round % 2, 16 << 20, 0.0);
+    for (int lap = 0; lap < 4; ++lap) {
+      for (size_t i = 0; i < sweep_.size(); ++i) {
+        ASSERT_TRUE(Use(static_cast<int>(i)).ok());
+      }
+    }
+  }
+}
+
 TEST_F(BlockLoaderTest, EndsWhileReadsAreUnderWay) {
   for (int round = 0; round < 10; ++round) {
     sweep_.clear();
