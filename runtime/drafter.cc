@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/running_mean.h"
 
 namespace qianyi {
 namespace {
@@ -19,10 +20,6 @@ constexpr int32_t kRidesAlong = 8;    // tokens that a mirror reads in the step 
 
 double SecondsNow() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-void Mix(double value, double* mean) {
-  *mean = *mean == 0.0 ? value : *mean + kNewShare * (value - *mean);
 }
 
 // Of the two sequences, the tokens from the first on that are the same at the same positions.
@@ -95,13 +92,13 @@ int32_t DraftControl::Allow(int32_t most) {
 void DraftControl::Count(int32_t ahead, int64_t right, int64_t wrong, double draft_seconds,
                          double step_seconds) {
   if (step_seconds <= 0.0) return;
-  if (ahead == 0) return Mix(step_seconds, &plain_seconds_);
+  if (ahead == 0) return MoveMean(step_seconds, kNewShare, &plain_seconds_);
   right_ = kRemembered * right_ + static_cast<double>(right);
   wrong_ = kRemembered * wrong_ + static_cast<double>(wrong);
   if (draft_seconds <= 0.0) return;
   // Looking at more tokens makes the large model's step longer where weights do not travel.
   const double longer = plain_seconds_ == 0.0 ? 0.0 : std::max(0.0, step_seconds - plain_seconds_);
-  Mix((draft_seconds + longer) / ahead, &draft_seconds_);
+  MoveMean((draft_seconds + longer) / ahead, kNewShare, &draft_seconds_);
 }
 
 // ---- The draft model ----

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/running_mean.h"
+
 namespace qianyi {
 namespace {
 
@@ -9,10 +11,6 @@ constexpr int32_t kLongestKey = 3, kShortestKey = 2;  // one token alone says to
 constexpr int32_t kShortest = 2;                      // guesses
 constexpr uint64_t kProbeEvery = 64;                  // steps, of which one is made the other way
 constexpr double kNewShare = 0.2;                     // of a step in the running means
-
-void Mix(double value, double* mean) {
-  *mean = *mean == 0.0 ? value : *mean + kNewShare * (value - *mean);
-}
 
 }  // namespace
 
@@ -38,7 +36,7 @@ int32_t GuessControl::Allow() {
 void GuessControl::Count(int64_t sequences, int64_t guessed, int64_t accepted, double seconds) {
   if (sequences == 0 || seconds <= 0.0) return;
   const double tokens = 1.0 + static_cast<double>(accepted) / static_cast<double>(sequences);
-  Mix(tokens / seconds, guessed == 0 ? &plain_ : &guessing_);
+  MoveMean(tokens / seconds, kNewShare, guessed == 0 ? &plain_ : &guessing_);
   if (guessed == 0) return;
   length_ = accepted == guessed ? std::min(2 * length_, std::max(most_, kShortest))
                                 : std::max(length_ - 1, kShortest);

@@ -3,15 +3,12 @@
 #include <algorithm>
 
 #include "kernels/kv_layer.h"
+#include "runtime/running_mean.h"
 
 namespace qianyi {
 namespace {
 
 constexpr double kNewest = 1.0 / 16;  // of a running mean
-
-void Follow(double value, double* mean) {
-  *mean = *mean == 0 ? value : *mean + kNewest * (value - *mean);
-}
 
 }  // namespace
 
@@ -19,11 +16,11 @@ void PageWorth::Count(int64_t prompt_tokens, double seconds, uint64_t read_bytes
   const double bytes = static_cast<double>(read_bytes - read_bytes_);
   read_bytes_ = read_bytes;
   if (prompt_tokens == 0) {
-    Follow(seconds, &plain_seconds_);
-    Follow(bytes, &plain_bytes_);
+    MoveMean(seconds, kNewest, &plain_seconds_);
+    MoveMean(bytes, kNewest, &plain_bytes_);
   } else {
-    Follow(std::max(0.0, seconds - plain_seconds_) / static_cast<double>(prompt_tokens),
-           &token_seconds_);
+    MoveMean(std::max(0.0, seconds - plain_seconds_) / static_cast<double>(prompt_tokens), kNewest,
+             &token_seconds_);
   }
 }
 

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 
+#include "runtime/running_mean.h"
+
 namespace qianyi {
 namespace {
 
 constexpr double kNewest = 1.0 / 4;  // of a running mean: who generates changes often
-
-void Follow(double value, double* mean) {
-  *mean = *mean == 0 ? value : *mean + kNewest * (value - *mean);
-}
 
 }  // namespace
 
@@ -24,10 +22,10 @@ int64_t PromptRoom::Of(int64_t generating) {
 
 void PromptRoom::Took(int64_t prompt_tokens, double seconds) {
   if (prompt_tokens == 0) {
-    if (generating_ > 0) Follow(seconds, &plain_seconds_);
+    if (generating_ > 0) MoveMean(seconds, kNewest, &plain_seconds_);
   } else if (generating_ > 0) {
-    Follow(std::max(0.0, seconds - plain_seconds_) / static_cast<double>(prompt_tokens),
-           &token_seconds_);
+    MoveMean(std::max(0.0, seconds - plain_seconds_) / static_cast<double>(prompt_tokens), kNewest,
+             &token_seconds_);
   } else if (token_seconds_ == 0) {
     // At most so much: reading the weights is in it, but for many tokens it is little.
     token_seconds_ = seconds / static_cast<double>(prompt_tokens);

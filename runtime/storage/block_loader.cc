@@ -356,7 +356,10 @@ BlockLoader::Held BlockLoader::AcquireIfHere(int index) {
   std::lock_guard lock(mutex_);
   const int place = place_[index];
   if (next_use_ % streamed_.size() != static_cast<uint64_t>(place)) return {};
-  if (lent_.here(place)) return {lent_.at(place), (++next_use_, kNoTicket)};
+  if (lent_.here(place)) {
+    ++next_use_;
+    return {lent_.at(place), kNoTicket};
+  }
   Entry* const entry = FindEntry(next_use_);
   if (entry == nullptr || entry->state != State::kReady) return {};
   entry->leased = true;
