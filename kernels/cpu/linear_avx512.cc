@@ -45,8 +45,9 @@ struct Int8Dot {
   template <int kTokens, bool kAhead>
   static void Multiply(const SliceWork& work, const std::byte* panel, int64_t token,
                        float (*y)[kPanelRows]) {
-    // A token's chain of additions is cut in pieces where tokens are few.
-    constexpr int kChains = kTokens >= 4 ? 1 : 4 / kTokens;
+    // A token's chain of additions is cut in pieces: an addition takes five cycles, and two of them
+    // begin in each.
+    constexpr int kChains = kTokens >= 4 ? 2 : 4 / kTokens;
     const LinearBlock& block = *work.block;
     const std::byte* w = panel + block.tile_offset + work.begin * kPanelRows;
     const int32_t* x = PackedX<Int8Dot>(work, token);
@@ -54,8 +55,8 @@ struct Int8Dot {
     Unroll<kChains * kTokens>(QIANYI_EACH(i) { sum[i] = _mm512_setzero_si512(); });
     const __m512i bias = _mm512_set1_epi8(-128);
     for (int64_t tile = 0; tile < work.tiles; ++tile) {
-      PrefetchAhead<kAhead, 1024>(w);
       for (int quad = 0; quad < 16; quad += kChains, w += 64 * kChains, x += kTokens * kChains) {
+        PrefetchAhead<kAhead, 64 * kChains>(w);
         Unroll<kChains>(QIANYI_EACH(c) {
           const __m512i weight = _mm512_xor_si512(_mm512_loadu_si512(w + c * 64), bias);
           Unroll<kTokens>(QIANYI_EACH(t) {

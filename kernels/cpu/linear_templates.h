@@ -105,9 +105,8 @@ void MultiplyGroup(const LinearBlock& block, LinearScratch* scratch, int64_t fir
         const SliceWork work = SliceAt(block, scratch, s, first_token, tokens, first);
         ForTokenBlocks<Dot::kMostTokens>(tokens, [&]<int kTokens>(int64_t token) {
           // Only the first tokens meet weights that are not in the caches.
-          if (block.prefetch && token == 0 && kTokens <= 4) {
-            Dot::template Multiply<kTokens, kTokens <= 4>(work, panel, token,
-                                                          scratch->y[p] + token);
+          if (block.prefetch && token == 0) {
+            Dot::template Multiply<kTokens, true>(work, panel, token, scratch->y[p] + token);
           } else {
             Dot::template Multiply<kTokens, false>(work, panel, token, scratch->y[p] + token);
           }
