@@ -10,6 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "runtime/choose_batch.h"
 #include "runtime/memory_size.h"
 #include "runtime/models/registry.h"
 #include "runtime/storage/file_util.h"
@@ -35,6 +36,16 @@ absl::StatusOr<uint64_t> ParseSeed(std::string_view text) {
       absl::StrFormat("'%s' is not a whole number from 0 to 2^64 - 1", text));
 }
 
+absl::StatusOr<int64_t> ParseBatch(std::string_view text, int64_t most) {
+  if (text == "auto") return kAutoBatch;
+  int64_t batch = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), batch);
+  const bool number = error == std::errc() && end == text.data() + text.size();
+  if (number && batch >= 1 && batch <= most) return batch;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("'%s' is neither a whole number from 1 to %d nor auto", text, most));
+}
+
 // config.json's text.
 absl::StatusOr<std::string> ReadConfig(const std::string& name_or_path) {
   absl::StatusOr<std::string> builtin = BuiltinConfig(name_or_path);
@@ -48,7 +59,8 @@ absl::StatusOr<std::string> ReadConfig(const std::string& name_or_path) {
 template <typename Value>
 CLI::Option* AddParsed(CLI::App& command, const std::string& name, Value* value,
                        const std::string& description,
-                       absl::StatusOr<Value> (*parse)(std::string_view), const char* type) {
+                       std::function<absl::StatusOr<Value>(std::string_view)> parse,
+                       const char* type) {
   return command
       .add_option_function<std::string>(
           name,
@@ -84,6 +96,13 @@ CLI::Option* AddSeed(CLI::App& command, const std::string& name, uint64_t* seed,
 CLI::Option* AddRate(CLI::App& command, const std::string& name, double* bytes_per_second,
                      const std::string& description) {
   return AddParsed<double>(command, name, bytes_per_second, description, ParseRate, "RATE");
+}
+
+CLI::Option* AddBatch(CLI::App& command, int64_t* batch, int64_t most,
+                      const std::string& description) {
+  const auto parse = [most](std::string_view text) { return ParseBatch(text, most); };
+  return AddParsed<int64_t>(command, "--batch", batch, description, parse, "N|auto")
+      ->default_str(std::to_string(*batch));
 }
 
 CLI::Option* AddRouterSkew(CLI::App& command, double* skew) {

@@ -89,6 +89,9 @@ CLI::Option* AddRate(CLI::App& command, const std::string& name, double* bytes_p
                      const std::string& description);
 CLI::Option* AddSeed(CLI::App& command, const std::string& name, uint64_t* seed,
                      const std::string& description);
+// So many sequences, at most `most`, or "auto": kAutoBatch.
+CLI::Option* AddBatch(CLI::App& command, int64_t* batch, int64_t most,
+                      const std::string& description);
 CLI::Option* AddRouterSkew(CLI::App& command, double* skew);
 void AddFormat(CLI::App& command, std::string* dtype, std::optional<int>* group);
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/command.h"
 #include "nlohmann/json.hpp"
+#include "runtime/choose_batch.h"
 #include "runtime/measure.h"
 #include "runtime/memory_size.h"
 
@@ -64,6 +65,7 @@ nlohmann::json ToJson(const Plan& plan, const Bound& bound, const Rates& rates, 
   const ModelPlan& model = plan.models[0];
   return {{"resident_bytes", bound.resident_bytes},
           {"streamed_bytes", bound.streamed_bytes},
+          {"batch", batch},
           {"kv_bytes", model.kv_bytes},
           {"lendable_bytes", model.lendable_bytes},
           {"workspace_bytes", model.workspace_bytes},
@@ -136,19 +138,30 @@ absl::Status RunPlan(const Flags& flags) {
   if (!file.ok()) return file.status();
   LoadOptions options = flags.run.options;
   options.context_tokens = std::min(flags.context, file->spec.max_positions);
-  options.batch = flags.batch;
-  const ModelUse use = UseOf(*file, options);
   MemoryBudget budget = HostBudget(options);
   budget.device_bytes = flags.run.device_bytes;
-  absl::StatusOr<Plan> plan = MakePlan({&use, 1}, budget);
+  const auto plan_for = [&](int64_t batch) -> absl::StatusOr<Plan> {
+    options.batch = batch;
+    const ModelUse use = UseOf(*file, options);
+    return MakePlan({&use, 1}, budget);
+  };
+  absl::StatusOr<Plan> plan = plan_for(flags.batch == kAutoBatch ? 1 : flags.batch);
   if (!plan.ok()) return plan.status();
   Rates rates;
   if (absl::Status status = FillRates(flags, *file, *plan, &rates); !status.ok()) return status;
+  int64_t batch = flags.batch;
+  if (batch == kAutoBatch) {
+    absl::StatusOr<int64_t> chosen = ChooseBatch(plan_for, rates);
+    if (!chosen.ok()) return chosen.status();
+    batch = *chosen;
+    plan = plan_for(batch);
+    if (!plan.ok()) return plan.status();
+  }
   const Bound bound = EstimateBound(*plan, rates, flags.cpu_rows == "auto");
   if (flags.json) {
-    std::printf("%s\n", ToJson(*plan, bound, rates, flags.batch).dump(1).c_str());
+    std::printf("%s\n", ToJson(*plan, bound, rates, batch).dump(1).c_str());
   } else {
-    PrintTable(*plan, bound, flags.batch);
+    PrintTable(*plan, bound, batch);
   }
   return absl::OkStatus();
 }
@@ -165,9 +178,8 @@ void AddPlan(CLI::App& app, Run* run) {
   command->add_option("--context", flags->context, "tokens of one sequence, prompt and output")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
       ->capture_default_str();
-  command->add_option("--batch", flags->batch, "sequences at once")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
-      ->capture_default_str();
+  AddBatch(*command, &flags->batch, 1 << 16,
+           "sequences at once, or auto: as many as give most tokens/s");
   command
       ->add_option(
           "--cpu-rows", flags->cpu_rows,

@@ -326,9 +326,9 @@ void AddServe(CLI::App& app, Run* run) {
       ->type_name("MODEL=WEIGHT");
   command->add_option("--context", flags->context, "tokens of one request [2048 at most]")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
-  command->add_option("--batch", flags->batch, "requests that run at once")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 12))
-      ->capture_default_str();
+  AddBatch(*command, &flags->batch, 1 << 12,
+           "requests that run at once, or auto: as many as this machine, measured for two seconds, "
+           "gets most tokens/s from");
   command->add_option("--queue", flags->queue, "requests that may wait; more are refused")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();

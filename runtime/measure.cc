@@ -115,4 +115,15 @@ absl::StatusOr<double> MeasureDisk(const std::string& path) {
   return report->gb_per_second() * 1e9;
 }
 
+absl::StatusOr<Rates> MeasureRates(PackedFormat format, int threads, const std::string& path) {
+  Rates rates;
+  rates.host_bandwidth = MeasureHostBandwidth(threads);
+  rates.compute = MeasureCompute(format, threads);
+  if (path.empty()) return rates;
+  absl::StatusOr<double> disk = MeasureDisk(path);
+  if (!disk.ok()) return disk.status();
+  rates.disk = *disk;
+  return rates;
+}
+
 }  // namespace qianyi

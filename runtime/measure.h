@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/packed.h"
+#include "runtime/plan.h"
 
 namespace qianyi {
 
@@ -18,5 +19,9 @@ double MeasureMemoryReads(int threads);
 double MeasureCompute(PackedFormat format, int threads);
 // Bytes per second of a weight file, as the weight store reads it.
 absl::StatusOr<double> MeasureDisk(const std::string& path);
+// All of them that bound a plan without a device, the disk's only where `path` is not empty. Takes
+// kMeasureBytes of RAM while it lasts.
+inline constexpr uint64_t kMeasureBytes = 256 << 20;
+absl::StatusOr<Rates> MeasureRates(PackedFormat format, int threads, const std::string& path);
 
 }  // namespace qianyi

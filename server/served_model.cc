@@ -5,9 +5,13 @@
 #include <filesystem>
 #include <optional>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/choose_batch.h"
+#include "runtime/measure.h"
+#include "runtime/memory_size.h"
 #include "runtime/pictures/painter.h"
 
 namespace qianyi {
@@ -37,25 +41,91 @@ bool HasVqvae(const NamedModelFile& file) {
   return !file.folder.empty() && std::filesystem::is_directory(file.folder + "/vqvae", error);
 }
 
+// A model that is about to be opened: what is known without its weights.
+struct Opening {
+  NamedModelFile named;
+  std::optional<PictureConfig> picture = std::nullopt;
+  LoadOptions load = {};  // but for the batch, which is the same for all
+  std::unique_ptr<ServedModel> model = nullptr;
+  std::optional<ModelFile> draft = std::nullopt;  // of the model that runs ahead of it
+};
+
+// Of the models, then of their drafts.
+std::vector<ModelUse> UsesOf(const std::vector<Opening>& openings, int64_t batch) {
+  std::vector<ModelUse> uses;
+  for (const Opening& opening : openings) {
+    LoadOptions load = opening.load;
+    load.batch = batch;
+    uses.push_back(UseOf(opening.named.file, load));
+  }
+  for (const Opening& opening : openings) {
+    if (!opening.draft.has_value()) continue;
+    LoadOptions load = opening.load;
+    load.batch = batch;
+    uses.push_back(UseOf(*opening.draft, Drafter::OptionsFor(load)));
+  }
+  return uses;
+}
+
+// How the model is to be used.
+absl::Status SetLoad(const ServeModelOptions& options, bool any_magnifies, Opening* opening) {
+  const NamedModelFile& named = opening->named;
+  const PictureConfig* picture = opening->picture.has_value() ? &*opening->picture : nullptr;
+  LoadOptions& load = opening->load;
+  load = options.load;
+  load.context_tokens = ContextOf(named.file.spec, picture, load.context_tokens);
+  if (picture != nullptr) load.guesses = 0;  // codes do not repeat themselves
+  if (picture != nullptr && HasVqvae(named)) {
+    absl::StatusOr<uint64_t> bytes =
+        Vqvae::MemoryBytes(named.folder, LargestGrid(*picture, any_magnifies));
+    if (!bytes.ok()) return bytes.status();
+    load.picture_bytes = *bytes + options.upload_bytes;
+  }
+  if (load.adapter_bytes > 0) return absl::OkStatus();
+  absl::StatusOr<uint64_t> needed =
+      AdapterBytes(named.adapters, named.file, UseOf(named.file, load).kv_dtype);
+  if (!needed.ok()) return needed.status();
+  load.adapter_bytes = *needed + options.spare_adapter_bytes;
+  return absl::OkStatus();
+}
+
 // What a model has besides weights and engine. It is in memory before the plan is made, which
 // therefore counts it with the process.
-absl::StatusOr<std::unique_ptr<ServedModel>> Prepare(const NamedModelFile& named,
-                                                     const PictureConfig* picture) {
+absl::Status Prepare(Opening* opening) {
+  const NamedModelFile& named = opening->named;
   auto model = std::make_unique<ServedModel>();
   model->name = named.name;
-  if (picture != nullptr) model->picture = std::make_unique<PictureConfig>(*picture);
+  if (opening->picture.has_value()) {
+    model->picture = std::make_unique<PictureConfig>(*opening->picture);
+  }
   absl::StatusOr<Prompts> prompts = Prompts::Of(named.file.spec);
   if (!prompts.ok()) return prompts.status();
   model->prompts = *std::move(prompts);
-  if (named.folder.empty()) return model;
+  opening->model = std::move(model);
+  if (named.folder.empty()) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = OpenTokenizer(named.folder);
-  if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
-  if (!tokenizer.ok()) return model;
-  model->tokenizer = *std::move(tokenizer);
-  if (picture != nullptr) return model;
-  model->verse = std::make_unique<VerseTokens>(*model->tokenizer);
-  model->trie = std::make_unique<TokenTrie>(*model->tokenizer);
-  return model;
+  if (absl::IsNotFound(tokenizer.status())) return absl::OkStatus();
+  if (!tokenizer.ok()) return tokenizer.status();
+  ServedModel& prepared = *opening->model;
+  prepared.tokenizer = *std::move(tokenizer);
+  if (prepared.picture != nullptr) return absl::OkStatus();
+  prepared.verse = std::make_unique<VerseTokens>(*prepared.tokenizer);
+  prepared.trie = std::make_unique<TokenTrie>(*prepared.tokenizer);
+  return absl::OkStatus();
+}
+
+absl::Status OpenDraft(Opening* opening) {
+  const NamedModelFile& named = opening->named;
+  if (named.draft_folder.empty()) return absl::OkStatus();
+  if (opening->picture.has_value()) {
+    return absl::InvalidArgumentError("it makes pictures, and --draft-model is for models of text");
+  }
+  absl::StatusOr<ModelFile> file =
+      Drafter::OpenFile(named.draft_folder, named.file.spec, opening->model->tokenizer.get(),
+                        opening->load.context_tokens);
+  if (!file.ok()) return file.status();
+  opening->draft = *std::move(file);
+  return absl::OkStatus();
 }
 
 absl::Status OpenVqvae(const NamedModelFile& named, int64_t grid, int threads, ServedModel* model) {
@@ -69,36 +139,60 @@ absl::Status OpenVqvae(const NamedModelFile& named, int64_t grid, int threads, S
                       model->vqvae->config().n_embed, model->picture->image_tokens));
 }
 
-// A model that runs ahead of another, and its use.
-struct Draft {
-  ModelFile file;
-  LoadOptions load;
-};
-
-absl::StatusOr<std::optional<Draft>> OpenDraft(const NamedModelFile& named,
-                                               const Tokenizer* tokenizer, LoadOptions load) {
-  if (named.draft_folder.empty()) return std::optional<Draft>();
-  absl::StatusOr<ModelFile> file =
-      Drafter::OpenFile(named.draft_folder, named.file.spec, tokenizer, load.context_tokens);
-  if (!file.ok()) return file.status();
-  return Draft{*std::move(file), Drafter::OptionsFor(std::move(load))};
-}
-
 // Whether what its prompts begin with is kept on disk as well.
 bool UsesDisk(const ServeModelOptions& options, bool pictures) {
   return options.keeps_prefixes && options.prefix_bytes > 0 && !pictures;
 }
 
+MemoryBudget BudgetOf(const std::vector<Opening>& openings, const ServeModelOptions& options) {
+  MemoryBudget budget = HostBudget(options.load);
+  for (const Opening& opening : openings) {
+    if (!UsesDisk(options, opening.picture.has_value())) continue;
+    const ModelFile& file = opening.named.file;
+    budget.process_bytes += PageFile::IndexBytes(
+        options.prefix_bytes, KvCache::PageBytes(file.spec.kv, UseOf(file, opening.load).kv_dtype));
+  }
+  return budget;
+}
+
+// What this machine gets most tokens/s from, by rates measured now.
+absl::StatusOr<int64_t> MeasuredBatch(const std::vector<Opening>& openings,
+                                      const ServeModelOptions& options) {
+  const MemoryBudget budget = BudgetOf(openings, options);
+  if (budget.device_bytes > 0) {
+    return absl::InvalidArgumentError(
+        "--batch auto measures processors, and not yet a device; give a number");
+  }
+  if (budget.host_bytes < budget.process_bytes + kMeasureBytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--batch auto measures in %s of RAM, and --host-memory is %s; give a number",
+        FormatSize(budget.process_bytes + kMeasureBytes), FormatSize(budget.host_bytes)));
+  }
+  const ModelFile& first = openings[0].named.file;
+  const int threads = options.load.threads > 0
+                          ? options.load.threads
+                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const std::string path = first.files.empty() ? "" : first.files[0];
+  absl::StatusOr<Rates> rates = MeasureRates(first.tensors.back().format, threads, path);
+  if (!rates.ok()) return rates.status();
+  return ChooseBatch(
+      [&](int64_t batch) -> absl::StatusOr<Plan> {
+        return MakePlan(UsesOf(openings, batch), budget);
+      },
+      *rates);
+}
+
 // Loads the weights of a prepared model by its plan, and of its draft model by that one's.
-absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::Member* share,
-                  std::optional<Draft> draft, Plan draft_plan, const ServeModelOptions& options,
-                  ServedModel* model) {
+absl::Status Open(Opening opening, Plan plan, int64_t grid, ComputeShare::Member* share,
+                  Plan draft_plan, const ServeModelOptions& options, ServedModel* model) {
+  NamedModelFile& named = opening.named;
   absl::Status status = OpenVqvae(named, grid, options.load.threads, model);
   if (!status.ok()) return status;
   model->queue = options.queue;
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   model->created_seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
-  LoadOptions load = options.load;
+  LoadOptions& load = opening.load;
+  load.batch = plan.models[0].use.batch;
   load.share = share;
   model->share = share;
   if (share != nullptr && model->vqvae != nullptr) {
@@ -116,10 +210,9 @@ absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::M
     if (!file.ok()) return file.status();
     parts.page_file = *std::move(file);
   }
-  if (draft.has_value()) {
-    draft->load.share = share;
-    absl::StatusOr<std::unique_ptr<LoadedModel>> small =
-        LoadedModel::Open(std::move(draft->file), std::move(draft_plan), draft->load);
+  if (opening.draft.has_value()) {
+    absl::StatusOr<std::unique_ptr<LoadedModel>> small = LoadedModel::Open(
+        *std::move(opening.draft), std::move(draft_plan), Drafter::OptionsFor(load));
     if (!small.ok()) return small.status();
     parts.drafter = std::make_unique<Drafter>(*std::move(small));
   }
@@ -134,82 +227,62 @@ absl::Status Open(NamedModelFile named, Plan plan, int64_t grid, ComputeShare::M
   return model->engine->adapters().LoadAll(named.adapters);
 }
 
+absl::StatusOr<std::vector<Opening>> Describe(std::vector<NamedModelFile> files,
+                                              const ServeModelOptions& options,
+                                              bool* any_magnifies) {
+  std::vector<Opening> openings;
+  *any_magnifies = false;
+  for (NamedModelFile& file : files) {
+    for (const Opening& other : openings) {
+      if (file.name != other.named.name) continue;
+      return absl::InvalidArgumentError(
+          absl::StrFormat("two models are named %s; rename one of the folders", file.name));
+    }
+    absl::StatusOr<std::optional<PictureConfig>> picture = PictureConfigOf(file.file.spec);
+    if (!picture.ok()) return Named(file.name, picture.status());
+    *any_magnifies |= picture->has_value() && (*picture)->magnifies;
+    openings.push_back({.named = std::move(file), .picture = *std::move(picture)});
+  }
+  for (Opening& opening : openings) {
+    absl::Status status = SetLoad(options, *any_magnifies, &opening);
+    if (status.ok()) status = Prepare(&opening);
+    if (status.ok()) status = OpenDraft(&opening);
+    if (!status.ok()) return Named(opening.named.name, status);
+  }
+  return openings;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     std::vector<NamedModelFile> files, const ServeModelOptions& options) {
-  std::vector<ModelUse> uses;
-  std::vector<std::optional<PictureConfig>> pictures;
   bool any_magnifies = false;
-  for (const NamedModelFile& file : files) {
-    absl::StatusOr<std::optional<PictureConfig>> picture = PictureConfigOf(file.file.spec);
-    if (!picture.ok()) return Named(file.name, picture.status());
-    any_magnifies |= picture->has_value() && (*picture)->magnifies;
-    pictures.push_back(*std::move(picture));
+  absl::StatusOr<std::vector<Opening>> openings =
+      Describe(std::move(files), options, &any_magnifies);
+  if (!openings.ok()) return openings.status();
+  int64_t batch = options.load.batch;
+  if (batch == kAutoBatch) {
+    absl::StatusOr<int64_t> chosen = MeasuredBatch(*openings, options);
+    if (!chosen.ok()) return chosen.status();
+    batch = *chosen;
   }
-  for (size_t i = 0; i < files.size(); ++i) {
-    for (size_t j = 0; j < i; ++j) {
-      if (files[i].name != files[j].name) continue;
-      return absl::InvalidArgumentError(
-          absl::StrFormat("two models are named %s; rename one of the folders", files[i].name));
-    }
-    LoadOptions load = options.load;
-    const PictureConfig* picture = pictures[i].has_value() ? &*pictures[i] : nullptr;
-    load.context_tokens = ContextOf(files[i].file.spec, picture, load.context_tokens);
-    if (picture != nullptr) load.guesses = 0;  // codes do not repeat themselves
-    if (picture != nullptr && HasVqvae(files[i])) {
-      absl::StatusOr<uint64_t> bytes =
-          Vqvae::MemoryBytes(files[i].folder, LargestGrid(*picture, any_magnifies));
-      if (!bytes.ok()) return Named(files[i].name, bytes.status());
-      load.picture_bytes = *bytes + options.upload_bytes;
-    }
-    uses.push_back(UseOf(files[i].file, load));
-    if (load.adapter_bytes > 0) continue;
-    absl::StatusOr<uint64_t> needed =
-        AdapterBytes(files[i].adapters, files[i].file, uses.back().kv_dtype);
-    if (!needed.ok()) return Named(files[i].name, needed.status());
-    uses.back().adapter_bytes = *needed + options.spare_adapter_bytes;
-  }
-  std::vector<std::unique_ptr<ServedModel>> models;
-  std::vector<std::optional<Draft>> drafts;
-  for (size_t i = 0; i < files.size(); ++i) {
-    if (pictures[i].has_value() && !files[i].draft_folder.empty()) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "model %s: it makes pictures, and --draft-model is for models of text", files[i].name));
-    }
-    auto model = Prepare(files[i], pictures[i].has_value() ? &*pictures[i] : nullptr);
-    if (!model.ok()) return Named(files[i].name, model.status());
-    models.push_back(*std::move(model));
-    LoadOptions load = options.load;
-    load.context_tokens = uses[i].context_tokens;
-    auto draft = OpenDraft(files[i], models.back()->tokenizer.get(), std::move(load));
-    if (!draft.ok()) return Named(files[i].name, draft.status());
-    drafts.push_back(*std::move(draft));
-  }
-  std::vector<size_t> draft_plans(files.size(), 0);
-  for (size_t i = 0; i < files.size(); ++i) {
-    if (!drafts[i].has_value()) continue;
-    draft_plans[i] = uses.size();
-    uses.push_back(UseOf(drafts[i]->file, drafts[i]->load));
-  }
-  MemoryBudget budget = HostBudget(options.load);
-  for (size_t i = 0; i < files.size(); ++i) {
-    if (!UsesDisk(options, pictures[i].has_value())) continue;
-    budget.process_bytes += PageFile::IndexBytes(
-        options.prefix_bytes, KvCache::PageBytes(files[i].file.spec.kv, uses[i].kv_dtype));
-  }
-  absl::StatusOr<Plan> plan = MakePlan(uses, budget);
+  absl::StatusOr<Plan> plan = MakePlan(UsesOf(*openings, batch), BudgetOf(*openings, options));
   if (!plan.ok()) return plan.status();
-  for (size_t i = 0; i < files.size(); ++i) {
-    const std::string name = files[i].name;
-    const int64_t grid = pictures[i].has_value() ? LargestGrid(*pictures[i], any_magnifies) : 0;
-    ComputeShare::Member* share = options.share == nullptr || files.size() == 1
+  std::vector<std::unique_ptr<ServedModel>> models;
+  size_t next_draft = openings->size();  // where its plan is
+  for (size_t i = 0; i < openings->size(); ++i) {
+    Opening& opening = (*openings)[i];
+    const std::string name = opening.named.name;
+    const int64_t grid =
+        opening.picture.has_value() ? LargestGrid(*opening.picture, any_magnifies) : 0;
+    ComputeShare::Member* share = options.share == nullptr || openings->size() == 1
                                       ? nullptr
-                                      : options.share->Add(files[i].weight);
-    Plan draft_plan{plan->budget, {plan->models[draft_plans[i]]}};  // unused where there is none
-    absl::Status status =
-        Open(std::move(files[i]), Plan{plan->budget, {plan->models[i]}}, grid, share,
-             std::move(drafts[i]), std::move(draft_plan), options, models[i].get());
+                                      : options.share->Add(opening.named.weight);
+    Plan draft_plan{plan->budget, {}};
+    if (opening.draft.has_value()) draft_plan.models.push_back(plan->models[next_draft++]);
+    models.push_back(std::move(opening.model));
+    absl::Status status = Open(std::move(opening), Plan{plan->budget, {plan->models[i]}}, grid,
+                               share, std::move(draft_plan), options, models.back().get());
     if (!status.ok()) return Named(name, status);
   }
   return models;

@@ -44,7 +44,7 @@ struct ServedModel {
 };
 
 struct ServeModelOptions {
-  LoadOptions load;                // of all models together
+  LoadOptions load;                // of all models together; its batch may be kAutoBatch: measured
   int64_t queue = 64;              // requests that may wait, of each model
   std::string prefix_folder = {};  // for prefixes that memory has no room for,
   uint64_t prefix_bytes = 0;       // on disk, of each model of text; 0: none

@@ -71,6 +71,23 @@ TEST(Plan, OfABatchSharesTheSweep) {
   EXPECT_GT(many["tokens_per_second"].get<double>(), 20 * one["tokens_per_second"].get<double>());
 }
 
+TEST(Plan, ChoosesTheBatchAndThenIsThatOfTheNumber) {
+  const json chosen = OutputJson(Glm4({{"--batch", "auto"}, {"--context", "256"}}));
+  ExpectContractKeys(chosen);
+  const int batch = chosen["batch"];
+  // 3e12 operations/s are 170 times 2 for each weight; the cache takes its share of memory.
+  EXPECT_GE(batch, 32);
+  EXPECT_LE(batch, 256);
+  const json same = OutputJson(Glm4({{"--batch", std::to_string(batch)}, {"--context", "256"}}));
+  EXPECT_EQ(same["kv_bytes"], chosen["kv_bytes"]);
+  EXPECT_NEAR(same["tokens_per_second"].get<double>() / chosen["tokens_per_second"].get<double>(),
+              1,
+              0.01);  // what the program itself takes varies
+  const json slow =
+      OutputJson(Glm4({{"--batch", "auto"}, {"--context", "256"}, {"--compute", "1e11"}}));
+  EXPECT_LT(slow["batch"].get<int>(), batch);
+}
+
 TEST(Plan, WithRoomForAllIsBoundByMemory) {
   const json plan = OutputJson(Glm4({{"--host-memory", "16GiB"}}));
   EXPECT_EQ(plan["streamed_bytes"], 0);

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -192,6 +193,21 @@ class Kills(unittest.TestCase):
                 self.assertEqual(again.post("/v1/completions", body)[1]["choices"][0]["text"], text)
             for connection in connections:
                 connection.close()
+
+
+class MeasuredPlaces(unittest.TestCase):
+
+    def test_the_machine_says_how_many_run_at_once(self):
+        with Server("--batch", "auto", "--context", "128") as server:
+            places = int(re.search(r"; (\d+) places of 128 tokens", server.errors())[1])
+            self.assertTrue(1 <= places <= 256, places)
+            self.assertEqual(server.post("/v1/completions", {"prompt": "春", "max_tokens": 8})[0], 200)
+
+    def test_too_little_memory_to_measure_is_said(self):
+        done = subprocess.run([BINARY, "serve", "--model", POET, "--batch", "auto", "--host-memory", "150MiB"],
+                              capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, "--batch auto measures in .* of RAM, and --host-memory is 150.0 MiB; give a number")
 
 
 class TwoModels(unittest.TestCase):
