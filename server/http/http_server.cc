@@ -25,7 +25,7 @@ using asio::ip::tcp;
 class Server final : public HttpServer {
  public:
   Server(const HttpLimits& limits, HttpHooks hooks)
-      : shared_{limits, std::move(hooks)}, acceptor_(context_) {}
+      : shared_{limits, std::move(hooks), HttpMail(context_)}, acceptor_(context_) {}
 
   ~Server() override {
     StopAccepting();
@@ -33,6 +33,7 @@ class Server final : public HttpServer {
     work_.reset();
     context_.stop();
     for (std::thread& thread : threads_) thread.join();
+    shared_.mail.Close();  // before the context, which the sessions in it use
   }
 
   absl::Status UseTls(const Tls& tls) {

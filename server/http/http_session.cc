@@ -77,13 +77,7 @@ class HttpSession::Answer final : public HttpReply {
   }
 
  private:
-  template <typename Act>
-  void Post(Act act) {
-    asio::post(session_->stream_.get_executor(),
-               [session = session_, number = number_, act = std::move(act)]() mutable {
-                 if (session->request_number_ == number && !session->ended_) act(*session);
-               });
-  }
+  void Post(HttpMail::Act act) { session_->shared_.mail.Send(session_, number_, std::move(act)); }
 
   const std::shared_ptr<HttpSession> session_;
   const uint64_t number_;
@@ -132,6 +126,14 @@ void HttpSession::Finish() {
 
 void HttpSession::Close() {
   asio::post(stream_.get_executor(), [self = shared_from_this()] { self->CloseSocket(); });
+}
+
+void HttpSession::Take(std::shared_ptr<HttpSession> self, uint64_t request_number,
+                       HttpMail::Act act) {
+  asio::dispatch(stream_.get_executor(),
+                 [self = std::move(self), request_number, act = std::move(act)]() mutable {
+                   if (self->request_number_ == request_number && !self->ended_) act(*self);
+                 });
 }
 
 void HttpSession::Read() {
@@ -249,9 +251,8 @@ void HttpSession::Dispatch() {
                         std::make_shared<Answer>(shared_from_this(), request_number_));
   // Behind what was answered at once: who has closed its side of the connection after a request
   // that is refused still reads why.
-  asio::post(stream_.get_executor(), [self = shared_from_this(), number = request_number_] {
-    if (self->request_number_ == number && !self->ended_) self->WatchForEnd();
-  });
+  shared_.mail.Send(shared_from_this(), request_number_,
+                    [](HttpSession& session) { session.WatchForEnd(); });
 }
 
 // While nothing is being read, a socket that becomes readable either holds more from the client
@@ -319,8 +320,9 @@ void HttpSession::Chunk(std::string bytes) {
     return;
   }
   char size[24];
-  std::snprintf(size, sizeof size, "%zx\r\n", bytes.size());
-  Enqueue(size + std::move(bytes) + "\r\n");
+  const int digits = std::snprintf(size, sizeof size, "%zx\r\n", bytes.size());
+  bytes.insert(0, size, static_cast<size_t>(digits)).append("\r\n");
+  Enqueue(std::move(bytes));
 }
 
 void HttpSession::End() {
@@ -332,8 +334,19 @@ void HttpSession::End() {
 
 void HttpSession::Enqueue(std::string bytes) {
   if (gone_) return;
+  if (!writing_) bytes.erase(0, WriteAtOnce(bytes));
+  if (bytes.empty()) return;
   queue_.push_back(std::move(bytes));
   if (!writing_) Write();
+}
+
+// As much as the kernel has room for: nearly always all of a token, without a timer and a handler
+// of its own. Errors are left to Write.
+size_t HttpSession::WriteAtOnce(const std::string& bytes) {
+  if (stream_.encrypted()) return 0;
+  const ssize_t sent = send(stream_.socket().native_handle(), bytes.data(), bytes.size(),
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
+  return sent > 0 ? static_cast<size_t>(sent) : 0;
 }
 
 void HttpSession::Write() {

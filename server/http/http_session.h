@@ -15,6 +15,7 @@
 #include "boost/beast/core/flat_buffer.hpp"
 #include "boost/beast/http/parser.hpp"
 #include "boost/beast/http/string_body.hpp"
+#include "server/http/http_mail.h"
 #include "server/http/http_server.h"
 #include "server/http/http_stream.h"
 
@@ -24,6 +25,7 @@ namespace qianyi {
 struct HttpShared {
   const HttpLimits limits;
   const HttpHooks hooks;
+  HttpMail mail;
   std::optional<boost::asio::ssl::context> tls = std::nullopt;
   std::atomic<uint64_t> bodies_bytes{0};  // promised to requests that are being read
 };
@@ -39,6 +41,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   // From any thread.
   void Finish();  // after the answer in progress, if there is one
   void Close();
+  // HttpMail's: `self` is this.
+  void Take(std::shared_ptr<HttpSession> self, uint64_t request_number, HttpMail::Act act);
 
  private:
   class Answer;
@@ -59,6 +63,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void Chunk(std::string bytes);
   void End();
   void Enqueue(std::string bytes);
+  size_t WriteAtOnce(const std::string& bytes);
   void Write();
   void NextRequest();
   void Linger();

@@ -25,6 +25,7 @@ class HttpStream {
   executor_type get_executor() { return tcp_.get_executor(); }
   boost::beast::tcp_stream& tcp() { return tcp_; }
   boost::asio::ip::tcp::socket& socket() { return tcp_.socket(); }
+  bool encrypted() const { return tls_.has_value(); }
 
   template <typename Buffers, typename Handler>
   void async_read_some(const Buffers& buffers, Handler&& handler) {

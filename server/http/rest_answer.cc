@@ -29,6 +29,19 @@ int64_t NowSeconds() {
       .count();
 }
 
+// Stands for a piece of text: of characters that no name of a model has.
+constexpr std::string_view kPiece = "\x01piece\x01";
+
+TextEvent EventAround(int blank, const json& delta) {
+  TextEvent event{.blank = blank, .before = "", .after = ""};
+  if (delta.is_null()) return event;
+  const std::string whole = "data: " + Dump(delta) + "\n\n", piece = Dump(kPiece);
+  const size_t at = whole.find(piece);
+  event.before = whole.substr(0, at);
+  event.after = whole.substr(at + piece.size());
+  return event;
+}
+
 class CompletionAnswer final : public RestAnswer {
  public:
   using RestAnswer::RestAnswer;
@@ -222,6 +235,19 @@ void RestAnswer::Event(const json& value) {
   if (!value.is_null()) reply_->Write("data: " + Dump(value) + "\n\n");
 }
 
+void RestAnswer::SendText(int choice, int blank, std::string_view text) {
+  if (logprobs_) {
+    ChoiceEvent(choice, Delta(choice, blank, text));
+    return;
+  }
+  TextEvent& event = choices_[choice].text_event;
+  if (event.blank != blank) event = EventAround(blank, Delta(choice, blank, kPiece));
+  if (event.before.empty()) return;
+  std::string bytes = event.before;
+  bytes.append(Dump(text)).append(event.after);
+  reply_->Write(std::move(bytes));
+}
+
 void RestAnswer::ChoiceEvent(int choice, json value) {
   ChoiceText& written = choices_[choice];
   if (value.is_object() && written.shown_tokens < written.tokens.size()) {
@@ -245,7 +271,7 @@ void RestAnswer::BeginStream() {
 void RestAnswer::OnText(int choice, int blank, std::string_view text) {
   choices_[choice].blanks[blank].append(text);
   BeginStream();
-  if (stream_) ChoiceEvent(choice, Delta(choice, blank, text));
+  if (stream_) SendText(choice, blank, text);
 }
 
 void RestAnswer::OnReasoning(int choice, std::string_view text) {

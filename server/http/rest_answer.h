@@ -16,6 +16,13 @@
 
 namespace qianyi {
 
+// The event that says a piece of a choice's text, but for the piece: only that differs from token
+// to token.
+struct TextEvent {
+  int blank = -1;
+  std::string before, after;  // both empty: such text is not sent
+};
+
 // What has been written of one choice.
 struct ChoiceText {
   std::vector<std::string> blanks;
@@ -23,6 +30,7 @@ struct ChoiceText {
   std::vector<ToolCall> tool_calls;
   std::vector<TokenReport> tokens;  // where logprobs were asked for
   size_t shown_tokens = 0;          // of them, in events of a stream
+  TextEvent text_event;
   bool ended = false;
   FinishReason finish = FinishReason::kStop;
 };
@@ -70,6 +78,8 @@ class RestAnswer : public CallListener {
 
  private:
   void Event(const nlohmann::json& json);
+  // What OnText sends.
+  void SendText(int choice, int blank, std::string_view text);
   // With the logprobs of what the choice has since the last one.
   void ChoiceEvent(int choice, nlohmann::json json);
   void BeginStream();
