@@ -1,5 +1,8 @@
 #include "server/server.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -29,6 +32,15 @@ absl::Status CheckExposure(const ServerOptions& options) {
       "--host %s can be reached from other machines: give --keys FILE, made by `qianyi keys`, or "
       "say --no-keys to answer whoever can reach it",
       options.host));
+}
+
+// Threads that carry requests and answers do not interrupt those that compute, whose engines were
+// opened before: on a busy machine they wait for their turn, some milliseconds at most, and then
+// carry what has gathered. For this thread and those that it starts. Where it is forbidden, all
+// goes on as before.
+void WaitForTurns() {
+  const sched_param none{};
+  pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
 }
 
 class BothPorts final : public Server {
@@ -126,6 +138,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   Log& log = options.log != nullptr ? *options.log : standard_error;
   absl::StatusOr<std::unique_ptr<KeyRing>> keys = KeyRing::Open(options.key_file, log);
   if (!keys.ok()) return keys.status();
+  WaitForTurns();
   auto server = std::make_unique<BothPorts>(std::move(models), options, log, *std::move(keys));
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;

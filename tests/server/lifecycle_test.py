@@ -195,6 +195,19 @@ class Kills(unittest.TestCase):
                 connection.close()
 
 
+class Threads(unittest.TestCase):
+
+    def test_those_that_carry_do_not_interrupt_those_that_compute(self):
+        with Server() as server:
+            self.assertEqual(server.post("/v1/completions", {"prompt": "春", "max_tokens": 8})[0], 200)
+            policies = {}
+            for thread in pathlib.Path(f"/proc/{server.process.pid}/task").iterdir():
+                name = (thread / "comm").read_text().strip()
+                policies.setdefault(name, set()).add(os.sched_getscheduler(int(thread.name)))
+            for name in ("engine", "pump", "http", "nexting_thread"):
+                self.assertEqual(policies[name], {os.SCHED_OTHER if name == "engine" else os.SCHED_BATCH}, policies)
+
+
 class MeasuredPlaces(unittest.TestCase):
 
     def test_the_machine_says_how_many_run_at_once(self):
