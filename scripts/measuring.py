@@ -1,14 +1,17 @@
 """What the scripts that measure have in common: the machine, the commit, running a program."""
 
+import concurrent.futures
 import importlib.machinery
 import importlib.util
 import json
+import mmap
 import os
 import pathlib
 import platform
 import re
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,6 +53,23 @@ def fio_bytes_per_second(path, *more):
         "fio", "--name=weights", f"--filename={path}", "--readonly", "--rw=read", "--ioengine=io_uring",
         "--direct=1", "--bs=1M", "--iodepth=4", f"--iomem={fio_memory()}", "--output-format=json", *more]))
     return report["jobs"][0]["read"]["bw_bytes"]
+
+
+def populate(size):
+    """Seconds until `size` bytes of memory that nobody has used yet are there, in huge pages."""
+    populate_write = 23
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        begin = time.monotonic()
+        memory.madvise(populate_write)
+        return time.monotonic() - begin
+
+
+def fresh_memory_bytes_per_second():
+    """What the system gives to all processors at once. Under a hypervisor that takes free memory back it may be slow."""
+    size = 1 << 30
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        return sum(size / seconds for seconds in pool.map(populate, [size] * os.cpu_count()))
 
 
 def commit():
