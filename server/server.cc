@@ -1,7 +1,6 @@
 #include "server/server.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
