@@ -151,7 +151,7 @@ absl::Status RunPlan(const Flags& flags) {
   if (absl::Status status = FillRates(flags, *file, *plan, &rates); !status.ok()) return status;
   int64_t batch = flags.batch;
   if (batch == kAutoBatch) {
-    absl::StatusOr<int64_t> chosen = ChooseBatch(plan_for, rates);
+    absl::StatusOr<int64_t> chosen = ChooseBatch(plan_for, rates, flags.cpu_rows == "auto");
     if (!chosen.ok()) return chosen.status();
     batch = *chosen;
     plan = plan_for(batch);

@@ -17,13 +17,14 @@ bool Streams(const Plan& plan) {
 }  // namespace
 
 absl::StatusOr<int64_t> ChooseBatch(
-    const std::function<absl::StatusOr<Plan>(int64_t batch)>& plan_for, const Rates& rates) {
+    const std::function<absl::StatusOr<Plan>(int64_t batch)>& plan_for, const Rates& rates,
+    bool cpu_rows) {
   std::vector<double> tokens_per_second;  // of 1, 2, 3, ...
   for (int64_t batch = 1; batch <= kMostChosenBatch; ++batch) {
     const absl::StatusOr<Plan> plan = plan_for(batch);
     if (batch > 1 && (!plan.ok() || (rates.disk == 0 && Streams(*plan)))) break;
     if (!plan.ok()) return plan.status();
-    const Bound bound = EstimateBound(*plan, rates, /*cpu_rows=*/true);
+    const Bound bound = EstimateBound(*plan, rates, cpu_rows);
     tokens_per_second.push_back(static_cast<double>(batch) / bound.step_seconds());
   }
   const double enough =

@@ -19,8 +19,10 @@ inline constexpr int64_t kMostChosenBatch = 256;
 // (ModelPlan::lendable_bytes). So: the smallest number with nine tenths of the tokens/s that any
 // would have by the bounds of `rates`, as more makes everybody wait for little. `plan_for` gives a
 // batch's plan, of one model or of several that step in turn. Plans that stream are left out where
-// the disk's rate is not known. Where not even one place fits, its error.
+// the disk's rate is not known. `cpu_rows`: as of EstimateBound. Where not even one place fits, its
+// error.
 absl::StatusOr<int64_t> ChooseBatch(
-    const std::function<absl::StatusOr<Plan>(int64_t batch)>& plan_for, const Rates& rates);
+    const std::function<absl::StatusOr<Plan>(int64_t batch)>& plan_for, const Rates& rates,
+    bool cpu_rows);
 
 }  // namespace qianyi

@@ -179,7 +179,7 @@ absl::StatusOr<int64_t> MeasuredBatch(const std::vector<Opening>& openings,
       [&](int64_t batch) -> absl::StatusOr<Plan> {
         return MakePlan(UsesOf(openings, batch), budget);
       },
-      *rates);
+      *rates, /*cpu_rows=*/false);
 }
 
 // Loads the weights of a prepared model by its plan, and of its draft model by that one's.

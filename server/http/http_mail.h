@@ -19,7 +19,7 @@ class HttpMail {
  public:
   using Act = absl::AnyInvocable<void(HttpSession&)>;
 
-  // `context` outlives this, and is stopped before.
+  // `context` is used until Close.
   explicit HttpMail(boost::asio::io_context& context) : context_(context) {}
 
   // Has `act` called on the session's strand, in the order of the calls, unless the answer to its

@@ -33,7 +33,7 @@ double TokensPerSecond(uint64_t host_bytes, int64_t batch, const Rates& rates) {
 }
 
 void ExpectLeastThatIsEnough(uint64_t host_bytes, const Rates& rates) {
-  const absl::StatusOr<int64_t> chosen = ChooseBatch(PlansWithin(host_bytes), rates);
+  const absl::StatusOr<int64_t> chosen = ChooseBatch(PlansWithin(host_bytes), rates, true);
   ASSERT_TRUE(chosen.ok()) << chosen.status();
   double best = 0;
   for (int64_t batch = 1; batch <= kMostChosenBatch; ++batch) {
@@ -58,22 +58,22 @@ TEST(ChooseBatchTest, IsTheLeastWithNearlyAllTokensPerSecond) {
 
 // The slower the disk beside arithmetic, the more sequences share what it reads.
 TEST(ChooseBatchTest, StreamingWantsMoreThanMemory) {
-  const auto streaming = ChooseBatch(PlansWithin(3 * kGiB), kRates);
-  const auto resident = ChooseBatch(PlansWithin(8 * kGiB), kRates);
+  const auto streaming = ChooseBatch(PlansWithin(3 * kGiB), kRates, true);
+  const auto resident = ChooseBatch(PlansWithin(8 * kGiB), kRates, true);
   ASSERT_TRUE(streaming.ok() && resident.ok());
   EXPECT_GT(*streaming, *resident);
 }
 
 TEST(ChooseBatchTest, NeverStreamsFromADiskOfUnknownSpeed) {
   const Rates rates = {.host_bandwidth = 30e9, .compute = 1e13};
-  const auto chosen = ChooseBatch(PlansWithin(6 * kGiB), rates);
+  const auto chosen = ChooseBatch(PlansWithin(6 * kGiB), rates, true);
   ASSERT_TRUE(chosen.ok());
   EXPECT_EQ(PlansWithin(6 * kGiB)(*chosen)->models[0].disk_bytes, 0u);
   EXPECT_GT(PlansWithin(6 * kGiB)(kMostChosenBatch)->models[0].disk_bytes, 0u);
 }
 
 TEST(ChooseBatchTest, SaysWhyNotEvenOneFits) {
-  const auto chosen = ChooseBatch(PlansWithin(40 << 20), kRates);
+  const auto chosen = ChooseBatch(PlansWithin(40 << 20), kRates, true);
   EXPECT_TRUE(absl::IsResourceExhausted(chosen.status())) << chosen.status();
 }
 
