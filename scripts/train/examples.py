@@ -1,13 +1,16 @@
 """Training examples, made anew each time one is drawn: which fields a prompt names and which
 characters are blanked differ between passes over the data."""
 
+from collections import Counter
+
 import numpy as np
 
+import corpus
 from table import Table
 from tasks import prompt_ids
 
 # How often each task is drawn. Whole poems carry most of the tokens.
-MIXTURE = {"poem": 0.14, "couplet": 0.06, "infill": 0.02, "summary": 0.46, "qa": 0.32}
+MIXTURE = {"poem": 0.14, "couplet": 0.06, "infill": 0.02, "summary": 0.23, "title": 0.23, "qa": 0.32}
 # How often a poem is taken when it is drawn: regulated, other 诗, 词, 曲.
 KEEP = {"regulated": 1.0, "诗": 0.35, "词": 0.6, "曲": 0.25}
 LONGEST = 256
@@ -52,6 +55,7 @@ class Examples:
         self.regulated = {tuple(vocabulary.encode(form)) for form in ("五绝", "七绝", "五律", "七律")}
         self.word = {text: vocabulary.encode(text)
                      for text in ("《", "》", "：", "上联：", "下联：", "题：《", "问：", "答：")}
+        self.series_sizes = None  # by row of the poems; counted when it is first needed
 
     def draw(self):
         """One example of the mixture, not longer than LONGEST."""
@@ -97,17 +101,39 @@ class Examples:
         return Example(context, [(len(context) - 1, deck.table.get("down", row))])
 
     def summary(self):
-        """A poem's title; often of little or none of the poem, which teaches titles cheaply."""
+        """A poem's title, now and then of its first characters only."""
         while True:
             table, row = self._poem_row()
             title = table.get("title", row)
             if title:
                 break
         text = table.get("text", row)
-        shown = self.rng.choice((0, min(16, len(text)), len(text)), p=(0.5, 0.05, 0.45))
-        context = text[:shown] + self.word["题：《"]
+        return self._titled(text[:16] if self.rng.random() < 0.1 else text, title)
+
+    def title(self):
+        """A title without its poem, which teaches titles cheaply. One of a series of n poems comes up
+        with a chance of 1 / sqrt(n): long series are soon known, and most have one poem or two."""
+        if self.series_sizes is None:
+            self.series_sizes = self._count_series()
+        deck = self.decks["poems"]
+        while True:
+            row = deck.deal()
+            size = self.series_sizes[row]
+            if size and self.rng.random() < size**-0.5:
+                return self._titled([], deck.table.get("title", row))
+
+    def _titled(self, text, title):
+        context = text + self.word["题：《"]
         mask = len(context)
         return Example(context + [self.commands["MASK"]] + self.word["》"], [(mask, title)])
+
+    def _count_series(self):
+        """Of every poem, how many have a title of the same series; 0 of those without a title."""
+        table = self.decks["poems"].table
+        titles = [self.vocabulary.decode(table.get("title", row)) for row in range(table.rows)]
+        names = [corpus.series(title) for title in titles]
+        counts = Counter(names)
+        return [counts[name] if title else 0 for name, title in zip(names, titles)]
 
     def qa(self):
         deck = self.decks["qa"]

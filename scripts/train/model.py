@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from precision import HAS_BFLOAT16
+
 
 @dataclass
 class Shape:
@@ -31,24 +33,25 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, table, targets):
-        x16, table16 = x.bfloat16(), table.bfloat16()
-        slopes = torch.empty(len(targets), len(table), dtype=torch.bfloat16)
+        kind = torch.bfloat16 if HAS_BFLOAT16 else torch.float32
+        x, table = x.to(kind), table.to(kind)
+        slopes = torch.empty(len(targets), len(table), dtype=kind)
         losses = torch.empty(len(targets))
         for begin in range(0, len(targets), ChunkedCrossEntropy.ROWS):
             part = slice(begin, begin + ChunkedCrossEntropy.ROWS)
             wanted = targets[part, None]
-            logs = torch.log_softmax((x16[part] @ table16.T).float(), -1)
+            logs = torch.log_softmax((x[part] @ table.T).float(), -1)
             losses[part] = -logs.gather(1, wanted)[:, 0]
             chances = logs.exp_()
             chances.scatter_add_(1, wanted, torch.full(wanted.shape, -1.0))
             slopes[part] = chances
-        ctx.save_for_backward(slopes, x16, table16)
+        ctx.save_for_backward(slopes, x, table)
         return losses
 
     @staticmethod
     def backward(ctx, weight):
-        slopes, x16, table16 = ctx.saved_tensors
-        return (slopes @ table16).float() * weight[0], (slopes.T @ x16).float() * weight[0], None
+        slopes, x, table = ctx.saved_tensors
+        return (slopes @ table).float() * weight[0], (slopes.T @ x).float() * weight[0], None
 
 
 def attend(q, k, v, mask):

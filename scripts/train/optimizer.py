@@ -2,8 +2,7 @@
 
 import torch
 
-# On a processor without its instructions bfloat16 is slower than float32.
-HAS_BFLOAT16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)()
+from precision import HAS_BFLOAT16
 
 
 @torch.no_grad()

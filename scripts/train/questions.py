@@ -167,7 +167,7 @@ def unknown(name, rng, held_out=False):
     return _row(question, f"我不知道{name}是谁。", kind="unknown")
 
 
-def training_rows(poets, evaluation_names, seed=1, unknown_share=0.5):
+def training_rows(poets, evaluation_names, seed=1, unknown_share=1.0):
     """The training questions: every known poet often, the more so the more poems there are; and
     `unknown_share` times as many invented names, a new one each time, as a known one is asked."""
     rng = random.Random(seed)

@@ -21,6 +21,7 @@ from examples import scoring_example
 from feed import Feed, batches, collate
 from model import PoetModel, Shape
 from optimizer import make_optimizers, set_rate
+from precision import fast_products
 from vocab import Vocabulary
 
 SHAPES = {
@@ -106,7 +107,7 @@ class Trainer:
     def losses(self, arrays):
         """(negative log-likelihoods, targets) of one forward pass."""
         batch = {k: torch.from_numpy(v).to(self.args.device) for k, v in arrays.items()}
-        with torch.autocast(torch.device(self.args.device).type, torch.bfloat16):
+        with fast_products(self.args.device):
             return self.forward(batch), batch["targets"]
 
     def add_gradients(self, arrays, count):

@@ -6,7 +6,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from model_folder import place_files, write_safetensors  # noqa: E402, F401
-from optimizer import HAS_BFLOAT16, make_optimizers, set_rate  # noqa: E402, F401
+from optimizer import make_optimizers, set_rate  # noqa: E402, F401
+from precision import fast_products  # noqa: E402, F401
 from vocab import (  # noqa: E402, F401
     FIRST_BYTE,
     FIRST_CHARACTER,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clock import Clock, Workers, add_arguments
 from encode import load_codebook, load_codes
 from model import CogView, Sequences, Shape
-from parent import HAS_BFLOAT16, make_optimizers, set_rate
+from parent import fast_products, make_optimizers, set_rate
 from prepare import read_rows
 from things import read_things
 from vocabulary import CaptionVocabulary
@@ -127,7 +127,7 @@ class Trainer:
         batch = Batch(examples, shape.grid, self.sequences.c["[PAD]"], self.args.device)
         code_rows, codes = batch.targets[True]
         text_rows, text = batch.targets[False]
-        with torch.autocast(torch.device(self.args.device).type, torch.bfloat16, enabled=HAS_BFLOAT16):
+        with fast_products(self.args.device):
             states = self.model.states(batch.tokens).flatten(0, 1)
             code_logits = self.model.code_logits(states[code_rows])
             text_logits = self.model.text_logits(states[text_rows])
