@@ -2,10 +2,10 @@
 #include <cstdio>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "cli/command.h"
 #include "nlohmann/json.hpp"
+#include "runtime/loaded_model.h"
 #include "runtime/measure.h"
 #include "runtime/storage/bench_io.h"
 
@@ -48,7 +48,7 @@ absl::Status RunBenchIo(Flags flags) {
 }
 
 absl::Status RunBenchMemory(int threads, bool json) {
-  if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  threads = WorkerThreads(threads);
   const double rate = MeasureMemoryReads(threads) / 1e9;
   if (rate == 0) return absl::ResourceExhaustedError("there is no GiB of memory to read");
   if (json) {

@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "runtime/choose_batch.h"
+#include "runtime/measure.h"
 #include "runtime/memory_size.h"
 #include "runtime/models/registry.h"
 #include "runtime/storage/file_util.h"
@@ -183,9 +184,10 @@ void RunFlags::Add(CLI::App& command) {
       ->check(CLI::IsMember({"f32", "f16", "int8"}))
       ->type_name("TYPE");
   command
-      .add_option("--numerics", numerics,
-                  "exact: the same tokens whatever the batch, split or residency; fast: faster "
-                  "kernels where a backend has them (the CPU has none)")
+      .add_option(
+          "--numerics", numerics,
+          "exact: the same tokens whatever the batch, split or residency; fast: with a GPU, "
+          "rows of matrices that lie in RAM are computed there as far as that is faster")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->capture_default_str();
 }
@@ -215,6 +217,12 @@ absl::Status RunFlags::Check() {
     return absl::InvalidArgumentError("--device-memory needs --device cuda; leave it out");
   }
   return absl::OkStatus();
+}
+
+void RunFlags::ShareRows(const ModelFile& file) {
+  if (numerics != "fast" || options.backend == nullptr) return;
+  options.host_rows = MeasureHostRows(*options.backend, file.tensors.back().format, options.batch,
+                                      WorkerThreads(options.threads));
 }
 
 absl::StatusOr<ModelSpec> DescribeNamed(const std::string& name_or_path) {

@@ -61,6 +61,9 @@ struct RunFlags {
   void AddGuesses(CLI::App& command);
   // Sets what the flags mean in `options`.
   absl::Status Check();
+  // With --numerics fast beside a device: measures which share of the rows in RAM of models like
+  // this one the processor computes, in steps of options.batch tokens.
+  void ShareRows(const ModelFile& file);
 };
 
 // "NAME=DIR" of --adapter.

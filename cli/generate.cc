@@ -317,6 +317,7 @@ absl::Status RunGenerate(Flags flags) {
       MakeRequests(*file, tokenizer->get(), &flags);
   if (!requests.ok()) return requests.status();
 
+  flags.run.ShareRows(*file);
   const auto adapters = flags.adapters.Parse(*file, &flags.run.options);
   if (!adapters.ok()) return adapters.status();
 

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
@@ -32,9 +31,7 @@ struct Flags {
 absl::Status FillRates(const Flags& flags, const ModelFile& file, const Plan& plan, Rates* rates) {
   *rates = flags.rates;
   rates->compute = flags.compute;
-  const int threads = flags.run.options.threads > 0
-                          ? flags.run.options.threads
-                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = WorkerThreads(flags.run.options.threads);
   const bool device = flags.run.device_bytes > 0;
   if (device && (rates->device_bandwidth == 0 || rates->link == 0)) {
     return absl::InvalidArgumentError(

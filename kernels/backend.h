@@ -14,6 +14,7 @@
 #include "kernels/kv_layer.h"
 #include "kernels/lora.h"
 #include "kernels/packed.h"
+#include "kernels/sampling.h"
 #include "kernels/sparse_attention.h"
 #include "kernels/tensor.h"
 
@@ -171,6 +172,8 @@ struct Backend {
   void (*route)(const Route&, Stream) = nullptr;
   void (*combine)(const Combine&, Stream) = nullptr;
   void (*unfold)(const Unfold&, Stream) = nullptr;
+  // Optional: where logits are far from the host, which draws tokens otherwise.
+  void (*draw_tokens)(const DrawTokens&, Stream) = nullptr;
 
   bool (*supports)(PackedFormat) = nullptr;
   int64_t max_head_dim = 0;  // of keys and values in attention; 0 = any

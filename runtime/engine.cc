@@ -297,6 +297,7 @@ void Engine::RunStep() {
       std::count_if(order_.begin(), order_.end(), [this](int index) { return Generates(index); });
   absl::Status status = Guess();
   ScheduleStep(sequences_, order_, {.prompt_tokens = prompt_room_.Of(generating)}, &step_);
+  if (loaded_->draws_tokens()) AskForDraws();
   if (status.ok()) status = loaded_->Run(step_);
   if (!status.ok()) {
     for (auto& call : running_) {
@@ -311,6 +312,16 @@ void Engine::RunStep() {
   const Taken taken = TakeTokens();
   RingBells();
   CountStep(taken, begin);
+}
+
+void Engine::AskForDraws() {
+  int place = -1;
+  uint64_t later = 0;
+  for (const int32_t at : step_.logit_tokens) {
+    later = step_.sequences[at] == place ? later + 1 : 0;
+    place = step_.sequences[at];
+    step_.draws.push_back(running_[place]->Draw(later));
+  }
 }
 
 // One token for each sequence whose logits were computed, and one more for each guess that is the
@@ -347,7 +358,8 @@ Engine::Taken Engine::TakeTokens() {
       if (!forced) ++taken.accepted;
     }
     ++taken.tokens;
-    if (!TakeToken(call, {logits.f32(row), static_cast<size_t>(logits.cols)})) call = nullptr;
+    const std::span<float> all(logits.f32(row), static_cast<size_t>(logits.cols));
+    if (!TakeToken(call, all, loaded_->pass().Drawn(row))) call = nullptr;
   }
   return taken;
 }
@@ -393,8 +405,9 @@ void Engine::PoolHidden() {
   }
 }
 
-// False when the call does not go on in the same blank.
-bool Engine::TakeToken(Call* call, std::span<float> logits) {
+// `drawn` is the token, where the device drew it and the host has no logits; else -1. False when
+// the call does not go on in the same blank.
+bool Engine::TakeToken(Call* call, std::span<float> logits, int32_t drawn) {
   const GenerateRequest& request = call->request;
   TokenEvent& event = call->sink->Next();
   const int32_t forced = call->forced();
@@ -405,7 +418,12 @@ bool Engine::TakeToken(Call* call, std::span<float> logits) {
     }
     call->constraint->Mask(logits);
   }
-  if (forced >= 0) {
+  if (drawn >= 0) {
+    event.token.token = drawn;
+    event.token.logprob = 0;
+    event.token.top.clear();
+    ++call->sampled;
+  } else if (forced >= 0) {
     event.token.token = forced;
     event.token.logprob = static_cast<float>(LogProbabilityAt(logits, forced));
   } else {

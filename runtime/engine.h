@@ -95,16 +95,16 @@ class Engine {
   struct Taken {  // by a step: tokens, of which some had been guessed; sequences that had not
     int64_t tokens = 0, accepted = 0, sequences = 0, forced = 0, wrong = 0;
   };
+  void AskForDraws();
   Taken TakeTokens();
   void BeginTaking(Call* call);
   void PoolHidden();
   void RingBells();
-  bool TakeToken(Call* call, std::span<float> logits);
+  bool TakeToken(Call* call, std::span<float> logits, int32_t drawn);
   void CountStep(const Taken& taken, int64_t begin_nanoseconds);
   void NextBlank(Call* call, FinishReason why);
   void Finish(Call* call, absl::Status status);
   void CloseEnded();
-
   const std::unique_ptr<LoadedModel> loaded_;
   const ModelUse use_;
   const EngineOptions options_;

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "runtime/engine.h"
+#include "runtime/sampler_math.h"
 
 namespace qianyi {
 
@@ -53,6 +54,17 @@ struct Engine::Call {
     if (constraint == nullptr) return -1;
     const std::span<const int32_t> tokens = constraint->Forced();
     return tokens.empty() ? -1 : tokens.front();
+  }
+  // How a device draws the token that comes after `later` others of the same step; temperature -1:
+  // it may not.
+  TokenDraw Draw(uint64_t later) const {
+    const SamplingParams& sampling = request.sampling;
+    if (constraint != nullptr || !IsPlain(sampling)) return {.temperature = -1.0f};
+    return {.temperature = sampling.temperature,
+            .top_p = sampling.top_p,
+            .min_p = sampling.min_p,
+            .top_k = sampling.top_k,
+            .uniform = UniformAt(sampling.seed, sampled + later)};
   }
   bool shares_prefixes() const { return !generation.refills(); }
   int64_t candidates() const { return 1 + static_cast<int64_t>(followers.size()); }

@@ -27,10 +27,6 @@ bool StoredAsF32(const ModelFile& file) {
 }
 
 absl::Status CheckDevice(const ModelSpec& spec, const Backend& backend) {
-  if (!backend.host_memory && spec.experts.total > 0) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "models with experts do not run on %s yet; use --device cpu", backend.name));
-  }
   const int64_t dim = std::max<int64_t>(spec.kv.key_dim, spec.kv.value_dim);
   if (backend.max_head_dim == 0 || dim <= backend.max_head_dim) return absl::OkStatus();
   return absl::UnimplementedError(
@@ -39,6 +35,11 @@ absl::Status CheckDevice(const ModelSpec& spec, const Backend& backend) {
 }
 
 }  // namespace
+
+int WorkerThreads(int threads) {
+  return threads > 0 ? threads
+                     : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
 
 uint64_t DefaultHostBytes() { return AvailableMemoryBytes() / 5 * 4; }
 
@@ -51,7 +52,9 @@ ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
       .logit_rows = options.logit_rows > 0 ? options.logit_rows : options.batch + options.guesses,
       .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
       .adapter_bytes = options.adapter_bytes,
-      .picture_bytes = options.picture_bytes};
+      .picture_bytes = options.picture_bytes,
+      .sparse_slots = options.sparse_slots,
+      .host_rows = options.backend != nullptr ? options.host_rows : 0};
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {
@@ -96,8 +99,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
     loaded->share_ = options.share;
     loaded->store_->Observe(options.share);
   }
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  const int threads = options.threads > 0 ? options.threads : cores;
+  const int threads = WorkerThreads(options.threads);
   loaded->stream_ = backend.create_stream(threads);
   if (backend.host_memory) {
     loaded->step_threads_ = threads;
@@ -125,9 +127,11 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
   }
   loaded->adapters_ =
       std::make_unique<AdapterSet>(use.adapter_bytes, opened, *loaded->kv_, backend);
+  Pass::Limits limits = Pass::LimitsOf(use, !backend.host_memory);
+  if (opened.spec.experts.total > 0 || use.host_rows > 0) limits.host_threads = threads;
   absl::StatusOr<std::unique_ptr<Pass>> pass =
-      Pass::Create(opened.spec, Pass::LimitsOf(use, !backend.host_memory), *loaded->store_,
-                   loaded->device_.get(), *loaded->kv_, backend, loaded->stream_);
+      Pass::Create(opened.spec, limits, *loaded->store_, loaded->device_.get(), *loaded->kv_,
+                   backend, loaded->stream_);
   if (!pass.ok()) return pass.status();
   loaded->pass_ = *std::move(pass);
   return loaded;
@@ -150,10 +154,6 @@ bool LoadedModel::Reserve(int64_t tokens, Sequence* sequence) {
 }
 
 absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
-  if (step.sparse != nullptr && !backend_.host_memory) {
-    return absl::UnimplementedError(
-        absl::StrFormat("pictures are not made on %s yet; use --device cpu", backend_.name));
-  }
   kv_->LendIdle();
   if (!choice_) return RunStages(step, observe);
   const auto waited = [this] { return share_ == nullptr ? 0 : share_->stats().wait_seconds; };
@@ -183,7 +183,7 @@ absl::Status LoadedModel::RunStages(const Step& step, const Observer& observe) {
     if (status.ok() && observe) observe(stage, *pass_);
   }
   if (status.ok() && step.wants_hidden) model_->FinalNorm(pass_->hidden(), *pass_);
-  pass_->End(status.ok() && step.wants_hidden);
+  pass_->End(step, status.ok() && step.wants_hidden);
   if (backend_.failed()) {
     return absl::InternalError(absl::StrFormat(
         "the device (%s) failed; the program must be started again", backend_.variant));

@@ -21,6 +21,9 @@
 
 namespace qianyi {
 
+// `threads`, or one per core where it is 0.
+int WorkerThreads(int threads);
+
 struct LoadOptions {
   uint64_t host_bytes = 0;        // 0 = 80% of what the machine or its cgroup has
   uint64_t process_bytes = 0;     // of which the program itself needs; 0 = as measured
@@ -36,6 +39,8 @@ struct LoadOptions {
   uint64_t adapter_bytes = 0;        // for all adapters loaded at one time; 0 = none can be
   const Backend* backend = nullptr;  // a device with memory of its own; null = the CPU
   uint64_t device_bytes = 0;         // that the process may take of it; 0 = 95% of what is free
+  double host_rows = 0;              // ModelUse::host_rows
+  int64_t sparse_slots = 0;          // ModelUse::sparse_slots
   uint64_t picture_bytes = 0;        // of the VQ-VAE that belongs to a picture model
   // This model's turn among others on the same processors; null: it has them for itself. Outlives
   // the model.
@@ -78,6 +83,8 @@ class LoadedModel {
   // Runs all stages over the step; logits are in pass().host_logits() afterwards. DataLoss as of
   // Model::Run; Internal when the device failed, which it does for good.
   absl::Status Run(const Step& step, const Observer& observe = {});
+  // Whether Run draws the tokens that Step::draws asks for.
+  bool draws_tokens() const { return backend_.draw_tokens != nullptr; }
   // With how many threads the last step computed; 0 on a device.
   int step_threads() const { return step_threads_; }
 

@@ -115,6 +115,35 @@ absl::StatusOr<double> MeasureDisk(const std::string& path) {
   return report->gb_per_second() * 1e9;
 }
 
+double MeasureLink(const Backend& device) {
+  constexpr size_t kBytes = 64 << 20;
+  void* const there = device.alloc(kBytes);
+  void* const here = device.alloc_host(kBytes);
+  const Stream copies = device.create_stream(0);
+  double best = 0;
+  for (int run = 0; run < 4 && there != nullptr && here != nullptr; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    device.upload(there, here, kBytes, copies);
+    device.synchronize(copies);
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (seconds > 0) best = std::max(best, kBytes / seconds);
+  }
+  device.destroy_stream(copies);
+  if (there != nullptr) device.free(there, kBytes);
+  if (here != nullptr) device.free_host(here, kBytes);
+  return best;
+}
+
+double MeasureHostRows(const Backend& device, PackedFormat format, int64_t batch, int threads) {
+  constexpr int64_t kHostRows = 24 << 10;
+  const double link = MeasureLink(device);
+  const double seconds = BestSeconds(format, kHostRows, batch, threads);
+  if (link <= 0 || seconds <= 0) return 0;
+  const double host = PackedBytes(format, kHostRows, kCols) / seconds;
+  return host / (host + link);
+}
+
 absl::StatusOr<Rates> MeasureRates(PackedFormat format, int threads, const std::string& path) {
   Rates rates;
   rates.host_bandwidth = MeasureHostBandwidth(threads);

@@ -10,55 +10,24 @@
 #include "runtime/memory_size.h"
 
 namespace qianyi {
-namespace {
-
-// Hands out 64-byte aligned pieces; with `base` null it only counts.
-class Arena {
- public:
-  explicit Arena(std::byte* base) : base_(base) {}
-  template <typename T>
-  T* Take(int64_t count) {
-    T* at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (count * sizeof(T) + 63) / 64 * 64;
-    return at;
-  }
-  uint64_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  uint64_t used_ = 0;
-};
-
-void LayOutExperts(const ModelSpec& spec, int64_t tokens, Arena* arena, ExpertBuffers* buffers) {
-  const ExpertSpec& experts = spec.experts;
-  if (experts.total == 0) return;
-  const int64_t choices = tokens * experts.per_token;
-  const int64_t foreseen = ExpertBuffers::kForeseenTokens * experts.per_token;
-  buffers->scores = arena->Take<float>(tokens * 2 * experts.per_layer);
-  buffers->chosen = arena->Take<int32_t>(choices);
-  buffers->weights = arena->Take<float>(choices);
-  buffers->foreseen = arena->Take<int32_t>(foreseen);
-  buffers->foreseen_weights = arena->Take<float>(foreseen);
-  buffers->input = arena->Take<float>(tokens * spec.hidden_size);
-  buffers->output = arena->Take<float>(choices * spec.hidden_size);
-  buffers->rows = arena->Take<int32_t>(choices);
-  buffers->row_tokens = arena->Take<int32_t>(choices);
-  buffers->begin = arena->Take<int32_t>(experts.per_layer + 1);
-  buffers->active = arena->Take<int32_t>(experts.per_layer);
-}
-
-}  // namespace
 
 Pass::Limits Pass::LimitsOf(const ModelUse& use, bool device) {
   Limits limits{.tokens = StepTokens(use),
                 .logit_rows = LogitRows(use),
                 .lora_rank = use.adapter_bytes > 0 ? kMaxLoraRank : 0};
   if (!device) return limits;
-  // Slots, pages, two rows of positions, visible slots and rows of adapters; indices of logits;
-  // page tables, to which a prefix adds as much again at most. Each is aligned to 64 bytes.
+  limits.host_rows = use.host_rows > 0;
+  // Slots, pages, two rows of positions, visible slots and rows of adapters; indices of logits and
+  // draws from them; page tables, to which a prefix adds as much again at most. Each is aligned to
+  // 64 bytes.
   const int64_t matrices = static_cast<int64_t>(use.file->tensors.size());
-  limits.upload_bytes = limits.tokens * 40 + limits.logit_rows * 8 +
+  limits.upload_bytes = limits.tokens * 40 + limits.logit_rows * 48 +
                         (KvPages(use) + use.batch) * 8 + (limits.tokens + matrices + 16) * 64;
+  // Slots; offsets, pivots and what alignment adds, of every layer.
+  if (use.sparse_slots > 0) {
+    limits.upload_bytes +=
+        use.sparse_slots * 4 + use.file->spec.kv.layers * (limits.tokens + 20) * 12;
+  }
   if (limits.lora_rank > 0) {
     limits.upload_bytes += matrices * std::min(limits.tokens, kMaxAdapters) * kMaxLoraParts *
                            static_cast<int64_t>(sizeof(LoraItem));
@@ -66,10 +35,14 @@ Pass::Limits Pass::LimitsOf(const ModelUse& use, bool device) {
   return limits;
 }
 
+int64_t Pass::WidestRow(const ModelSpec& spec) {
+  return std::max({spec.widest_row, spec.hidden_size, spec.attention_cols});
+}
+
 uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buffers* buffers) {
   Arena arena(base);
   const int64_t narrow = std::max(spec.hidden_size, spec.attention_cols);
-  const int64_t widest = std::max(spec.widest_row, narrow);
+  const int64_t widest = WidestRow(spec);
   const QuantizedRows quantized{.rows = limits.tokens, .cols = widest};
   buffers->hidden = arena.Take<float>(limits.tokens * spec.hidden_size);
   buffers->narrow = arena.Take<float>(limits.tokens * narrow);
@@ -81,8 +54,11 @@ uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buf
   buffers->quantized.values = arena.Take<int8_t>(limits.tokens * quantized.padded_cols());
   buffers->quantized.scales = arena.Take<float>(limits.tokens * quantized.slices());
   buffers->quantized.sums = arena.Take<int32_t>(limits.tokens * quantized.padded_cols() / 32);
-  LayOutExperts(spec, limits.tokens, &arena, &buffers->experts);
+  const bool device = limits.upload_bytes > 0;  // beside one, experts are the host's
+  if (!device) HostSide::LayOutExperts(spec, limits.tokens, &arena, &buffers->experts);
   buffers->uploads = arena.Take<std::byte>(limits.upload_bytes);
+  if (device) buffers->drawn = arena.Take<int32_t>(limits.logit_rows);
+  buffers->landing = limits.host_rows ? arena.Take<float>(limits.tokens * widest) : buffers->wide;
   return arena.used();
 }
 
@@ -92,6 +68,10 @@ uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Sta
   staging->rope = arena.Take<float>(limits.tokens * spec.rotary_dims);
   staging->logits = arena.Take<float>(limits.logit_rows * spec.vocab_size);
   staging->uploads = arena.Take<std::byte>(limits.upload_bytes);
+  staging->drawn = arena.Take<int32_t>(limits.logit_rows);
+  if (spec.experts.total > 0 || limits.host_rows) {
+    HostSide::LayOut(spec, limits.tokens, WidestRow(spec), &arena, &staging->host);
+  }
   return arena.used();
 }
 
@@ -123,13 +103,26 @@ absl::Status Pass::Allocate() {
   memory_ = static_cast<std::byte*>(backend_.alloc(memory_bytes_));
   if (memory_ == nullptr) return no_room(memory_bytes_);
   LayOut(spec_, limits_, memory_, &buffers_);
-  if (device_ == nullptr) return absl::OkStatus();
+  if (device_ == nullptr) {
+    host_ = HostSide(
+        &store_,
+        {.wide = buffers_.wide, .quantized = buffers_.quantized, .experts = buffers_.experts},
+        &backend_, stream_, {});
+    return absl::OkStatus();
+  }
   staging_bytes_ = StagingBytes(spec_, limits_);
   staging_memory_ = static_cast<std::byte*>(backend_.alloc_host(staging_bytes_));
-  host_stream_ = Cpu().create_stream(1);
+  host_stream_ = Cpu().create_stream(limits_.host_threads);
   if (staging_memory_ == nullptr || host_stream_.handle == nullptr) return no_room(staging_bytes_);
   LayOut(spec_, limits_, staging_memory_, &staging_);
+  host_asked_ = backend_.create_event();
+  host_ = HostSide(
+      &store_, staging_.host, &Cpu(), host_stream_,
+      {.backend = &backend_, .stream = stream_, .asked = host_asked_, .landing = buffers_.landing});
   page_tables_.reserve(limits_.tokens);
+  draw_rows_.reserve(limits_.logit_rows);
+  draws_.reserve(limits_.logit_rows);
+  drawn_.reserve(limits_.logit_rows);
   if (limits_.lora_rank > 0) {
     lora_items_.reserve(std::min(limits_.tokens, kMaxAdapters) * kMaxLoraParts);
   }
@@ -140,6 +133,7 @@ Pass::~Pass() {
   if (memory_ != nullptr) backend_.free(memory_, memory_bytes_);
   if (staging_memory_ != nullptr) backend_.free_host(staging_memory_, staging_bytes_);
   if (host_stream_.handle != nullptr) Cpu().destroy_stream(host_stream_);
+  if (host_asked_.handle != nullptr) backend_.destroy_event(host_asked_);
 }
 
 void Pass::Begin(const Step& step) {
@@ -149,6 +143,8 @@ void Pass::Begin(const Step& step) {
   head_adapters_.Group(step.adapters, step.logit_tokens);
   if (store_.experts() != nullptr) store_.experts()->BeginStep();
   uploaded_ = 0;
+  draw_rows_.clear();
+  drawn_.clear();
   UploadStep(step);
 }
 
@@ -187,16 +183,43 @@ const void* Pass::UploadBytes(const void* data, int64_t bytes) {
   return there;
 }
 
-void Pass::End(bool hidden_too) {
-  if (device_ != nullptr && logit_rows_ > 0) {
-    backend_.download(staging_.logits, buffers_.logits,
-                      logit_rows_ * spec_.vocab_size * sizeof(float), stream_);
-  }
+void Pass::End(const Step& step, bool hidden_too) {
+  if (device_ != nullptr && logit_rows_ > 0) EndDraws(step);
   if (device_ != nullptr && hidden_too && tokens_ > 0) {
     backend_.download(staging_.hidden, buffers_.hidden, tokens_ * spec_.hidden_size * sizeof(float),
                       stream_);
   }
   backend_.synchronize(stream_);
+  for (size_t i = 0; i < draw_rows_.size(); ++i) drawn_[draw_rows_[i]] = staging_.drawn[i];
+}
+
+void Pass::EndDraws(const Step& step) {
+  draws_.clear();
+  drawn_.assign(logit_rows_, -1);
+  const auto drawn = [&](int64_t row) {
+    return !step.draws.empty() && step.draws[row].temperature >= 0;
+  };
+  for (int64_t row = 0; row < logit_rows_; ++row) {
+    if (!drawn(row)) continue;
+    draw_rows_.push_back(static_cast<int32_t>(row));
+    draws_.push_back(step.draws[row]);
+  }
+  const Tensor here = Rows(staging_.logits, spec_.vocab_size, logit_rows_);
+  for (int64_t row = 0, end = 0; row < logit_rows_; row = end + 1) {  // runs that are the host's
+    for (end = row; end < logit_rows_ && !drawn(end);) ++end;
+    if (end == row) continue;
+    backend_.download(here.f32(row), logits().f32(row),
+                      (end - row) * spec_.vocab_size * sizeof(float), stream_);
+  }
+  const int64_t count = static_cast<int64_t>(draws_.size());
+  if (count == 0) return;
+  backend_.draw_tokens({.logits = logits(),
+                        .rows = Upload(draw_rows_.data(), count),
+                        .draws = Upload(draws_.data(), count),
+                        .count = count,
+                        .tokens = buffers_.drawn},
+                       stream_);
+  backend_.download(staging_.drawn, buffers_.drawn, count * sizeof(int32_t), stream_);
 }
 
 std::vector<float> Pass::Fetch(Tensor rows) {
@@ -226,37 +249,49 @@ absl::Status Pass::Linear(Projection projection, Tensor x, Tensor out, Tensor re
                           float residual_scale) {
   const StoredTensor& tensor = store_.file().tensors[projection.weight];
   if (x.rows == 0) return absl::OkStatus();
-  qianyi::Linear task;
-  task.x = x;
-  task.residual_scale = residual_scale;
-  if (tensor.format.integer()) {
-    buffers_.quantized.rows = x.rows;
-    buffers_.quantized.cols = x.cols;
-    backend_.quantize({.x = x, .out = buffers_.quantized}, stream_);
-    task.quantized = buffers_.quantized;
-  }
-  const float* bias = projection.bias < 0 ? nullptr : constant(projection.bias);
-  int block = 0;
-  const auto multiply = [&](const auto& lease) {
-    if (!lease.ok()) return lease.status();
-    task.weight = lease->rows();
-    task.bias = bias == nullptr ? nullptr : bias + lease->row_begin();
-    task.out = out.Columns(lease->row_begin(), task.weight.rows);
-    if (residual.data != nullptr) {
-      task.residual = residual.Columns(lease->row_begin(), task.weight.rows);
+  qianyi::Linear whole;
+  whole.x = x;
+  whole.bias = projection.bias < 0 ? nullptr : constant(projection.bias);
+  whole.residual = residual;
+  whole.residual_scale = residual_scale;
+  whole.out = out;
+  if (tensor.format.integer()) whole.quantized = Quantized(x);
+  std::span<const int> of_host;
+  if (device_ != nullptr) of_host = device_->HostBlocks(projection.weight);
+  if (!of_host.empty()) host_.AskForRows(whole);
+  const int blocks = static_cast<int>(tensor.blocks.size());
+  size_t passed = 0;  // of the host's blocks
+  for (int block = 0; block < blocks;) {
+    if (passed < of_host.size() && of_host[passed] == block) {
+      ++passed;
+      ++block;
+      continue;
     }
-    backend_.linear(task, stream_);
-    block += lease->blocks();
-    return absl::OkStatus();
-  };
-  while (block < static_cast<int>(tensor.blocks.size())) {
+    const auto multiply = [&](const auto& lease) {
+      if (!lease.ok()) return lease.status();
+      backend_.linear(RowsOf(whole, lease->rows(), lease->row_begin()), stream_);
+      block += lease->blocks();
+      return absl::OkStatus();
+    };
     const absl::Status status = device_ == nullptr
                                     ? multiply(store_.AcquireRun(projection.weight, block))
                                     : multiply(device_->AcquireRun(projection.weight, block));
     if (!status.ok()) return status;
   }
+  if (!of_host.empty()) {
+    const absl::Status status = host_.MultiplyRows(projection, of_host, whole);
+    if (!status.ok()) return status;
+  }
   AddLora(projection.weight, x, out);
   return absl::OkStatus();
+}
+
+QuantizedRows Pass::Quantized(Tensor x) {
+  QuantizedRows rows = buffers_.quantized;
+  rows.rows = x.rows;
+  rows.cols = x.cols;
+  backend_.quantize({.x = x, .out = rows}, stream_);
+  return rows;
 }
 
 absl::Status Pass::LinearByHead(int weight, int64_t heads, const ByHead& by_head) {
@@ -264,27 +299,28 @@ absl::Status Pass::LinearByHead(int weight, int64_t heads, const ByHead& by_head
   const int64_t head_rows = tensor.spec.rows() / heads;
   const size_t panel_bytes = PanelBytes(tensor.format, by_head.x_cols);
   if (by_head.x.rows == 0) return absl::OkStatus();
-  for (size_t block = 0; block < tensor.blocks.size(); ++block) {
-    absl::StatusOr<WeightStore::Lease> lease = store_.Acquire(weight, static_cast<int>(block));
-    if (!lease.ok()) return lease.status();
-    const int64_t begin = lease->row_begin(), end = begin + lease->rows().rows;
-    for (int64_t row = begin; row < end;) {  // the part of one head that lies in this block
-      const int64_t head = row / head_rows, rows = std::min(end, (head + 1) * head_rows) - row;
-      qianyi::Linear task;
-      task.x = by_head.x.Columns(head * by_head.x_stride, by_head.x_cols);
-      if (tensor.format.integer()) {
-        buffers_.quantized.rows = task.x.rows;
-        buffers_.quantized.cols = task.x.cols;
-        backend_.quantize({.x = task.x, .out = buffers_.quantized}, stream_);
-        task.quantized = buffers_.quantized;
+  for (int block = 0; block < static_cast<int>(tensor.blocks.size());) {
+    const auto multiply = [&](const auto& lease) {
+      if (!lease.ok()) return lease.status();
+      const int64_t begin = lease->row_begin(), end = begin + lease->rows().rows;
+      for (int64_t row = begin; row < end;) {  // the part of one head that lies in this block
+        const int64_t head = row / head_rows, rows = std::min(end, (head + 1) * head_rows) - row;
+        qianyi::Linear task;
+        task.x = by_head.x.Columns(head * by_head.x_stride, by_head.x_cols);
+        if (tensor.format.integer()) task.quantized = Quantized(task.x);
+        task.weight = lease->rows();
+        task.weight.data += (row - begin) / kPanelRows * panel_bytes;
+        task.weight.rows = rows;
+        task.out = by_head.out.Columns(head * by_head.out_stride + row % head_rows, rows);
+        backend_.linear(task, stream_);
+        row += rows;
       }
-      task.weight = lease->rows();
-      task.weight.data += (row - begin) / kPanelRows * panel_bytes;
-      task.weight.rows = rows;
-      task.out = by_head.out.Columns(head * by_head.out_stride + row % head_rows, rows);
-      backend_.linear(task, stream_);
-      row += rows;
-    }
+      block += lease->blocks();
+      return absl::OkStatus();
+    };
+    const absl::Status status = device_ == nullptr ? multiply(store_.Acquire(weight, block))
+                                                   : multiply(device_->AcquireRun(weight, block));
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
@@ -341,11 +377,14 @@ void Pass::Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int
   backend_.kv_write({.k = k, .v = v, .slots = slots_, .layer = cache}, stream_);
   if (step.sparse != nullptr) {
     const SparseStep::Layer& lists = step.sparse->layers[layer];
+    const auto upload = [this](const auto& of) {
+      return Upload(of.data(), static_cast<int64_t>(of.size()));
+    };
     backend_.sparse_attention({.q = q,
-                               .pages = step.pages.data(),
-                               .slots = lists.slots.data(),
-                               .offsets = lists.offsets.data(),
-                               .pivots = lists.pivots.data(),
+                               .pages = pages_,
+                               .slots = upload(lists.slots),
+                               .offsets = upload(lists.offsets),
+                               .pivots = upload(lists.pivots),
                                .pivot_bias = step.sparse->pivot_bias,
                                .heads = heads,
                                .scale = scale,

@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "runtime/adapters/adapter_rows.h"
-#include "runtime/expert_buffers.h"
+#include "runtime/host_side.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model_spec.h"
 #include "runtime/step.h"
@@ -21,12 +21,6 @@
 #include "runtime/storage/weight_store.h"
 
 namespace qianyi {
-
-// A matrix and its bias, as indices of tensors in the store; bias -1: none.
-struct Projection {
-  int weight = -1;
-  int bias = -1;
-};
 
 // Owned by the engine's thread; allocates in Create only. The buffers have a row for every
 // token of the step that was begun last.
@@ -37,11 +31,14 @@ class Pass {
     int64_t logit_rows = 0;
     int64_t lora_rank = 0;     // of what adapters add to one matrix; 0 = there are none
     int64_t upload_bytes = 0;  // of what a step brings to a device; 0 = it reads the host's memory
+    int host_threads = 1;      // beside a device, of what the host computes
+    bool host_rows = false;    // rows of matrices are among that
   };
   static Limits LimitsOf(const ModelUse& use, bool device);
   // What Create takes from the backend: of its memory, and of the host's for a device.
   static uint64_t MemoryBytes(const ModelSpec& spec, Limits limits);
   static uint64_t StagingBytes(const ModelSpec& spec, Limits limits);
+  static int64_t WidestRow(const ModelSpec& spec);  // of an activation, in elements
   // `device`: where weights are when the backend has memory of its own, else null.
   // ResourceExhausted when the backend has no room.
   static absl::StatusOr<std::unique_ptr<Pass>> Create(const ModelSpec& spec, Limits limits,
@@ -54,9 +51,9 @@ class Pass {
 
   const Limits& limits() const { return limits_; }
   void Begin(const Step& step);
-  // Brings the logits, and the hidden states if they are wanted, to the host, behind all work of
-  // the step, and waits for it.
-  void End(bool hidden_too = false);
+  // Draws what step.draws asks for, and brings the tokens, all other logits, and the hidden states
+  // if they are wanted to the host, behind all work of the step, and waits for it.
+  void End(const Step& step, bool hidden_too = false);
 
   Tensor hidden() const { return Rows(buffers_.hidden, spec_.hidden_size, tokens_); }
   int64_t tokens() const { return tokens_; }
@@ -68,18 +65,16 @@ class Pass {
   Tensor host_logits() const {
     return device_ == nullptr ? logits() : Rows(staging_.logits, spec_.vocab_size, logit_rows_);
   }
-  // Of all tokens, after End(true).
+  // The token drawn from a row of logits, which the host then has not got; -1: it was not drawn.
+  int32_t Drawn(int64_t row) const { return drawn_.empty() ? -1 : drawn_[row]; }
+  // Of all tokens, after End(step, true).
   Tensor host_hidden() const {
     return device_ == nullptr ? hidden() : Rows(staging_.hidden, spec_.hidden_size, tokens_);
   }
   // Final-norm output of step.logit_tokens.
   Tensor head_input() const { return Rows(buffers_.head_input, spec_.hidden_size, logit_rows_); }
 
-  const ExpertBuffers& experts() const { return buffers_.experts; }
-  Tensor expert_input(int64_t rows) const {
-    return Rows(buffers_.experts.input, spec_.hidden_size, rows);
-  }
-
+  HostSide& host() { return host_; }
   const Backend& backend() const { return backend_; }
   Stream stream() const { return stream_; }
   WeightStore& store() { return store_; }
@@ -143,9 +138,11 @@ class Pass {
   static Tensor Rows(float* data, int64_t cols, int64_t rows) { return F32(data, rows, cols); }
 
   absl::Status Allocate();
+  QuantizedRows Quantized(Tensor x);  // until the next call
   void AddLora(int tensor, Tensor x, Tensor out);
   const void* UploadBytes(const void* data, int64_t bytes);
   void UploadStep(const Step& step);
+  void EndDraws(const Step& step);
 
   struct Buffers {
     float* hidden = nullptr;
@@ -158,6 +155,8 @@ class Pass {
     QuantizedRows quantized;
     ExpertBuffers experts;
     std::byte* uploads = nullptr;
+    float* landing = nullptr;  // of what the host computed
+    int32_t* drawn = nullptr;
   };
   // Pinned memory of the host, from and to which a device's buffers are copied.
   struct Staging {
@@ -165,6 +164,8 @@ class Pass {
     float* rope = nullptr;
     float* logits = nullptr;
     std::byte* uploads = nullptr;
+    int32_t* drawn = nullptr;
+    HostSide::Buffers host;
   };
   // Places the buffers from `base` on and returns the bytes they take.
   static uint64_t LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buffers* buffers);
@@ -184,7 +185,9 @@ class Pass {
   uint64_t staging_bytes_ = 0;
   Staging staging_;
   int64_t uploaded_ = 0;  // bytes of this step
-  Stream host_stream_;    // of the CPU, for rows of embeddings
+  Stream host_stream_;    // of the CPU, beside a device
+  Event host_asked_;
+  HostSide host_;
   // Of the step, where kernels find it.
   const int64_t* slots_ = nullptr;
   const int32_t* visible_ = nullptr;
@@ -192,6 +195,10 @@ class Pass {
   int64_t longest_ = 0;
   std::vector<const int32_t*> page_tables_;  // on the device, by token
   std::vector<LoraItem> lora_items_;
+  // Of the step's rows of logits: which are drawn from, and how; what came of it, by row.
+  std::vector<int32_t> draw_rows_;
+  std::vector<TokenDraw> draws_;
+  std::vector<int32_t> drawn_;
   const int32_t* token_rows_ = nullptr;  // of token_adapters_ and head_adapters_
   const int32_t* head_rows_ = nullptr;
   AdapterRows token_adapters_;

@@ -152,6 +152,30 @@ uint64_t SpreadEvenly(const ModelFile& file, bool streamed, Tier tier, uint64_t 
   return used;
 }
 
+// Whether the CPU may compute some of a matrix's rows beside a device: not of the head, whose
+// output is far wider than that of all others, nor of what is multiplied head by head.
+bool MayBeHostRows(const ModelFile& file, const TensorSpec& spec) {
+  return Streams(spec) && spec.slice.heads == 0 && spec.rows() <= Pass::WidestRow(file.spec);
+}
+
+// Marks `share` of what is in RAM of every matrix, evenly, as computed there.
+void GiveRowsToHost(double share, ModelPlan* plan) {
+  const ModelFile& file = *plan->use.file;
+  for (size_t t = 0; t < file.tensors.size(); ++t) {
+    if (!MayBeHostRows(file, file.tensors[t].spec)) continue;
+    double owed = 0;
+    for (size_t b = 0; b < plan->tiers[t].size(); ++b) {
+      const uint64_t bytes = Padded(file.tensors[t].blocks[b].bytes);
+      if (plan->tiers[t][b] != Tier::kHost) continue;
+      owed += share * bytes;
+      if (owed < 0.5 * bytes) continue;
+      owed -= bytes;
+      plan->tiers[t][b] = Tier::kHostRows;
+      plan->host_rows_bytes += bytes;
+    }
+  }
+}
+
 // With what this process itself takes varying by some pages, the amount that is named must do.
 absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t needed, uint64_t budget,
                        std::string_view flag) {
@@ -181,6 +205,7 @@ void PlaceOnHost(const Needs& needs, uint64_t room, bool device, ModelPlan* plan
     plan->host_bytes = SpreadEvenly(file, true, Tier::kHost, room - plan->ring_bytes, &plan->tiers);
   }
   plan->disk_bytes = rest - plan->host_bytes;
+  if (device && plan->use.host_rows > 0) GiveRowsToHost(plan->use.host_rows, plan);
   if (!device) plan->lendable_bytes = std::min(plan->kv_bytes, plan->disk_bytes);
   if (plan->expert_bytes > 0) {
     const double cached = 1.0 * plan->expert_cache_bytes / MostExpertCache(needs);
@@ -267,7 +292,7 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
     least_host += LeastRing(model) + LeastExpertCache(model);
     (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes + it.adapter_bytes;
     if (device) fixed_device += it.constant_bytes + kDeviceRingBytes;
-    total_weights += it.weight_bytes + it.expert_bytes;
+    total_weights += it.weight_bytes;
   }
   if (fixed_host + least_host > budget.host_bytes) {
     return CannotFit(models[0], "of RAM", fixed_host + least_host, budget.host_bytes,
@@ -281,8 +306,7 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
   const uint64_t device_room = budget.device_bytes - fixed_device;
   for (Needs& model : needs) {
     ModelPlan& it = model.plan;
-    const double share =
-        total_weights > 0 ? (it.weight_bytes + it.expert_bytes) / total_weights : 0;
+    const double share = total_weights > 0 ? it.weight_bytes / total_weights : 0;
     if (!device) break;
     it.device_bytes = SpreadEvenly(*it.use.file, true, Tier::kDevice,
                                    static_cast<uint64_t>(device_room * share), &it.tiers);
@@ -316,33 +340,40 @@ Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows) {
   Bound bound;
   auto seconds = [](double amount, double rate) { return rate > 0 ? amount / rate : 0; };
   double host_bytes = 0, device_bytes = 0, disk_bytes = 0, operations = 0, kv_bytes = 0;
-  uint64_t resident_bytes = 0;
+  double expert_bytes = 0, expert_disk_bytes = 0, by_cpu = 0;
+  uint64_t resident_bytes = 0, expert_cache_bytes = 0;
   for (const ModelPlan& model : plan.models) {
     device_bytes += model.device_bytes;
-    host_bytes += model.host_bytes + model.expert_step_bytes - model.expert_disk_bytes;
-    disk_bytes += model.disk_bytes + model.expert_disk_bytes;
+    host_bytes += model.host_bytes;
+    by_cpu += model.host_rows_bytes;
+    disk_bytes += model.disk_bytes;
+    expert_bytes += model.expert_step_bytes;
+    expert_disk_bytes += model.expert_disk_bytes;
+    expert_cache_bytes += model.expert_cache_bytes;
     resident_bytes += model.host_bytes + model.expert_cache_bytes;
     kv_bytes += model.kv_read_bytes;
     operations += 2 * model.matrix_elements * model.use.batch;
   }
-  bound.disk = seconds(disk_bytes, rates.disk);
+  bound.disk = seconds(disk_bytes + expert_disk_bytes, rates.disk);
   bound.compute = seconds(operations, rates.compute);
   if (plan.budget.device_bytes == 0) {
-    bound.host_memory = seconds(host_bytes + disk_bytes + kv_bytes, rates.host_bandwidth);
+    bound.host_memory =
+        seconds(host_bytes + disk_bytes + expert_bytes + kv_bytes, rates.host_bandwidth);
     bound.resident_bytes = resident_bytes;
-    bound.streamed_bytes = static_cast<uint64_t>(disk_bytes);
+    bound.streamed_bytes = static_cast<uint64_t>(disk_bytes + expert_disk_bytes);
     return bound;
   }
-  // Rows computed where they lie in RAM and rows moved over the link finish together.
+  // Rows computed where they lie in RAM and rows moved over the link finish together. Experts are
+  // always computed where they lie (HostSide).
   const double away = host_bytes + disk_bytes;
-  const double by_cpu = cpu_rows && rates.host_bandwidth > 0
-                            ? away * rates.host_bandwidth / (rates.host_bandwidth + rates.link)
-                            : 0;
-  bound.host_memory = seconds(by_cpu, rates.host_bandwidth);
+  if (cpu_rows && rates.host_bandwidth > 0) {
+    by_cpu = away * rates.host_bandwidth / (rates.host_bandwidth + rates.link);
+  }
+  bound.host_memory = seconds(by_cpu + expert_bytes, rates.host_bandwidth);
   bound.host_to_device = seconds(away - by_cpu, rates.link);
   bound.device_memory = seconds(device_bytes + kv_bytes + away - by_cpu, rates.device_bandwidth);
-  bound.resident_bytes = static_cast<uint64_t>(device_bytes + by_cpu);
-  bound.streamed_bytes = static_cast<uint64_t>(away - by_cpu);
+  bound.resident_bytes = static_cast<uint64_t>(device_bytes + by_cpu) + expert_cache_bytes;
+  bound.streamed_bytes = static_cast<uint64_t>(away - by_cpu + expert_disk_bytes);
   return bound;
 }
 

@@ -29,12 +29,15 @@ struct ModelUse {
   DType kv_dtype = DType::kF16;
   uint64_t adapter_bytes = 0;  // for all adapters that are loaded at one time; 0 = none ever
   uint64_t picture_bytes = 0;  // of the VQ-VAE that belongs to a picture model
+  int64_t sparse_slots = 0;    // in the lists of a sparse step (step.h), of all layers together
+  double host_rows = 0;        // with a device: of the rows in RAM, the share that the CPU computes
 };
 
 // Through which weights pass that are not resident on a device: at least two of their blocks.
 inline constexpr uint64_t kDeviceRingBytes = 64 << 20;
 
-enum class Tier : uint8_t { kDevice, kHost, kDisk };
+// kHostRows: in RAM, and computed there while the device computes the others.
+enum class Tier : uint8_t { kDevice, kHost, kHostRows, kDisk };
 
 struct ModelPlan {
   ModelUse use;
@@ -51,6 +54,7 @@ struct ModelPlan {
   uint64_t weight_bytes = 0;  // read by every step: all matrices but experts, tied tables once
   uint64_t device_bytes = 0;  // of weight_bytes, by tier
   uint64_t host_bytes = 0;
+  uint64_t host_rows_bytes = 0;  // of host_bytes, what the CPU computes beside a device
   uint64_t disk_bytes = 0;
   uint64_t embedding_bytes = 0;  // gathered tables, of which this much is resident
   uint64_t embedding_resident_bytes = 0;
@@ -108,7 +112,7 @@ struct Bound {
   double step_seconds() const;
 };
 // With a device and `cpu_rows`, weights in RAM are computed by the CPU where that is faster
-// than moving them: the share that makes both finish together.
+// than moving them: the share that makes both finish together. Without, as the plan has it.
 Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows);
 
 }  // namespace qianyi

@@ -22,11 +22,6 @@ absl::Status OutOfRange(const char* field, double value, const char* range) {
 
 bool Within(float value, float low, float high) { return value >= low && value <= high; }
 
-bool HasPenalties(const SamplingParams& params) {
-  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
-         params.frequency_penalty != 0.0f;
-}
-
 }  // namespace
 
 absl::Status Validate(const SamplingParams& params, int64_t vocab_size) {

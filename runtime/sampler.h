@@ -24,11 +24,20 @@ struct SamplingParams {
   int32_t logprobs = 0;  // alternatives to report, 0..20
   bool report_logprob = false;
   bool report_unmasked = false;  // of the model's own distribution, where a constraint narrows it
-  std::vector<std::pair<int32_t, float>> logit_bias;  // at most 1,024, each [-100, 100]
+  std::vector<std::pair<int32_t, float>> logit_bias = {};  // at most 1,024, each [-100, 100]
 };
 
 inline bool WantsLogprobs(const SamplingParams& params) {
   return params.report_logprob || params.logprobs > 0;
+}
+inline bool HasPenalties(const SamplingParams& params) {
+  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+         params.frequency_penalty != 0.0f;
+}
+// Whether a token comes of the logits as they are, and nothing else is asked about them: then it
+// can be drawn where they are (kernels/sampling.h).
+inline bool IsPlain(const SamplingParams& params) {
+  return params.logit_bias.empty() && !HasPenalties(params) && !WantsLogprobs(params);
 }
 // InvalidArgument that names the field, its value and the limit.
 absl::Status Validate(const SamplingParams& params, int64_t vocab_size);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/sampling.h"
+
 namespace qianyi {
 
 class Adapter;
@@ -33,6 +35,10 @@ struct Step {
   // Tokens whose logits are wanted (indices into the above), in order.
   std::vector<int32_t> logit_tokens;
 
+  // How a device draws from them, as far as it may: those of temperature < 0, and all where this is
+  // empty, are the host's, which gets their logits.
+  std::vector<TokenDraw> draws;
+
   bool wants_hidden = false;  // the final hidden states of all tokens
 
   // Set: attention is over these slots instead of the leading `visible` ones. Not owned.
@@ -42,6 +48,7 @@ struct Step {
     for (auto* v : {&tokens, &positions[0], &positions[1], &visible, &sequences, &logit_tokens}) {
       v->reserve(max_tokens);
     }
+    draws.reserve(max_tokens);
     slots.reserve(max_tokens);
     pages.reserve(max_tokens);
     adapters.reserve(max_tokens);
@@ -51,6 +58,7 @@ struct Step {
     for (auto* v : {&tokens, &positions[0], &positions[1], &visible, &sequences, &logit_tokens}) {
       v->clear();
     }
+    draws.clear();
     slots.clear();
     pages.clear();
     adapters.clear();

@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <optional>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -128,9 +127,11 @@ absl::Status OpenDraft(Opening* opening) {
   return absl::OkStatus();
 }
 
-absl::Status OpenVqvae(const NamedModelFile& named, int64_t grid, int threads, ServedModel* model) {
+absl::Status OpenVqvae(const NamedModelFile& named, int64_t grid, const LoadOptions& load,
+                       ServedModel* model) {
   if (model->picture == nullptr || !HasVqvae(named)) return absl::OkStatus();
-  absl::StatusOr<std::unique_ptr<Vqvae>> vqvae = Vqvae::Open(named.folder, grid, threads);
+  absl::StatusOr<std::unique_ptr<Vqvae>> vqvae = Vqvae::Open(
+      named.folder, grid, load.threads, load.backend != nullptr ? *load.backend : Cpu());
   if (!vqvae.ok()) return vqvae.status();
   model->vqvae = *std::move(vqvae);
   if (model->vqvae->config().n_embed >= model->picture->image_tokens) return absl::OkStatus();
@@ -169,9 +170,7 @@ absl::StatusOr<int64_t> MeasuredBatch(const std::vector<Opening>& openings,
         FormatSize(budget.process_bytes + kMeasureBytes), FormatSize(budget.host_bytes)));
   }
   const ModelFile& first = openings[0].named.file;
-  const int threads = options.load.threads > 0
-                          ? options.load.threads
-                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = WorkerThreads(options.load.threads);
   const std::string path = first.files.empty() ? "" : first.files[0];
   absl::StatusOr<Rates> rates = MeasureRates(first.tensors.back().format, threads, path);
   if (!rates.ok()) return rates.status();
@@ -186,7 +185,7 @@ absl::StatusOr<int64_t> MeasuredBatch(const std::vector<Opening>& openings,
 absl::Status Open(Opening opening, Plan plan, int64_t grid, ComputeShare::Member* share,
                   Plan draft_plan, const ServeModelOptions& options, ServedModel* model) {
   NamedModelFile& named = opening.named;
-  absl::Status status = OpenVqvae(named, grid, options.load.threads, model);
+  absl::Status status = OpenVqvae(named, grid, options.load, model);
   if (!status.ok()) return status;
   model->queue = options.queue;
   const auto now = std::chrono::system_clock::now().time_since_epoch();

@@ -25,6 +25,7 @@ inline Backend KernelTable() {
   b.combine = RunCombine;
   b.unfold = RunUnfold;
   b.sparse_attention = RunSparseAttention;
+  b.draw_tokens = RunDrawTokens;
   b.supports = IsValid;
   b.max_head_dim = kMaxHeadDim;
   b.host_memory = false;

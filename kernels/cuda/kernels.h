@@ -25,5 +25,6 @@ void RunRoute(const Route& args, Stream stream);
 void RunCombine(const Combine& args, Stream stream);
 void RunUnfold(const Unfold& args, Stream stream);
 void RunSparseAttention(const SparseAttention& args, Stream stream);
+void RunDrawTokens(const DrawTokens& args, Stream stream);
 
 }  // namespace qianyi::cuda::QIANYI_FLAVOUR

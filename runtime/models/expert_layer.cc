@@ -20,25 +20,25 @@ int64_t ExpertLayer::Capacity(int64_t tokens) const {
 }
 
 Route ExpertLayer::Routing(Tensor x, Pass& pass) const {
-  const auto constant = [&](int tensor) { return tensor < 0 ? nullptr : pass.constant(tensor); };
+  const HostSide& host = pass.host();
   return {.gate = gating_.gate,
           .x = x,
-          .weight = constant(gating_.router),
-          .bias = constant(gating_.bias),
-          .correction = constant(gating_.correction),
+          .weight = host.constant(gating_.router),
+          .bias = host.constant(gating_.bias),
+          .correction = host.constant(gating_.correction),
           .experts = size(),
           .top_k = gating_.top_k,
           .groups = gating_.groups,
           .kept_groups = gating_.kept_groups,
           .normalize = gating_.normalize,
           .scale = gating_.scale,
-          .scores = pass.experts().scores};
+          .scores = host.experts().scores};
 }
 
 // Sorts the choices by expert: `rows` holds, from begin[e] on, the choices (token * top_k + place)
 // of expert e, in order. `active` are the experts that have any; how many there are.
 int64_t ExpertLayer::GroupByExpert(int64_t choices, Pass& pass) const {
-  const ExpertBuffers& buffers = pass.experts();
+  const ExpertBuffers& buffers = pass.host().experts();
   std::fill_n(buffers.begin, size() + 1, 0);
   for (int64_t i = 0; i < choices; ++i) {
     if (buffers.chosen[i] >= 0) ++buffers.begin[buffers.chosen[i] + 1];
@@ -62,13 +62,13 @@ int64_t ExpertLayer::GroupByExpert(int64_t choices, Pass& pass) const {
 }
 
 void ExpertLayer::Begin(Tensor x, Pass& pass, const float* uniform) const {
-  const ExpertBuffers& buffers = pass.experts();
-  Route route = Routing(x, pass);
+  const ExpertBuffers& buffers = pass.host().experts();
+  Route route = Routing(pass.host().FetchInput(x), pass);
   route.uniform = uniform;
   route.chosen = buffers.chosen;
   route.weights = buffers.weights;
   // The host goes by what was chosen.
-  RouteWithin(Capacity(x.rows), route, pass.backend(), pass.stream());
+  RouteWithin(Capacity(x.rows), route, pass.host().backend(), pass.host().stream());
   const int64_t active = GroupByExpert(x.rows * gating_.top_k, pass);
   for (int64_t i = 0; i < active; ++i) buffers.active[i] = experts_[buffers.active[i]].number;
   pass.store().experts()->Want({buffers.active, static_cast<size_t>(active)});
@@ -79,12 +79,12 @@ bool ExpertLayer::WantsForesight(Pass& pass) {
 }
 
 void ExpertLayer::Foresee(Tensor x, Pass& pass) const {
-  const ExpertBuffers& buffers = pass.experts();
-  Route route = Routing(x, pass);
+  const ExpertBuffers& buffers = pass.host().experts();
+  Route route = Routing(pass.host().Fetch(x, buffers.input), pass);
   route.chosen = buffers.foreseen;
   route.weights = buffers.foreseen_weights;
-  pass.backend().route(route, pass.stream());
-  pass.backend().synchronize(pass.stream());
+  pass.host().backend().route(route, pass.host().stream());
+  pass.host().backend().synchronize(pass.host().stream());
   // By place first: a token's first choice is the surest.
   int32_t* list = buffers.active;
   int64_t count = 0;
@@ -97,32 +97,32 @@ void ExpertLayer::Foresee(Tensor x, Pass& pass) const {
   pass.store().experts()->Foresee({list, static_cast<size_t>(count)});
 }
 
-absl::Status ExpertLayer::RunExpert(int64_t expert, Tensor x, Pass& pass) const {
-  const ExpertBuffers& buffers = pass.experts();
+absl::Status ExpertLayer::RunExpert(int64_t expert, Tensor x, HostSide& host) const {
+  const ExpertBuffers& buffers = host.experts();
   const ExpertWeights& weights = experts_[expert];
   const int64_t begin = buffers.begin[expert], rows = buffers.begin[expert + 1] - begin;
-  const Tensor input = pass.expert_input(rows);
-  pass.backend().copy_rows({.x = x, .ids = buffers.row_tokens + begin, .out = input},
-                           pass.stream());
+  const Tensor input = F32(buffers.input, rows, x.cols);
+  host.backend().copy_rows({.x = x, .ids = buffers.row_tokens + begin, .out = input},
+                           host.stream());
   const bool gated = weights.gate.weight >= 0;
-  const Tensor wide = pass.wide(gated ? 2 * weights.ffn : weights.ffn).Rows(0, rows);
+  const Tensor wide = host.wide(rows, gated ? 2 * weights.ffn : weights.ffn);
   const Tensor up = wide.Columns(0, weights.ffn);
-  if (auto status = pass.Linear(weights.up, input, up); !status.ok()) return status;
+  if (auto status = host.Linear(weights.up, input, up); !status.ok()) return status;
   if (gated) {
     const Tensor gate = wide.Columns(weights.ffn, weights.ffn);
-    if (auto status = pass.Linear(weights.gate, input, gate); !status.ok()) return status;
-    pass.backend().gated_activate(
-        {.kind = gating_.activation, .gate = gate, .value = up, .out = up}, pass.stream());
+    if (auto status = host.Linear(weights.gate, input, gate); !status.ok()) return status;
+    host.backend().gated_activate(
+        {.kind = gating_.activation, .gate = gate, .value = up, .out = up}, host.stream());
   } else {
-    pass.backend().activate({.kind = gating_.activation, .x = up, .out = up}, pass.stream());
+    host.backend().activate({.kind = gating_.activation, .x = up, .out = up}, host.stream());
   }
-  Tensor output = input;
-  output.data = buffers.output + begin * input.cols;
-  return pass.Linear(weights.down, up, output);
+  const Tensor output = F32(buffers.output + begin * x.cols, rows, x.cols);
+  return host.Linear(weights.down, up, output);
 }
 
 absl::Status ExpertLayer::Finish(Tensor x, Tensor out, Pass& pass) const {
-  const ExpertBuffers& buffers = pass.experts();
+  HostSide& host = pass.host();
+  const ExpertBuffers& buffers = host.experts();
   ExpertCache& cache = *pass.store().experts();
   const int first = experts_.front().number;
   int64_t used = 0;
@@ -130,19 +130,19 @@ absl::Status ExpertLayer::Finish(Tensor x, Tensor out, Pass& pass) const {
   for (; used > 0; --used) {
     const absl::StatusOr<int32_t> number = cache.Next();
     if (!number.ok()) return number.status();
-    if (auto status = RunExpert(*number - first, x, pass); !status.ok()) return status;
+    const absl::Status status = RunExpert(*number - first, host.Fetched(x), host);
+    if (!status.ok()) return status;
   }
   // A choice's row in `output` is where it stands among the sorted ones.
   const int64_t choices = x.rows * gating_.top_k;
   const int64_t sorted = buffers.begin[size()];
   std::fill_n(buffers.chosen, choices, -1);
   for (int64_t i = 0; i < sorted; ++i) buffers.chosen[buffers.rows[i]] = static_cast<int32_t>(i);
-  pass.backend().combine({.rows = F32(buffers.output, sorted, x.cols),
-                          .ids = buffers.chosen,
-                          .weights = buffers.weights,
-                          .count = gating_.top_k,
-                          .out = out},
-                         pass.stream());
+  host.Add({.rows = F32(buffers.output, sorted, x.cols),
+            .ids = buffers.chosen,
+            .weights = buffers.weights,
+            .count = gating_.top_k,
+            .out = out});
   return absl::OkStatus();
 }
 

@@ -62,7 +62,7 @@ class ExpertLayer {
  private:
   qianyi::Route Routing(Tensor x, Pass& pass) const;
   int64_t GroupByExpert(int64_t choices, Pass& pass) const;
-  absl::Status RunExpert(int64_t expert, Tensor x, Pass& pass) const;
+  absl::Status RunExpert(int64_t expert, Tensor x, HostSide& host) const;
 
   const Gating gating_;
   const std::vector<ExpertWeights> experts_;

@@ -78,7 +78,7 @@ absl::Status ExpertModel::Mlp(int layer, Pass& pass) const {
   w.experts->Begin(normed, pass);
   const MlpWeights* next = layer + 1 < static_cast<int>(mlps_.size()) ? &w + 1 : nullptr;
   if (next != nullptr && next->experts != nullptr && ExpertLayer::WantsForesight(pass)) {
-    const Tensor ahead = pass.expert_input(x.rows);
+    const Tensor ahead = pass.wide(hidden_);
     Norm(x, next->norm, ahead, pass);
     next->experts->Foresee(ahead, pass);
   }

@@ -119,15 +119,28 @@ absl::StatusOr<std::vector<ConvMatrix>> LoadMatrices(const VqvaeBlock& block,
 }  // namespace
 
 absl::StatusOr<ConvMatrix> ConvMatrix::Pack(std::span<const float> weights, int64_t rows,
-                                            int64_t cols, std::vector<float> bias,
+                                            int64_t cols, std::span<const float> bias,
                                             const Backend& backend) {
   ConvMatrix matrix(backend);
-  matrix.bytes_ = PackedBytes(kFloat, rows, cols);
+  const uint64_t bias_begin = (PackedBytes(kFloat, rows, cols) + 255) / 256 * 256;
+  matrix.bytes_ = bias_begin + bias.size_bytes();
   matrix.data_ = static_cast<std::byte*>(backend.alloc(matrix.bytes_));
-  if (matrix.data_ == nullptr) return absl::ResourceExhaustedError("no memory for the VQ-VAE");
-  PackRows(kFloat, weights.data(), rows, cols, cols, matrix.data_);
+  std::byte* const here = backend.host_memory
+                              ? matrix.data_
+                              : static_cast<std::byte*>(backend.alloc_host(matrix.bytes_));
+  if (matrix.data_ == nullptr || here == nullptr) {
+    return absl::ResourceExhaustedError("no memory for the VQ-VAE");
+  }
+  PackRows(kFloat, weights.data(), rows, cols, cols, here);
+  std::memcpy(here + bias_begin, bias.data(), bias.size_bytes());
   matrix.rows_ = {matrix.data_, kFloat, rows, cols};
-  matrix.bias_ = std::move(bias);
+  matrix.bias_ = reinterpret_cast<const float*>(matrix.data_ + bias_begin);
+  if (backend.host_memory) return matrix;
+  const Stream copies = backend.create_stream(0);
+  backend.upload(matrix.data_, here, matrix.bytes_, copies);
+  backend.synchronize(copies);
+  backend.destroy_stream(copies);
+  backend.free_host(here, matrix.bytes_);
   return matrix;
 }
 
@@ -136,7 +149,7 @@ ConvMatrix::ConvMatrix(ConvMatrix&& other) noexcept
       data_(std::exchange(other.data_, nullptr)),
       bytes_(other.bytes_),
       rows_(other.rows_),
-      bias_(std::move(other.bias_)) {}
+      bias_(other.bias_) {}
 
 ConvMatrix::~ConvMatrix() {
   if (data_ != nullptr) backend_->free(data_, bytes_);
@@ -146,7 +159,7 @@ void ConvMatrix::Multiply(Tensor x, Tensor residual, Tensor out, Stream stream) 
   Linear task;
   task.x = x;
   task.weight = rows_;
-  task.bias = bias_.empty() ? nullptr : bias_.data();
+  task.bias = bias_;
   task.residual = residual;
   task.out = out;
   backend_->linear(task, stream);
@@ -219,8 +232,7 @@ uint64_t ConvStack::WorkspaceBytes(int64_t height, int64_t width) const {
     if (block.out > 0) channels = block.out;
     widest = std::max(widest, size.height * size.width * channels);
   }
-  return static_cast<uint64_t>(2 * widest + 3 * band + size.height * size.width * 4) *
-         sizeof(float);
+  return static_cast<uint64_t>(2 * widest + 3 * band) * sizeof(float);
 }
 
 Tensor ConvStack::RunPointwise(size_t begin, size_t end, Tensor x, float* spare,
@@ -252,7 +264,6 @@ void ConvStack::RunGroup(size_t begin, size_t end, Tensor in, Size size, Tensor 
   float* const made = band + floats;
   float* const spare = band + 2 * floats;
   if (residual) backend_->activate({.kind = Activation::kRelu, .x = in, .out = in}, stream);
-  std::vector<int32_t> order;
   for (int64_t first = 0; first < places.height; first += band_rows) {
     if (pause) {
       backend_->synchronize(stream);
@@ -289,8 +300,8 @@ void ConvStack::RunGroup(size_t begin, size_t end, Tensor in, Size size, Tensor 
       } else {
         x = RunPointwise(begin + 1, end, x, spare, stream);
       }
-      backend_->synchronize(stream);
-      std::memcpy(out.f32(first * places.width), x.f32(), count * x.cols * sizeof(float));
+      backend_->copy_rows({.x = x, .ids = nullptr, .out = out.Rows(first * places.width, count)},
+                          stream);
       continue;
     }
     for (int64_t quarter = 0; quarter < 4; ++quarter) {
@@ -301,15 +312,15 @@ void ConvStack::RunGroup(size_t begin, size_t end, Tensor in, Size size, Tensor 
           unfold.out, {}, F32(made + quarter * count * block.out, count, block.out), stream);
     }
     const Tensor x = RunPointwise(begin + 1, end, F32(made, 4 * count, block.out), spare, stream);
-    order.resize(4 * count);
-    for (int64_t i = 0; i < 4 * count; ++i) {  // pixel i of the band, by quarter and place
-      const int64_t y = i / (2 * places.width), column = i % (2 * places.width);
-      order[i] = static_cast<int32_t>((y % 2 * 2 + column % 2) * count + y / 2 * places.width +
-                                      column / 2);
+    for (int64_t i = 0; i < 4 * rows; ++i) {  // row `i / 4` of one quarter: every other pixel
+      const int64_t quarter = i % 4, y = 2 * (first + i / 4) + quarter / 2;
+      Tensor pixels = out.Rows(y * 2 * places.width + quarter % 2, places.width);
+      pixels.stride = 2 * out.stride;
+      backend_->copy_rows({.x = x.Rows(quarter * count + i / 4 * places.width, places.width),
+                           .ids = nullptr,
+                           .out = pixels},
+                          stream);
     }
-    backend_->copy_rows(
-        {.x = x, .ids = order.data(), .out = out.Rows(4 * first * places.width, 4 * count)},
-        stream);
   }
 }
 

@@ -15,12 +15,12 @@
 
 namespace qianyi {
 
-// Packed f32 weights [rows, cols] with a bias, in memory of their own.
+// Packed f32 weights [rows, cols] with a bias, in memory of the backend.
 class ConvMatrix {
  public:
-  // `weights` row-major.
+  // `weights` row-major; a bias for each row.
   static absl::StatusOr<ConvMatrix> Pack(std::span<const float> weights, int64_t rows, int64_t cols,
-                                         std::vector<float> bias, const Backend& backend);
+                                         std::span<const float> bias, const Backend& backend);
   ConvMatrix(ConvMatrix&& other) noexcept;
   ConvMatrix& operator=(ConvMatrix&&) = delete;
   ~ConvMatrix();
@@ -36,7 +36,7 @@ class ConvMatrix {
   std::byte* data_ = nullptr;
   uint64_t bytes_ = 0;
   PackedRows rows_;
-  std::vector<float> bias_;
+  const float* bias_ = nullptr;
 };
 
 // Immutable; Run is thread-safe as far as the stream is the caller's own. Works in bands of rows,
@@ -54,7 +54,8 @@ class ConvStack {
   // Of each block's output, for `verify`: then blocks run one by one.
   using Watcher = std::function<void(size_t block, Tensor pixels)>;
   using Pause = std::function<void()>;  // called between two bands
-  // pixels [height * width, channels of the first block] → the result's pixels, in `workspace`.
+  // pixels [height * width, channels of the first block] → the result's pixels, in `workspace`; all
+  // of them in memory of the backend. The stream is synchronized.
   Tensor Run(Tensor pixels, int64_t height, int64_t width, std::byte* workspace, Stream stream,
              const Watcher& watch = {}, const Pause& pause = {}) const;
 

@@ -23,10 +23,10 @@ class Vqvae {
   // FOLDER/vqvae with its config.json and a checkpoint; pictures of at most grid × grid codes.
   // NotFound when there is no such folder; other errors name the file, tensor or field.
   static absl::StatusOr<std::unique_ptr<Vqvae>> Open(const std::string& folder, int64_t grid,
-                                                     int threads);
+                                                     int threads, const Backend& backend = Cpu());
   static absl::StatusOr<std::unique_ptr<Vqvae>> Load(const VqvaeConfig& config,
                                                      const Checkpoint& checkpoint, int64_t grid,
-                                                     int threads);
+                                                     int threads, const Backend& backend = Cpu());
   // What Open takes, from the config alone, so that a plan can hold it.
   static absl::StatusOr<uint64_t> MemoryBytes(const std::string& folder, int64_t grid);
   ~Vqvae();
@@ -54,18 +54,28 @@ class Vqvae {
                             const ConvStack::Watcher& watch = {});
 
  private:
-  Vqvae(const VqvaeConfig& config, int64_t grid) : config_(config), grid_(grid) {}
+  Vqvae(const VqvaeConfig& config, int64_t grid, const Backend& backend)
+      : backend_(backend), config_(config), grid_(grid) {}
   uint64_t WorkspaceBytes() const;
+  absl::Status Allocate(int threads);
+  Tensor Send(std::vector<float>& values, int64_t cols);
+  std::vector<float> Bring(Tensor rows);
+
+  const Backend& backend_;
 
   const VqvaeConfig config_;
   const int64_t grid_;
   std::optional<ConvStack> encoder_, decoder_;
-  std::optional<ConvMatrix> codebook_;     // [n_embed, embed_dim]; the bias: |e|²
+  std::vector<float> embeddings_;          // [n_embed, embed_dim]
+  std::optional<ConvMatrix> codebook_;     // the same; the bias: |e|²
   std::mutex mutex_;                       // guards what follows
   ComputeShare::Member* share_ = nullptr;  // entered with the mutex held: by one thread at a time
   Stream stream_;
   std::byte* workspace_ = nullptr;
   uint64_t workspace_bytes_ = 0;
+  // Only with a device of memory of its own: its part of the workspace, and the host's.
+  float* input_ = nullptr;
+  float* staging_ = nullptr;
 };
 
 }  // namespace qianyi

@@ -112,6 +112,7 @@ absl::Status DeviceWeights::PlaceResident(const ModelPlan& plan, const ReaderFac
   uint64_t bytes = 0, largest = 0;
   resident_.resize(file.tensors.size());
   stream_index_.resize(file.tensors.size());
+  host_blocks_.resize(file.tensors.size());
   for (size_t t = 0; t < file.tensors.size(); ++t) {
     const size_t blocks = file.tensors[t].blocks.size();
     resident_[t].resize(blocks);
@@ -121,6 +122,8 @@ absl::Status DeviceWeights::PlaceResident(const ModelPlan& plan, const ReaderFac
       if (plan.tiers[t][b] == Tier::kDevice) {
         bytes += Aligned(file.tensors[t].blocks[b].bytes);
         largest = std::max(largest, Padded(file.tensors[t].blocks[b].bytes));
+      } else if (plan.tiers[t][b] == Tier::kHostRows) {
+        host_blocks_[t].push_back(static_cast<int>(b));
       } else {
         stream_index_[t][b] = static_cast<int>(streamed_.size());
         streamed_.push_back({static_cast<int>(t), static_cast<int>(b)});

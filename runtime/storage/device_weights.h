@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -59,6 +60,10 @@ class DeviceWeights {
   // that stays come those behind it that do, as one.
   absl::StatusOr<Lease> AcquireRun(int tensor, int block);
 
+  // The blocks of a matrix that the host's processor is to multiply with where they lie in the
+  // store, in order: none that AcquireRun may be asked for.
+  std::span<const int> HostBlocks(int tensor) const { return host_blocks_[tensor]; }
+
   uint64_t uploaded_bytes() const { return uploaded_bytes_; }  // of blocks that stream
 
  private:
@@ -97,6 +102,7 @@ class DeviceWeights {
   std::vector<const float*> constants_;                  // by tensor
   std::vector<std::vector<const std::byte*>> resident_;  // [tensor][block], null: streams
   std::vector<std::vector<int>> stream_index_;           // [tensor][block] in streamed_
+  std::vector<std::vector<int>> host_blocks_;            // by tensor
   std::vector<Place> streamed_;                          // in execution order
   std::vector<Slot> slots_;
   size_t next_slot_ = 0;

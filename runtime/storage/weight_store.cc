@@ -138,7 +138,7 @@ absl::Status WeightStore::Place(const ModelPlan& plan, const ReaderFactory& read
     const bool swept = tensor.spec.use == TensorUse::kMatrix || tensor.spec.tied;
     for (size_t b = 0; b < tensor.blocks.size(); ++b) {
       const Block& block = tensor.blocks[b];
-      const bool resident = plan.tiers[t][b] == Tier::kHost;
+      const bool resident = plan.tiers[t][b] == Tier::kHost || plan.tiers[t][b] == Tier::kHostRows;
       const bool passes = swept && plan.tiers[t][b] == Tier::kDisk;
       sweep_index_.push_back(passes || resident ? static_cast<int>(sweep.size()) : -1);
       if (passes || resident) sweep.push_back({block, resident, BlockName(file_, tensor, block)});

@@ -311,7 +311,10 @@ absl::Status VerifyCogView(const std::string& folder, VerifyReport& report) {
   absl::StatusOr<CogViewCases> cases = CogViewCases::Open(folder, *picture, report);
   if (!cases.ok()) return cases.status();
 
-  const LoadOptions options = RoomForCases(cases->tensors());
+  LoadOptions options = RoomForCases(cases->tensors());
+  options.backend = report.device().backend;
+  options.device_bytes = report.device().bytes;
+  options.sparse_slots = file->spec.kv.layers * options.prompt_tokens * options.context_tokens;
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded = LoadedModel::Open(*file, options);
   if (!loaded.ok()) return loaded.status();
   cases->Use(**loaded);

@@ -215,8 +215,9 @@ absl::StatusOr<FastMoeLayer::Output> FastMoeLayer::Run(ExpertLayer::Gating gatin
   layer.Begin(x, *pass_, uniform);
   Output output;
   const int64_t choices = tokens_ * gating.top_k;
-  output.chosen.assign(pass_->experts().chosen, pass_->experts().chosen + choices);
-  output.weights.assign(pass_->experts().weights, pass_->experts().weights + choices);
+  const ExpertBuffers& routed = pass_->host().experts();
+  output.chosen.assign(routed.chosen, routed.chosen + choices);
+  output.weights.assign(routed.weights, routed.weights + choices);
   if (absl::Status status = layer.Finish(x, out, *pass_); !status.ok()) return status;
   output.rows.assign(out.f32(), out.f32() + tokens_ * size);
   return output;

@@ -342,6 +342,7 @@ absl::Status VerifyVqvae(const std::string& folder, VerifyReport& report) {
   if (!variants.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(folder, "/config.json has no \"variants\""));
   }
+  const Backend* const device = report.device().backend;
   std::set<std::string> replayed;
   for (const auto& [name, fields] : variants.items()) {
     Json shape = fields.is_object() ? fields : Json::object();
@@ -354,7 +355,8 @@ absl::Status VerifyVqvae(const std::string& folder, VerifyReport& report) {
                              ? std::clamp<int64_t>(shape["img_size"].get<int64_t>(), 8, kMostSide)
                              : 256;
     absl::StatusOr<std::unique_ptr<Vqvae>> model =
-        Vqvae::Load(*parsed, *checkpoint, side / parsed->factor(), /*threads=*/1);
+        Vqvae::Load(*parsed, *checkpoint, side / parsed->factor(), /*threads=*/1,
+                    device != nullptr ? *device : Cpu());
     if (!model.ok()) return model.status();
     const Json margins = cases->value(name, Json::object());
     absl::Status status =

@@ -12,6 +12,7 @@
 #include "kernels/cuda/emulated.h"
 #include "kernels/cuda/emulation.h"
 #include "runtime/engine.h"
+#include "runtime/measure.h"
 #include "runtime/storage/convert.h"
 #include "runtime/verify/fixture.h"
 #include "runtime/verify/verify.h"
@@ -59,12 +60,10 @@ uint64_t LeastDeviceBytes(const std::string& name) {
   return plan->device_used_bytes() - plan->models[0].device_bytes + kDeviceRingBytes;
 }
 
-// Folders with models that need kernels that CUDA does not have yet
-// (tests/kernels/cuda/table_test.cc).
-bool NeedsMissingKernels(const nlohmann::json& config) {
+// Folders whose kind does not run on a device: experts are the host's.
+bool IsOfTheHost(const nlohmann::json& config) {
   const std::string kind = config["fixture"];
-  const bool has_experts = config.dump().find("\"n_routed_experts\"") != std::string::npos;
-  return has_experts || kind == "fastmoe-gates" || kind == "cogview" || kind == "vqvae";
+  return kind == "fastmoe-gates";
 }
 
 // Folders below tests/fixtures whose kind has a model; some hold one folder per model family.
@@ -77,7 +76,7 @@ std::vector<std::string> FoldersWithModels() {
         std::filesystem::relative(entry.path().parent_path(), qianyi::testing::FixturePath());
     const auto config = ReadJson(entry.path());
     if (!config.ok() || !config->contains("fixture") || folder.starts_with("tokenizer")) continue;
-    if (!NeedsMissingKernels(*config)) folders.push_back(folder);
+    if (!IsOfTheHost(*config)) folders.push_back(folder);
   }
   std::sort(folders.begin(), folders.end());
   return folders;
@@ -109,15 +108,17 @@ TEST(DeviceTest, FixturesAreReproducedWhenTheirWeightsStream) {
 }
 
 // Where the weights of a model are; the rest of the device's share is in host memory, or on disk
-// as far as that has no room.
+// as far as that has no room. Of what is in host memory the CPU computes `host_rows`.
 struct Residency {
   double on_device;
   bool from_disk;
+  double host_rows = 0;
 };
 
 // Tokens of two sequences that share their steps.
-std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency residency) {
-  ModelFile file = Lay(kCausal, format);
+std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency residency,
+                                             const char* config = kCausal) {
+  ModelFile file = Lay(config, format);
   LoadOptions options;
   options.backend = &Device();
   options.context_tokens = 60;
@@ -125,6 +126,7 @@ std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency resi
   options.prompt_tokens = 40;
   options.host_bytes = 4ull << 30;
   options.process_bytes = 1 << 20;
+  options.host_rows = residency.host_rows;
   const ModelUse use = UseOf(file, options);
   const auto roomy = MakePlan({&use, 1}, HostBudget(options));
   EXPECT_TRUE(roomy.ok()) << roomy.status();
@@ -134,12 +136,15 @@ std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency resi
   if (residency.from_disk) {
     options.host_bytes =
         roomy->host_used_bytes() - model.embedding_resident_bytes + model.weight_bytes * 2 / 3;
+    options.host_bytes -= model.expert_cache_bytes;
   }
   auto loaded = LoadedModel::Open(std::move(file), options);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
   const ModelPlan& made = (*loaded)->plan().models[0];
   EXPECT_EQ(made.disk_bytes > 0, residency.from_disk);
   EXPECT_EQ(made.device_bytes < made.weight_bytes, residency.on_device < 1);
+  EXPECT_NEAR(made.host_rows_bytes, residency.host_rows * made.host_bytes, 0.5 * made.host_bytes);
+  EXPECT_EQ(made.host_rows_bytes > 0, residency.host_rows > 0);
   Engine engine(*std::move(loaded), {.queue = 8});
   std::vector<std::vector<int32_t>> tokens;
   for (Outcome& outcome : Generate(engine, {Request(engine, PromptIds(0, 9), 7, 3),
@@ -158,6 +163,78 @@ TEST(DeviceTest, WhereWeightsAreChangesNoToken) {
     EXPECT_EQ(TokensWith(format, {0, false}), resident);
     EXPECT_EQ(TokensWith(format, {0, true}), resident);
   }
+}
+
+// Who wants logprobs gets logits, of which the host draws.
+TEST(DeviceTest, TokensAreTheSameDrawnThereOrHere) {
+  LoadOptions options;
+  options.backend = &Device();
+  options.context_tokens = 60;
+  options.batch = 4;
+  options.guesses = 2;
+  options.host_bytes = 4ull << 30;
+  options.process_bytes = 1 << 20;
+  auto loaded = LoadedModel::Open(Lay(kCausal, {DType::kI8}), options);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_TRUE((*loaded)->draws_tokens());
+  Engine engine(*std::move(loaded), {.queue = 8});
+  const auto tokens = [&](bool on_host) {
+    std::vector<GenerateRequest> requests;
+    for (uint64_t i = 0; i < 4; ++i) {
+      GenerateRequest& request =
+          requests.emplace_back(Request(engine, PromptIds(static_cast<int>(i), 9), i, 20));
+      request.sampling.top_p = i == 2 ? 0.7f : 1.0f;
+      request.sampling.top_k = i == 3 ? 5 : 0;
+      request.sampling.report_logprob = on_host;
+    }
+    std::vector<std::vector<int32_t>> found;
+    for (Outcome& outcome : Generate(engine, std::move(requests))) {
+      EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+      found.push_back(outcome.blanks.at(0));
+    }
+    return found;
+  };
+  const auto drawn = tokens(false);
+  EXPECT_FALSE(drawn.at(0).empty());
+  EXPECT_EQ(tokens(true), drawn);
+}
+
+// Integers are summed exactly wherever it happens, so the CPU's rows have the device's bits.
+TEST(DeviceTest, RowsThatTheHostComputesChangeNoToken) {
+  for (const char* config : {kCausal, kGlm130b}) {
+    for (PackedFormat format : {PackedFormat{DType::kI8}, PackedFormat{DType::kI4, 32}}) {
+      const auto resident = TokensWith(format, {1, false}, config);
+      EXPECT_FALSE(resident.at(0).empty());
+      EXPECT_EQ(TokensWith(format, {0.5, false, 0.6}, config), resident);
+      EXPECT_EQ(TokensWith(format, {0, false, 1}, config), resident);
+      EXPECT_EQ(TokensWith(format, {0, true, 0.6}, config), resident);
+    }
+  }
+}
+
+TEST(DeviceTest, RowsThatTheHostComputesAreOfAnyFormat) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const auto tokens = TokensWith({dtype}, {0.3, false, 0.5});
+    EXPECT_FALSE(tokens.at(0).empty());
+    EXPECT_EQ(TokensWith({dtype}, {0.3, false, 0.5}), tokens);
+  }
+}
+
+TEST(DeviceTest, ExpertsAreComputedByTheHost) {
+  for (PackedFormat format : {PackedFormat{DType::kI8}, PackedFormat{DType::kI4, 32}}) {
+    const auto resident = TokensWith(format, {1, false}, kExperts);
+    EXPECT_FALSE(resident.at(0).empty());
+    EXPECT_EQ(TokensWith(format, {0.5, false}, kExperts), resident);
+    EXPECT_EQ(TokensWith(format, {0, true}, kExperts), resident);
+    EXPECT_EQ(TokensWith(format, {0.5, false, 0.6}, kExperts), resident);
+  }
+}
+
+TEST(DeviceTest, LatentAttentionRunsOnADevice) {
+  const auto resident = TokensWith({DType::kI8}, {1, false}, kLatent);
+  EXPECT_FALSE(resident.at(0).empty());
+  EXPECT_EQ(TokensWith({DType::kI8}, {0, false}, kLatent), resident);
+  EXPECT_EQ(TokensWith({DType::kI8}, {0, false, 1}, kLatent), resident);
 }
 
 // The mean of a prompt's final hidden states, in steps of a few tokens.
@@ -183,6 +260,13 @@ TEST(DeviceTest, HiddenStatesComeBack) {
   const std::vector<float> host = MeanOn(nullptr), device = MeanOn(&Device());
   ASSERT_EQ(host.size(), device.size());
   for (size_t i = 0; i < host.size(); ++i) EXPECT_NEAR(host[i], device[i], 1e-4) << i;
+}
+
+TEST(DeviceTest, TheShareOfTheHostIsMeasured) {
+  EXPECT_GT(MeasureLink(Device()), 0);
+  const double alone = MeasureHostRows(Device(), {DType::kI4, 32}, 1, 2);
+  EXPECT_GT(alone, 0);
+  EXPECT_LT(alone, 1);
 }
 
 TEST(DeviceTest, TooLittleMemoryIsAnErrorThatSaysWhatWouldDo) {

@@ -22,6 +22,12 @@ inline constexpr char kBlanks[] =
     R"("max_sequence_length":256,"vocab_size":400,"special_token_ids":)"
     R"({"sop":390,"eop":391,"MASK":392,"gMASK":393,"sMASK":394,"eos":395}})";
 
+// Residuals are scaled (DeepNorm).
+inline constexpr char kGlm130b[] =
+    R"({"model_type":"glm-130b","num_layers":3,"hidden_size":128,"inner_hidden_size":272,)"
+    R"("num_attention_heads":4,"max_sequence_length":512,"vocab_size":517,)"
+    R"("special_token_ids":{"[MASK]":510,"[gMASK]":511,"[sMASK]":512,"sop":513,"eop":514,"eos":515}})";
+
 inline constexpr char kExperts[] =
     R"({"model_type":"glm4_moe","num_hidden_layers":4,"hidden_size":128,"intermediate_size":272,)"
     R"("num_attention_heads":8,"num_key_value_heads":2,"head_dim":16,"vocab_size":517,)"

@@ -241,5 +241,42 @@ TEST(PlanTest, DeviceTakesWhatFitsAndTheCpuHelps) {
   EXPECT_NEAR(on.host_memory, on.host_to_device, 1e-9);
 }
 
+TEST(PlanTest, RowsOfEveryMatrixAreTheHosts) {
+  const ModelUse use = {.file = &Glm9b(), .host_rows = 0.75};
+  const auto plan = MakePlan({&use, 1}, {.host_bytes = 16 * kGiB, .device_bytes = 4 * kGiB});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const ModelPlan& model = plan->models[0];
+  // All but the head's.
+  EXPECT_NEAR(model.host_rows_bytes, 0.75 * model.host_bytes, 0.1 * model.host_bytes);
+  for (size_t t = 0; t < model.tiers.size(); ++t) {
+    const TensorSpec& spec = Glm9b().tensors[t].spec;
+    const auto count = [&](Tier tier) {
+      return std::count(model.tiers[t].begin(), model.tiers[t].end(), tier);
+    };
+    if (spec.use != TensorUse::kMatrix) continue;
+    const bool head = spec.rows() == Glm9b().spec.vocab_size;
+    EXPECT_NEAR(count(Tier::kHostRows),
+                head ? 0 : 0.75 * (count(Tier::kHostRows) + count(Tier::kHost)), 1)
+        << spec.name;
+  }
+  const Rates rates = {.device_bandwidth = 1e12, .host_bandwidth = 75e9, .link = 25e9};
+  const Bound bound = EstimateBound(*plan, rates, /*cpu_rows=*/false);
+  EXPECT_DOUBLE_EQ(bound.host_memory, model.host_rows_bytes / 75e9);
+  EXPECT_DOUBLE_EQ(bound.host_to_device, (model.host_bytes - model.host_rows_bytes) / 25e9);
+}
+
+TEST(PlanTest, ExpertsAreReadByTheHostBesideADevice) {
+  const ModelFile file = Lay("glm-4.5-air", {DType::kI4, 32});
+  const ModelUse use = {.file = &file, .context_tokens = 512};
+  const auto plan = MakePlan({&use, 1}, {.host_bytes = 80 * kGiB, .device_bytes = 16 * kGiB});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const ModelPlan& model = plan->models[0];
+  EXPECT_EQ(model.device_bytes, model.weight_bytes);
+  const Rates rates = {.device_bandwidth = 1e12, .host_bandwidth = 50e9, .link = 25e9};
+  const Bound bound = EstimateBound(*plan, rates, /*cpu_rows=*/false);
+  EXPECT_DOUBLE_EQ(bound.host_memory, model.expert_step_bytes / 50e9);
+  EXPECT_EQ(bound.host_to_device, 0);
+}
+
 }  // namespace
 }  // namespace qianyi
