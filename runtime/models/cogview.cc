@@ -144,11 +144,8 @@ class CogView : public Model {
                       .out = out,
                       .max_scale = kMaxScale};
     if (config_.original_layernorm) {
-      pass.backend().synchronize(pass.stream());
       float most = 0.0f;
-      for (int64_t t = 0; t < x.rows; ++t) {
-        for (int64_t i = 0; i < x.cols; ++i) most = std::max(most, std::abs(x.f32(t)[i]));
-      }
+      for (const float value : pass.Fetch(x)) most = std::max(most, std::abs(value));
       norm.epsilon *= most / kMaxScale * (most / kMaxScale);
       norm.max_scale = 0.0f;
     }
@@ -159,7 +156,7 @@ class CogView : public Model {
     if (auto status = pass.Embed(embedding_, step); !status.ok()) return status;
     float* rows = const_cast<float*>(pass.constant(positions_));  // a Tensor has no const form
     pass.backend().add_rows({.table = F32(rows, config_.picture.positions, config_.hidden),
-                             .ids = step.positions[0].data(),
+                             .ids = pass.Upload(step.positions[0].data(), step.size()),
                              .x = pass.hidden()},
                             pass.stream());
     return absl::OkStatus();

@@ -18,8 +18,13 @@ uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment 
 uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 bool IsSwept(const StoredTensor& tensor) {
+  if (tensor.spec.kept) return false;
   return tensor.spec.use == TensorUse::kMatrix ||
          (tensor.spec.use == TensorUse::kEmbedding && tensor.spec.tied);
+}
+
+bool IsConstant(const StoredTensor& tensor) {
+  return !tensor.spec.kept && tensor.spec.use == TensorUse::kConstant;
 }
 
 // Pinned memory for the length of a scope.
@@ -85,7 +90,7 @@ absl::Status DeviceWeights::PlaceConstants() {
   const std::vector<StoredTensor>& tensors = store_.file().tensors;
   uint64_t bytes = 0;
   for (const StoredTensor& tensor : tensors) {
-    if (tensor.spec.use == TensorUse::kConstant) bytes += Aligned(tensor.blocks[0].bytes);
+    if (IsConstant(tensor)) bytes += Aligned(tensor.blocks[0].bytes);
   }
   constants_.resize(tensors.size());
   if (bytes == 0) return absl::OkStatus();
@@ -96,7 +101,7 @@ absl::Status DeviceWeights::PlaceConstants() {
   }
   uint64_t at = 0;
   for (size_t t = 0; t < tensors.size(); ++t) {
-    if (tensors[t].spec.use != TensorUse::kConstant) continue;
+    if (!IsConstant(tensors[t])) continue;
     std::memcpy(staging.data() + at, store_.Constant(static_cast<int>(t)),
                 tensors[t].blocks[0].bytes);
     constants_[t] = reinterpret_cast<const float*>(constant_memory_.data + at);

@@ -332,6 +332,7 @@ absl::Status VerifyCogView(const std::string& folder, VerifyReport& report) {
   if (cases->HasCase("sep_mask")) ReplaySeparator(*cases);
   if (cases->HasCase("incremental")) ReplayIncremental(*cases);
   for (const std::string& tensor : cases->Names()) {
+    if (!cases->HasCase(tensor.substr(0, tensor.rfind('.')))) continue;
     if (absl::EndsWith(tensor, "_greedy.seq")) {
       ReplayGreedy(*cases, tensor.substr(0, tensor.size() - 4));
     } else if (absl::StartsWith(tensor, "filter.") && absl::EndsWith(tensor, "probs")) {

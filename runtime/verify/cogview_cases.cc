@@ -171,13 +171,16 @@ absl::StatusOr<std::vector<CogViewPass>> CogViewCases::RunInChunks(
       break;
     }
     CogViewPass& pass = passes.emplace_back();
-    loaded_->pass().SetWatcher([&](std::string_view name, Tensor value) {
+    Pass& running = loaded_->pass();
+    running.SetWatcher([&](std::string_view name, Tensor value) {
       const auto [at, is_new] = pass.first_layer.try_emplace(std::string(name));
-      if (is_new) Append(value, &at->second);
+      if (is_new) at->second = running.Fetch(value);
     });
-    status = loaded_->Run(step, [&](int stage, qianyi::Pass& running) {
-      if (stage == stages - 1) return Append(running.head_input(), &pass.final_norm);
-      if (stage % 2 == 0) Append(running.hidden(), &pass.hidden.emplace_back());
+    status = loaded_->Run(step, [&](int stage, Pass&) {
+      if (stage == stages - 1)
+        pass.final_norm = running.Fetch(running.head_input());
+      else if (stage % 2 == 0)
+        pass.hidden.push_back(running.Fetch(running.hidden()));
     });
     loaded_->pass().SetWatcher({});
     Append(loaded_->pass().host_logits(), &pass.logits);
