@@ -10,6 +10,7 @@
 #endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <pthread.h>
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
@@ -88,6 +89,10 @@ Fiber::~Fiber() {
 #endif
 #if !defined(__x86_64__)
   delete static_cast<ucontext_t*>(context_.stack_pointer);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+  // Frames that were left and never returned from; the addresses may be weights next.
+  ASAN_UNPOISON_MEMORY_REGION(context_.stack, kStackBytes);
 #endif
   munmap(mapping_, kGuardBytes + kStackBytes);
 }
