@@ -21,7 +21,8 @@ namespace qianyi {
 class Vqvae {
  public:
   // FOLDER/vqvae with its config.json and a checkpoint; pictures of at most grid × grid codes.
-  // NotFound when there is no such folder; other errors name the file, tensor or field.
+  // NotFound when there is no such folder; other errors name the file, tensor or field. Weights and
+  // activations are in memory of the backend.
   static absl::StatusOr<std::unique_ptr<Vqvae>> Open(const std::string& folder, int64_t grid,
                                                      int threads, const Backend& backend = Cpu());
   static absl::StatusOr<std::unique_ptr<Vqvae>> Load(const VqvaeConfig& config,

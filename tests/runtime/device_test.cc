@@ -126,17 +126,23 @@ struct Residency {
   double host_rows = 0;
 };
 
+// Of a small model, in `batch` places.
+LoadOptions Small(const Backend* backend, int64_t batch) {
+  LoadOptions options;
+  options.backend = backend;
+  options.context_tokens = 60;
+  options.batch = batch;
+  options.host_bytes = 4ull << 30;
+  options.process_bytes = 1 << 20;
+  return options;
+}
+
 // Tokens of two sequences that share their steps.
 std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency residency,
                                              const char* config = kCausal) {
   ModelFile file = Lay(config, format);
-  LoadOptions options;
-  options.backend = &Device();
-  options.context_tokens = 60;
-  options.batch = 2;
+  LoadOptions options = Small(&Device(), 2);
   options.prompt_tokens = 40;
-  options.host_bytes = 4ull << 30;
-  options.process_bytes = 1 << 20;
   options.host_rows = residency.host_rows;
   const ModelUse use = UseOf(file, options);
   const auto roomy = MakePlan({&use, 1}, HostBudget(options));
@@ -178,22 +184,17 @@ TEST(DeviceTest, WhereWeightsAreChangesNoToken) {
 
 // Who wants logprobs gets logits, of which the host draws.
 TEST(DeviceTest, TokensAreTheSameDrawnThereOrHere) {
-  LoadOptions options;
-  options.backend = &Device();
-  options.context_tokens = 60;
-  options.batch = 4;
-  options.guesses = 2;
-  options.host_bytes = 4ull << 30;
-  options.process_bytes = 1 << 20;
+  LoadOptions options = Small(&Device(), 4);
+  options.guesses = 8;
   auto loaded = LoadedModel::Open(Lay(kCausal, {DType::kI8}), options);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_TRUE((*loaded)->draws_tokens());
-  Engine engine(*std::move(loaded), {.queue = 8});
+  Engine engine(*std::move(loaded), {.queue = 8, .always_guesses = true});
   const auto tokens = [&](bool on_host) {
     std::vector<GenerateRequest> requests;
     for (uint64_t i = 0; i < 4; ++i) {
       GenerateRequest& request =
-          requests.emplace_back(Request(engine, PromptIds(static_cast<int>(i), 9), i, 20));
+          requests.emplace_back(Request(engine, PromptIds(static_cast<int>(i), 9), i, 40));
       request.sampling.top_p = i == 2 ? 0.7f : 1.0f;
       request.sampling.top_k = i == 3 ? 5 : 0;
       request.sampling.report_logprob = on_host;
@@ -208,6 +209,7 @@ TEST(DeviceTest, TokensAreTheSameDrawnThereOrHere) {
   const auto drawn = tokens(false);
   EXPECT_FALSE(drawn.at(0).empty());
   EXPECT_EQ(tokens(true), drawn);
+  EXPECT_GT(engine.stats().guessed_tokens, 0u);  // several tokens of a sequence in a step
 }
 
 // Integers are summed exactly wherever it happens, so the CPU's rows have the device's bits.
@@ -250,13 +252,8 @@ TEST(DeviceTest, LatentAttentionRunsOnADevice) {
 
 // The mean of a prompt's final hidden states, in steps of a few tokens.
 std::vector<float> MeanOn(const Backend* backend) {
-  LoadOptions options;
-  options.backend = backend;
-  options.context_tokens = 60;
-  options.batch = 2;
+  LoadOptions options = Small(backend, 2);
   options.prompt_tokens = 7;
-  options.host_bytes = 4ull << 30;
-  options.process_bytes = 1 << 20;
   auto loaded = LoadedModel::Open(Lay(kCausal, {DType::kF32}), options);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
   Engine engine(*std::move(loaded), {.queue = 8});
