@@ -113,7 +113,8 @@ class Server:
         values = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", text.decode(), re.MULTILINE)
         return sum(float(value) for value in values)
 
-    def wait_until_idle(self, seconds=30):
+    def wait_until_idle(self, seconds=300):
+        """Until nothing runs or waits. The limit is for a server that hangs, not for a slow one."""
         end = time.monotonic() + seconds
         while self.metric("qianyi_requests_running") + self.metric("qianyi_requests_waiting") > 0:
             if time.monotonic() > end:
