@@ -202,6 +202,14 @@ void RunFlags::AddGuesses(CLI::App& command) {
       ->check(CLI::Range(0, 64))
       ->capture_default_str()
       ->type_name("N");
+  options.branches = 8;
+  command
+      .add_option("--branches", options.branches,
+                  "tokens tried beside them in the same step, in case a guess is wrong, where that "
+                  "is faster; 0: none")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str()
+      ->type_name("N");
 }
 
 absl::Status RunFlags::Check() {

@@ -190,6 +190,8 @@ absl::Status WriteStats(const std::string& path, const Engine& engine, double se
       {"generated_tokens", stats.generated_tokens},
       {"guessed_tokens", stats.guessed_tokens},
       {"accepted_tokens", stats.accepted_tokens},
+      {"branch_tokens", stats.branch_tokens},
+      {"accepted_branch_tokens", stats.accepted_branch_tokens},
       {"step_seconds", stats.step_seconds},
       {"step_threads", stats.step_threads},
       {"steady_steps", stats.steady_steps},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -116,6 +117,7 @@ absl::StatusOr<ModelFile> Drafter::OpenFile(const std::string& folder, const Mod
 
 LoadOptions Drafter::OptionsFor(LoadOptions target) {
   target.guesses = 0;
+  target.branches = 0;
   target.logit_rows = target.batch;
   target.adapter_bytes = 0;
   target.picture_bytes = 0;
@@ -128,11 +130,14 @@ Drafter::Drafter(std::unique_ptr<LoadedModel> loaded, bool always)
       limits_{.prompt_tokens = StepTokens(use_) - use_.batch},
       control_(always),
       asks_(use_.batch),
+      others_(use_.batch),
+      path_(use_.batch),
       mirrors_(use_.batch),
       step_(StepTokens(use_)),
       sampler_(loaded_->model().spec().vocab_size) {
   order_.reserve(use_.batch);
   behind_.reserve(use_.batch);
+  for (std::vector<Other>& others : others_) others.reserve(kMostAhead);
   for (Sequence& mirror : mirrors_) {
     mirror.tokens.reserve(use_.context_tokens);
     for (std::vector<int32_t>& row : mirror.positions) row.reserve(use_.context_tokens);
@@ -146,6 +151,8 @@ absl::Status Drafter::Run() {
   order_.clear();
   behind_.clear();
   for (const Ask& ask : asks_) {
+    others_[ask.place].clear();
+    path_[ask.place] = 1.0;
     if (ask.most > 0 && Follow(ask)) order_.push_back(ask.place);
   }
   const bool drafts = !order_.empty();
@@ -164,6 +171,9 @@ absl::Status Drafter::Run() {
     }
   }
   for (Ask& ask : asks_) ask.most = 0;
+  for (std::vector<Other>& others : others_) {
+    std::ranges::sort(others, std::greater<>(), &Other::probability);
+  }
   seconds_ = drafts && behind_.empty() ? SecondsNow() - begin : 0.0;
   return status;
 }
@@ -213,14 +223,34 @@ absl::Status Drafter::CatchUp() {
 bool Drafter::TakeRow(int place, std::span<float> logits) {
   Ask& ask = asks_[place];
   Sequence& target = ask.generation->sequence;
-  sampler_.Sample(*ask.sampling, logits, target.tokens, ask.index++, &sampled_);
+  const uint64_t index = ask.index++;
+  sampler_.Sample(*ask.sampling, logits, target.tokens, index, &sampled_);
   const int32_t token = sampled_.token;
+  if (ask.others) NoteOther(ask, index, token, logits);
   if (std::find(ask.end_tokens.begin(), ask.end_tokens.end(), token) != ask.end_tokens.end()) {
     return false;
   }
   if (ask.generation->Guess({&token, 1}) == 0 || --ask.most == 0) return false;
   mirrors_[place].Append(token, target.positions[0].back(), target.positions[1].back());
   return true;
+}
+
+// The model is taken to choose otherwise than the draft the less often, the further what the draft
+// chose was ahead: one time in two where it was not at all.
+void Drafter::NoteOther(const Ask& ask, uint64_t index, int32_t drawn, std::span<float> logits) {
+  const SecondChoice second = sampler_.Second(*ask.sampling, logits, index, drawn);
+  if (second.token < 0) return;
+  const double otherwise = 0.5 * std::exp(-static_cast<double>(second.gap));
+  double& path = path_[ask.place];
+  std::vector<Other>& others = others_[ask.place];
+  const bool ends =
+      std::find(ask.end_tokens.begin(), ask.end_tokens.end(), second.token) != ask.end_tokens.end();
+  if (!ends && std::ssize(others) < kMostAhead) {
+    others.push_back({.from = ask.generation->sequence.guessed,
+                      .token = second.token,
+                      .probability = path * otherwise});
+  }
+  path *= 1.0 - otherwise;
 }
 
 void Drafter::Count(int32_t ahead, int64_t right, int64_t wrong, double step_seconds) {

@@ -68,11 +68,21 @@ class Drafter {
     std::span<const int32_t> end_tokens;
     uint64_t index = 0;  // of its next random number
     int32_t most = 0;
+    bool others = false;  // too: see Others
+  };
+  // What else may come where a guess was drawn, after so many others of them, and how likely it is
+  // that this is what comes.
+  struct Other {
+    int32_t from = 0;
+    int32_t token = 0;
+    double probability = 0.0;
   };
   void Add(const Ask& ask) { asks_[static_cast<size_t>(ask.place)] = ask; }
   // Puts guesses behind each sequence that was added. A prompt is read when it is first asked
   // about. DataLoss when weights cannot be read.
   absl::Status Run();
+  // Of a sequence of the last Run that asked for them, the likeliest first.
+  std::span<const Other> Others(int place) const { return others_[static_cast<size_t>(place)]; }
   // What came of a step, in which `ahead` was asked for.
   void Count(int32_t ahead, int64_t right, int64_t wrong, double step_seconds);
   // The sequence of a place has ended.
@@ -82,14 +92,17 @@ class Drafter {
   bool Follow(const Ask& ask);
   absl::Status CatchUp();
   bool TakeRow(int place, std::span<float> logits);
+  void NoteOther(const Ask& ask, uint64_t index, int32_t drawn, std::span<float> logits);
 
   const std::unique_ptr<LoadedModel> loaded_;
   const ModelUse use_;
   const SchedulerLimits limits_;
   DraftControl control_;
-  std::vector<Ask> asks_;            // by place; most = 0: none
-  std::vector<Sequence> mirrors_;    // of the target's sequences, by place
-  std::vector<Sequence*> followed_;  // the same, for the scheduler
+  std::vector<Ask> asks_;                   // by place; most = 0: none
+  std::vector<std::vector<Other>> others_;  // by place
+  std::vector<double> path_;                // by place: how likely all that was drawn comes
+  std::vector<Sequence> mirrors_;           // of the target's sequences, by place
+  std::vector<Sequence*> followed_;         // the same, for the scheduler
   std::vector<int> order_, behind_;  // places that run, and that have more than a word to read
   Step step_;
   Sampler sampler_;

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/branches.h"
 #include "runtime/constraint.h"
 #include "runtime/drafter.h"
 #include "runtime/engine_stats.h"
@@ -76,7 +77,6 @@ class Engine {
 
  private:
   struct Call;
-
   void Loop();
   absl::StatusOr<uint64_t> Enqueue(std::unique_ptr<Call> call);
   void TakeInbox();
@@ -91,12 +91,13 @@ class Engine {
   void RunStep();
   bool Generates(int place) const;
   absl::Status Guess();
+  void RepeatWords(int32_t room);
   absl::Status Draft(int32_t room);
-  struct Taken {  // by a step: tokens, of which some had been guessed; sequences that had not
-    int64_t tokens = 0, accepted = 0, sequences = 0, forced = 0, wrong = 0;
-  };
+  void AddBranches();
+  struct Taken;
   void AskForDraws();
   Taken TakeTokens();
+  void TakePath(int place, int64_t row, int64_t end, Taken* taken);
   void BeginTaking(Call* call);
   void PoolHidden();
   void RingBells();
@@ -122,8 +123,9 @@ class Engine {
   // Engine thread only.
   FairLine<std::unique_ptr<Call>> waiting_;
   std::vector<std::unique_ptr<Call>> running_;  // by place; null = free
-  std::vector<Sequence*> sequences_;            // the same places, for the scheduler
+  std::vector<Sequence*> sequences_;            // of these places, then of branches
   std::vector<int> order_;                      // places in order of arrival
+  std::vector<int> step_order_;                 // the same and branches, of the present step
   struct Ended {
     std::shared_ptr<Sink> sink;
     absl::Status status;
@@ -136,14 +138,11 @@ class Engine {
   const std::unique_ptr<Drafter> drafter_;
   int32_t ahead_ = 0;  // tokens of each sequence that were asked for in this step
   PrefixCache prefixes_;
+  Branches branches_;  // of the present step
   PageWorth page_worth_;
-  struct Mark {  // the end of a step
-    uint64_t read_bytes = 0;
-    int64_t nanoseconds = 0;
-  };
   mutable std::mutex stats_mutex_;  // taken once a step
   EngineStats stats_;
-  Mark first_step_;
+  std::pair<uint64_t, int64_t> first_step_;  // bytes read until its end, and when that was
   std::thread thread_;
 };
 

@@ -64,7 +64,7 @@ struct Engine::Call {
             .top_p = sampling.top_p,
             .min_p = sampling.min_p,
             .top_k = sampling.top_k,
-            .uniform = UniformAt(sampling.seed, sampled + later)};
+            .key = DrawKey(sampling.seed, sampled + later)};
   }
   bool shares_prefixes() const { return !generation.refills(); }
   int64_t candidates() const { return 1 + static_cast<int64_t>(followers.size()); }

@@ -15,11 +15,13 @@ struct EngineStats {
   uint64_t generated_tokens = 0;
   uint64_t guessed_tokens = 0;   // ahead of being generated (runtime/guesses.h)
   uint64_t accepted_tokens = 0;  // of these, those that came
-  double step_seconds = 0;       // spent in steps
-  int step_threads = 0;          // that computed in the last one; 0 on a device
-  int64_t pages_used = 0;        // of the cache, by requests that have a place
-  int64_t pages_kept = 0;        // by none, until somebody needs them
-  int64_t pages_on_disk = 0;     // kept there, in the cache as well or not
+  uint64_t branch_tokens = 0;    // of guessed_tokens, those in branches (runtime/branches.h)
+  uint64_t accepted_branch_tokens = 0;
+  double step_seconds = 0;    // spent in steps
+  int step_threads = 0;       // that computed in the last one; 0 on a device
+  int64_t pages_used = 0;     // of the cache, by requests that have a place
+  int64_t pages_kept = 0;     // by none, until somebody needs them
+  int64_t pages_on_disk = 0;  // kept there, in the cache as well or not
   // From the end of the first step, in which the resident set was read, to that of the last.
   uint64_t steady_steps = 0;
   uint64_t steady_read_bytes = 0;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -72,6 +71,9 @@ class Generation {
     sequence.guessed += static_cast<int32_t>(fed.size());
     return static_cast<int32_t>(fed.size());
   }
+  // `branch` becomes another way to go on: the last known token, `from` of the guesses, then as
+  // many of `tokens` as the blank has room to feed: how many. What is before them is its prefix.
+  int32_t Branch(int32_t from, std::span<const int32_t> tokens, Sequence* branch) const;
   // Back to what is known. The cache keeps what was computed of guesses until others are.
   void TakeBackGuesses() {
     const size_t known = sequence.tokens.size() - static_cast<size_t>(sequence.guessed);
@@ -99,24 +101,13 @@ class Generation {
   }
   // The context with the blank in its mask's place, nothing of it cached. Allocates nothing: there
   // was room for the blank behind the context.
-  void Refill() {
-    std::vector<int32_t>& tokens = sequence.tokens;
-    tokens.resize(sequence.bidirectional);
-    const auto mask = tokens.begin() + prompt_.blanks[blank_].mask + shift_;
-    const auto after = tokens.erase(mask);
-    tokens.insert(after, filled_.begin(), filled_.end());
-    shift_ += static_cast<int32_t>(filled_.size()) - 1;
-    sequence.bidirectional = static_cast<int32_t>(tokens.size());
-    for (int row : {0, 1}) sequence.positions[row].assign(tokens.size(), 0);
-    std::iota(sequence.positions[0].begin(), sequence.positions[0].end(), 0);
-    sequence.cached = 0;
-    filled_.clear();
-  }
-  void Feed(int32_t token) {
+  void Refill();
+  void Feed(int32_t token) { Feed(token, fed_++, &sequence); }
+  // As the blank's token number `fed`.
+  void Feed(int32_t token, int32_t fed, Sequence* to) const {
     const Blank& at = prompt_.blanks[blank_];
-    sequence.Append(token, at.position[0] + shift_ + fed_ * at.stride[0],
-                    at.position[1] + fed_ * at.stride[1]);
-    ++fed_;
+    to->Append(token, at.position[0] + shift_ + fed * at.stride[0],
+               at.position[1] + fed * at.stride[1]);
   }
   int32_t size() const { return static_cast<int32_t>(prompt_.continuation.size()); }
   void FeedNext(int32_t token) {

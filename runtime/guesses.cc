@@ -11,19 +11,29 @@ constexpr int32_t kLongestKey = 3, kShortestKey = 2;  // one token alone says to
 constexpr int32_t kShortest = 2;                      // guesses
 constexpr uint64_t kProbeEvery = 64;                  // steps, of which one is made the other way
 constexpr double kNewShare = 0.2;                     // of a step in the running means
+constexpr double kRemembered = 0.95;                  // of what came, from step to step
 
 }  // namespace
 
 std::span<const int32_t> LookUp(std::span<const int32_t> tokens, int32_t most) {
+  std::span<const int32_t> found;
+  LookUpAll(tokens, most, [&found](std::span<const int32_t> following) {
+    found = following;
+    return false;
+  });
+  return found;
+}
+
+void LookUpAll(std::span<const int32_t> tokens, int32_t most,
+               absl::FunctionRef<bool(std::span<const int32_t>)> visit) {
   const int64_t size = static_cast<int64_t>(tokens.size());
   for (int32_t key = kLongestKey; key >= kShortestKey; --key) {
     const auto last = tokens.last(std::min<int64_t>(key, size));
     for (int64_t at = size - key - 1; at >= 0; --at) {
       if (!std::equal(last.begin(), last.end(), tokens.begin() + at)) continue;
-      return tokens.subspan(at + key, std::min<int64_t>(most, size - at - key));
+      if (!visit(tokens.subspan(at + key, std::min<int64_t>(most, size - at - key)))) return;
     }
   }
-  return {};
 }
 
 int32_t GuessControl::Allow() {
@@ -33,13 +43,34 @@ int32_t GuessControl::Allow() {
   return worthwhile() != probes ? std::min(length_, most_) : 0;
 }
 
-void GuessControl::Count(int64_t sequences, int64_t guessed, int64_t accepted, double seconds) {
+void GuessControl::Count(int64_t sequences, int64_t guessed, int64_t accepted, int64_t more,
+                         double seconds) {
   if (sequences == 0 || seconds <= 0.0) return;
-  const double tokens = 1.0 + static_cast<double>(accepted) / static_cast<double>(sequences);
+  const double tokens = 1.0 + static_cast<double>(accepted + more) / static_cast<double>(sequences);
   MoveMean(tokens / seconds, kNewShare, guessed == 0 ? &plain_ : &guessing_);
   if (guessed == 0) return;
   length_ = accepted == guessed ? std::min(2 * length_, std::max(most_, kShortest))
                                 : std::max(length_ - 1, kShortest);
+}
+
+bool BranchControl::worthwhile() const {
+  if (branch_seconds_ == 0.0) return true;
+  return (tokens_ + more_) * plain_seconds_ >= tokens_ * branch_seconds_;
+}
+
+bool BranchControl::Allow() {
+  if (always_) return true;
+  if (plain_seconds_ == 0.0) return false;
+  const bool probes = ++steps_ % kProbeEvery == 0;
+  return worthwhile() != probes;
+}
+
+void BranchControl::Count(bool branched, double tokens, double more, double seconds) {
+  if (seconds <= 0.0) return;
+  MoveMean(seconds, kNewShare, branched ? &branch_seconds_ : &plain_seconds_);
+  if (!branched) return;
+  tokens_ = kRemembered * tokens_ + tokens;
+  more_ = kRemembered * more_ + more;
 }
 
 }  // namespace qianyi

@@ -8,11 +8,17 @@
 #include <cstdint>
 #include <span>
 
+#include "absl/functional/function_ref.h"
+
 namespace qianyi {
 
 // What followed the latest earlier occurrence of the last three tokens, or of the last two: at most
 // `most`, empty when there is none. Of `tokens` themselves.
 std::span<const int32_t> LookUp(std::span<const int32_t> tokens, int32_t most);
+// What followed all earlier occurrences, the latest and those of three tokens first, until `visit`
+// is false. What follows may come several times.
+void LookUpAll(std::span<const int32_t> tokens, int32_t most,
+               absl::FunctionRef<bool(std::span<const int32_t>)> visit);
 
 // Whether guesses pay, by this engine's own steps: tokens a second with and without. One thread.
 class GuessControl {
@@ -22,8 +28,9 @@ class GuessControl {
 
   // How many tokens of all sequences may be guessed in the next step.
   int32_t Allow();
-  // A step of generated tokens only: of how many sequences, and what became of the guesses.
-  void Count(int64_t sequences, int64_t guessed, int64_t accepted, double seconds);
+  // A step of generated tokens only: of how many sequences, and what became of the guesses. `more`
+  // tokens came by branches.
+  void Count(int64_t sequences, int64_t guessed, int64_t accepted, int64_t more, double seconds);
 
   bool worthwhile() const { return guessing_ == 0.0 || guessing_ >= plain_; }
 
@@ -34,6 +41,28 @@ class GuessControl {
   uint64_t steps_ = 0;  // asked for
   double plain_ = 0.0;  // running means of tokens a second and sequence; 0: not known yet
   double guessing_ = 0.0;
+};
+
+// Whether branches (runtime/branches.h) pay in steps with guesses: what comes by them, beside the
+// time that a step takes longer. One thread.
+class BranchControl {
+ public:
+  explicit BranchControl(bool always = false) : always_(always) {}
+
+  // For the next step with guesses.
+  bool Allow();
+  // Such a step: whether there were branches, the tokens that came of each sequence without them,
+  // and the `more` that came by them.
+  void Count(bool branched, double tokens, double more, double seconds);
+
+  bool worthwhile() const;
+
+ private:
+  const bool always_;
+  uint64_t steps_ = 0;                // asked for
+  double plain_seconds_ = 0.0;        // of a step; running means, 0: not known yet
+  double branch_seconds_ = 0.0;       // of one with branches
+  double tokens_ = 0.0, more_ = 0.0;  // of late, in steps with branches
 };
 
 }  // namespace qianyi

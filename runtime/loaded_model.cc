@@ -44,17 +44,19 @@ int WorkerThreads(int threads) {
 uint64_t DefaultHostBytes() { return AvailableMemoryBytes() / 5 * 4; }
 
 ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
-  return {
-      .file = &file,
-      .context_tokens = options.context_tokens,
-      .batch = options.batch,
-      .prompt_tokens = options.prompt_tokens,
-      .logit_rows = options.logit_rows > 0 ? options.logit_rows : options.batch + options.guesses,
-      .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
-      .adapter_bytes = options.adapter_bytes,
-      .picture_bytes = options.picture_bytes,
-      .sparse_slots = options.sparse_slots,
-      .host_rows = options.backend != nullptr ? options.host_rows : 0};
+  const int64_t branches = options.guesses > 0 ? options.branches : 0;
+  const int64_t logit_rows = options.batch + options.guesses + branches;
+  return {.file = &file,
+          .context_tokens = options.context_tokens,
+          .batch = options.batch,
+          .prompt_tokens = options.prompt_tokens,
+          .logit_rows = options.logit_rows > 0 ? options.logit_rows : logit_rows,
+          .branches = options.logit_rows > 0 ? 0 : branches,
+          .kv_dtype = options.kv_dtype.value_or(StoredAsF32(file) ? DType::kF32 : DType::kF16),
+          .adapter_bytes = options.adapter_bytes,
+          .picture_bytes = options.picture_bytes,
+          .sparse_slots = options.sparse_slots,
+          .host_rows = options.backend != nullptr ? options.host_rows : 0};
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {

@@ -30,8 +30,9 @@ struct LoadOptions {
   int64_t context_tokens = 2048;  // of one sequence
   int64_t batch = 1;              // sequences at once
   int64_t prompt_tokens = 512;    // of prompts in one step
-  int64_t logit_rows = 0;         // 0 = batch and guesses
+  int64_t logit_rows = 0;         // 0 = batch, guesses and branches
   int64_t guesses = 0;            // tokens of all sequences that are guessed ahead in one step
+  int64_t branches = 0;           // tokens that are tried beside them; without guesses, none
   int threads = 0;                // 0 = one per core
   std::optional<DType> kv_dtype =
       std::nullopt;  // f32, f16, i8; none: f32 for f32 weights, else f16

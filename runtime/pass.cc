@@ -22,7 +22,9 @@ Pass::Limits Pass::LimitsOf(const ModelUse& use, bool device) {
   // 64 bytes.
   const int64_t matrices = static_cast<int64_t>(use.file->tensors.size());
   limits.upload_bytes = limits.tokens * 40 + limits.logit_rows * 48 +
-                        (KvPages(use) + use.batch) * 8 + (limits.tokens + matrices + 16) * 64;
+                        (KvPages(use) + use.batch) * 8 +
+                        use.branches * KvCache::PagesFor(use.context_tokens) * 8 +
+                        (limits.tokens + matrices + 16) * 64;
   // Slots; offsets, pivots and what alignment adds, of every layer.
   if (use.sparse_slots > 0) {
     limits.upload_bytes +=

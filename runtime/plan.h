@@ -26,6 +26,7 @@ struct ModelUse {
   int64_t batch = 1;              // sequences at once
   int64_t prompt_tokens = 512;    // of prompts in one step
   int64_t logit_rows = 0;         // rows of logits in one step; 0 = batch
+  int64_t branches = 0;           // of them, beside what sequences and their guesses want
   DType kv_dtype = DType::kF16;
   uint64_t adapter_bytes = 0;  // for all adapters that are loaded at one time; 0 = none ever
   uint64_t picture_bytes = 0;  // of the VQ-VAE that belongs to a picture model

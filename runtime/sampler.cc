@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "runtime/sampler_math.h"
@@ -84,10 +85,30 @@ void Sampler::Sample(const SamplingParams& params, std::span<float> logits,
     out->token = IndexOfLargest(logits);
   } else {
     Filter(params, logits);
-    const int64_t drawn = IndexAtFraction(Candidates(), UniformAt(params.seed, index));
+    const int64_t drawn = Run(DrawKey(params.seed, index), -1).index;
     out->token = drawn < 0 ? 0 : Token(drawn);
   }
   Report(params, original, out);
+}
+
+RaceWinner Sampler::Run(uint64_t key, int64_t without) const {
+  return Race(Candidates(), listed_ ? tokens_.data() : nullptr, key, without);
+}
+
+SecondChoice Sampler::Second(const SamplingParams& params, std::span<float> logits, uint64_t index,
+                             int32_t first) {
+  const auto place = static_cast<size_t>(first);
+  if (params.temperature == 0) {
+    const float best = std::exchange(logits[place], -kInfinity);
+    const int32_t second = IndexOfLargest(logits);
+    const float gap = best - logits[static_cast<size_t>(second)];
+    return std::isfinite(gap) ? SecondChoice{second, gap} : SecondChoice{};
+  }
+  Filter(params, logits);
+  const uint64_t key = DrawKey(params.seed, index);
+  const RaceWinner winner = Run(key, -1), second = Run(key, winner.index);
+  if (second.index < 0) return {};
+  return {Token(second.index), static_cast<float>(std::log(second.finish / winner.finish))};
 }
 
 void Sampler::Remember(std::span<const float> logits) {

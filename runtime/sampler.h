@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/sampler_math.h"
 
 namespace qianyi {
 
@@ -53,6 +54,13 @@ struct SampledToken {
   std::vector<TokenLogprob> top;  // params.logprobs of them, best first
 };
 
+// What would have been taken if another token had not been, and how far that one was ahead of it:
+// in logits over the temperature, those of the random numbers included.
+struct SecondChoice {
+  int32_t token = -1;  // there is none
+  float gap = 0.0f;
+};
+
 // Owns scratch for one vocabulary; allocates only in its constructor (and `out->top`, whose
 // capacity is kept). One thread.
 class Sampler {
@@ -61,8 +69,8 @@ class Sampler {
 
   // `params` pass Validate. `logits` [vocab_size] may be overwritten. `history`: the prompt and
   // generated tokens the penalties look at; ids outside the vocabulary are passed over. `index`
-  // counts the request's sampled tokens: the random number is a function of (seed, index) alone, so
-  // neither batch nor thread can change it.
+  // counts the request's sampled tokens: the random numbers are a function of (seed, index) and the
+  // token alone (kernels/sampling.h), so neither batch nor thread can change them.
   //
   // Order: bias, penalties, temperature, top-k, min-p, top-p, draw. Top-k keeps all tokens that
   // tie with the k-th, as the original CogView does; top-p keeps those before which the sum does
@@ -70,6 +78,10 @@ class Sampler {
   // is never taken; when all are NaN or -infinity the token is 0 with logprob -infinity.
   void Sample(const SamplingParams& params, std::span<float> logits,
               std::span<const int32_t> history, uint64_t index, SampledToken* out);
+  // The second choice of the last Sample, with the same parameters, the logits that it left, and
+  // what it took, which loses its logit.
+  SecondChoice Second(const SamplingParams& params, std::span<float> logits, uint64_t index,
+                      int32_t first);
   // What the next Sample reports logprobs of, instead of the logits it is given: the model's own,
   // before something masks them.
   void Remember(std::span<const float> logits);
@@ -93,6 +105,7 @@ class Sampler {
     return listed_ ? tokens_[static_cast<size_t>(candidate)] : static_cast<int32_t>(candidate);
   }
   void Keep(std::span<const float> from, float floor, int64_t equal);
+  RaceWinner Run(uint64_t key, int64_t without) const;
 
   // What may be drawn: weights_[i] is of token i, or of tokens_[i] when listed_.
   std::vector<float> weights_;

@@ -7,6 +7,8 @@
 #include <functional>
 #include <limits>
 
+#include "kernels/sampling.h"
+
 namespace qianyi {
 namespace {
 
@@ -105,12 +107,11 @@ std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint3
   return counter;
 }
 
-double UniformAt(uint64_t seed, uint64_t index) {
+uint64_t DrawKey(uint64_t seed, uint64_t index) {
   const std::array<uint32_t, 4> words =
       Philox({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0},
              {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  const uint64_t bits = static_cast<uint64_t>(words[0]) << 32 | words[1];
-  return static_cast<double>(bits >> 11) * 0x1p-53;
+  return static_cast<uint64_t>(words[0]) << 32 | words[1];
 }
 
 float Largest(std::span<const float> values) {
@@ -212,29 +213,34 @@ MassCut CutByMass(std::span<const float> weights, double mass, float* scratch) {
   return {floor, static_cast<int64_t>((mass - above) / static_cast<double>(floor)) + 1};
 }
 
-int64_t IndexAtFraction(std::span<const float> weights, double fraction) {
-  const double target = fraction * Sum(weights);
-  double before = 0;
-  size_t last_begin = 0;  // the last block that has a weight, should rounding lead past it
-  double last_before = 0;
-  for (size_t begin = 0; begin < weights.size(); begin += kBlock) {
-    const size_t count = std::min(kBlock, weights.size() - begin);
-    const double sum = SumOfBlock(weights.data() + begin, count);
-    if (sum <= 0) continue;
-    last_begin = begin;
-    last_before = before;
-    before += sum;
-    if (before > target) break;
+RaceWinner Race(std::span<const float> weights, const int32_t* tokens, uint64_t key,
+                int64_t without) {
+  constexpr size_t kSmallBlock = 64;
+  RaceWinner winner{.index = -1, .finish = std::numeric_limits<double>::infinity()};
+  for (size_t begin = 0; begin < weights.size(); begin += kSmallBlock) {
+    const size_t count = std::min(kSmallBlock, weights.size() - begin);
+    // Few can still win. That is seen without a branch or a logarithm.
+    uint32_t noise[kSmallBlock];
+    for (size_t j = 0; j < count; ++j) {
+      const size_t i = begin + j;
+      noise[j] = RaceNoise(key, static_cast<uint32_t>(tokens == nullptr ? i : tokens[i]));
+    }
+    const float bound = RaceBound(winner.finish);
+    int may_win = 0;
+    for (size_t j = 0; j < count; ++j) {
+      may_win |= RaceAtLeast(noise[j]) < weights[begin + j] * bound ? 1 : 0;
+    }
+    if (may_win == 0) continue;
+    for (size_t j = 0; j < count; ++j) {
+      const float weight = weights[begin + j];
+      const auto index = static_cast<int64_t>(begin + j);
+      if (!(RaceAtLeast(noise[j]) < weight * RaceBound(winner.finish)) || index == without)
+        continue;
+      const double finish = RaceFinish(key, noise[j]) / static_cast<double>(weight);
+      if (finish < winner.finish) winner = {index, finish};
+    }
   }
-  int64_t index = -1;
-  double running = last_before;
-  for (size_t i = last_begin; i < std::min(last_begin + kBlock, weights.size()); ++i) {
-    if (weights[i] <= 0) continue;
-    index = static_cast<int64_t>(i);
-    running += static_cast<double>(weights[i]);
-    if (running > target) break;
-  }
-  return index;
+  return winner;
 }
 
 }  // namespace qianyi

@@ -10,8 +10,8 @@ namespace qianyi {
 
 // Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
-// In [0, 1), 53 bits: a function of both numbers and nothing else.
-double UniformAt(uint64_t seed, uint64_t index);
+// Of one draw (kernels/sampling.h): a function of both numbers and nothing else.
+uint64_t DrawKey(uint64_t seed, uint64_t index);
 
 // The largest value, NaN aside; -infinity when there is none.
 float Largest(std::span<const float> values);
@@ -41,8 +41,14 @@ struct MassCut {
 // Keeps every weight before which the sum does not exceed `mass`. `scratch` as above.
 MassCut CutByMass(std::span<const float> weights, double mass, float* scratch);
 
-// Index of the weight in which the running sum first exceeds `fraction` (of [0, 1)) of the
-// whole: never one that is 0. -1 when all are 0.
-int64_t IndexAtFraction(std::span<const float> weights, double fraction);
+// Who wins the race of a draw (kernels/sampling.h), and when.
+struct RaceWinner {
+  int64_t index = -1;  // of the weight; -1 when all are 0
+  double finish = 0.0;
+};
+// Weights from 0 to 1. `tokens`: whose they are; null: each is of its index. `without`: an index
+// that does not take part, or -1.
+RaceWinner Race(std::span<const float> weights, const int32_t* tokens, uint64_t key,
+                int64_t without = -1);
 
 }  // namespace qianyi

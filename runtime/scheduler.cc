@@ -41,10 +41,9 @@ void ScheduleStep(std::span<Sequence* const> sequences, std::span<const int> ord
                   const SchedulerLimits& limits, Step* step) {
   step->Clear();
   for (const int index : order) {
-    const int32_t guessed = sequences[index]->guessed;
-    if (sequences[index]->pending() == 1 + guessed) {
-      AddTokens(*sequences[index], index, 1 + guessed, step);
-    }
+    Sequence& sequence = *sequences[index];
+    const int32_t at_once = sequence.again + 1 + sequence.guessed;
+    if (sequence.pending() == at_once) AddTokens(sequence, index, at_once, step);
   }
   int64_t room = limits.prompt_tokens;
   for (const int index : order) {

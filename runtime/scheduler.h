@@ -14,7 +14,8 @@ struct SchedulerLimits {
 };
 
 // Fills `step` from those of `sequences` that `order` names, oldest first:
-//   1. every sequence with one pending token gets it in, and its guesses with it;
+//   1. every sequence with one pending token gets it in, and its guesses with it, and so does every
+//      branch (runtime/branches.h);
 //   2. the room for prompts goes to the others in order. A causal prompt is cut where the
 //      room ends; a bidirectional context rides whole or waits, and holds back those behind it
 //      so that it cannot starve.

@@ -41,6 +41,7 @@ struct Sequence {
   int32_t bidirectional = 0;
   int32_t cached = 0;
   int32_t guessed = 0;  // of the tokens, the last: not known, but computed to see whether they come
+  int32_t again = 0;    // of a branch, the first: another sequence of the step has them as well
   std::vector<int32_t> pages;  // of the key-value cache
   bool pooled = false;         // its final hidden states are wanted, and no logits
   // What it runs with besides the model, or null; whoever owns the sequence keeps it alive.

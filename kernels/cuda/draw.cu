@@ -1,6 +1,7 @@
 // Tokens drawn from logits. A block has one row and passes over it once for each bit of what it
 // looks for: the k-th largest logit, then the weight at which the sum of top-p is passed. Nothing
-// is sorted, and every sum has an order that depends on the vocabulary's size alone.
+// is sorted, and every sum has an order that depends on the vocabulary's size alone. Then what is
+// left runs the race of kernels/sampling.h.
 #include "kernels/cuda/device_rows.h"
 #include "kernels/cuda/kernels.h"
 
@@ -36,7 +37,6 @@ QIANYI_DEVICE T OverBlock(T value, const Shared<T>& scratch, Join join) {
 struct DrawTokensKernel {
   static constexpr int kThreads = 256;
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kSegments = 256;  // of neighbours in the vocabulary
   DrawTokens args;
 
   // What may be drawn: logits from a key on, whose weights are at least `min_weight` and have more
@@ -119,72 +119,53 @@ struct DrawTokensKernel {
     kept->equal = static_cast<double>(static_cast<int64_t>((mass - above) / weight)) + 1.0;
   }
 
-  // The token in which the running sum of the weights first exceeds a fraction of the whole.
-  QIANYI_DEVICE void Draw(const Global<float>& logits, const Kept& kept, double uniform,
-                          const Global<int32_t>& tokens) const {
-    QIANYI_SHARED(double, sums, kSegments);
-    QIANYI_SHARED(int32_t, equals, kSegments);
-    const int64_t length = (args.logits.cols + kSegments - 1) / kSegments;
-    for (int segment = Warp(); segment < kSegments; segment += kWarps) {
-      double sum = 0.0;
-      int32_t equal = 0;
-      for (int64_t at = Lane(); at < length; at += 32) {
-        const int64_t i = segment * length + at;
-        const float weight = i < args.logits.cols ? WeightOf(logits.Load(i), kept) : 0.0f;
-        if (BitsOf(weight) > kept.bits) sum += static_cast<double>(weight);
-        if (kept.bits > 0 && BitsOf(weight) == kept.bits) ++equal;
-      }
-      for (int mask = 16; mask > 0; mask /= 2) {
-        sum += ShuffleXor(sum, mask);
-        equal += ShuffleXor(equal, mask);
-      }
-      if (Lane() != 0) continue;
-      sums.Store(segment, sum);
-      equals.Store(segment, equal);
+  // Of the tokens before `end`, those whose weights have just these bits.
+  QIANYI_DEVICE int64_t Equals(const Global<float>& logits, const Kept& kept, int64_t end) const {
+    QIANYI_SHARED(int64_t, scratch, kWarps);
+    int64_t count = 0;
+    for (int64_t i = ThreadIndex(); i < end; i += kThreads) {
+      count += BitsOf(WeightOf(logits.Load(i), kept)) == kept.bits ? 1 : 0;
     }
-    Barrier();
-    if (ThreadIndex() != 0) return;
-    // From here on one thread. The sum of a segment, of which it takes the equals that are left.
-    const double floor = static_cast<double>(FloatOf(kept.bits));
-    const auto sum_of = [&](int segment, double* left) {
-      const double some = static_cast<double>(equals.Load(segment));
-      const double taken = some < *left ? some : *left;
-      *left -= taken;
-      return sums.Load(segment) + taken * floor;
+    return OverBlock<kThreads>(count, scratch, [](int64_t a, int64_t b) { return a + b; });
+  }
+
+  // Before which there are as many equals as are kept.
+  QIANYI_DEVICE int64_t EndOfEquals(const Global<float>& logits, const Kept& kept) const {
+    int64_t end = args.logits.cols;
+    const auto enough = [&](int64_t before) {
+      return static_cast<double>(Equals(logits, kept, before)) >= kept.equal;
     };
-    double total = 0.0, left = kept.equal;
-    for (int segment = 0; segment < kSegments; ++segment) total += sum_of(segment, &left);
-    const double target = uniform * total;
-    // The last segment that has a weight, should rounding lead past it.
-    int found = 0;
-    double before = 0.0, running = 0.0, left_before = kept.equal;
-    left = kept.equal;
-    for (int segment = 0; segment < kSegments; ++segment) {
-      const double left_here = left;
-      const double sum = sum_of(segment, &left);
-      if (sum <= 0.0) continue;
-      found = segment;
-      before = running;
-      left_before = left_here;
-      running += sum;
-      if (running > target) break;
+    if (kept.bits == 0 || !enough(end)) return end;
+    int64_t too_few = 0;
+    while (end - too_few > 1) {
+      const int64_t middle = (end + too_few) / 2;
+      (enough(middle) ? end : too_few) = middle;
     }
-    int64_t token = 0;
-    running = before;
-    left = left_before;
-    for (int64_t at = 0; at < length && found * length + at < args.logits.cols; ++at) {
-      const float weight = WeightOf(logits.Load(found * length + at), kept);
+    return end;
+  }
+
+  // The token that wins the race: the first of those that finish at the same time.
+  QIANYI_DEVICE int64_t Race(const Global<float>& logits, const Kept& kept, uint64_t key) const {
+    QIANYI_SHARED(double, times, kWarps);
+    QIANYI_SHARED(int64_t, winners, kWarps);
+    const int64_t end_of_equals = EndOfEquals(logits, kept);
+    double best = 1e300;
+    int64_t winner = args.logits.cols;
+    for (int64_t i = ThreadIndex(); i < args.logits.cols; i += kThreads) {
+      const float weight = WeightOf(logits.Load(i), kept);
       const uint32_t bits = BitsOf(weight);
-      if (bits < kept.bits || bits == 0) continue;
-      if (bits == kept.bits) {
-        if (left < 1.0) continue;
-        left -= 1.0;
-      }
-      token = found * length + at;
-      running += static_cast<double>(weight);
-      if (running > target) break;
+      if (bits == 0 || bits < kept.bits || (bits == kept.bits && i >= end_of_equals)) continue;
+      const uint32_t noise = RaceNoise(key, static_cast<uint32_t>(i));
+      if (!(RaceAtLeast(noise) < weight * RaceBound(best))) continue;
+      const double finish = RaceFinish(key, noise) / static_cast<double>(weight);
+      if (finish >= best) continue;
+      best = finish;
+      winner = i;
     }
-    tokens.Store(BlockIndex(0), static_cast<int32_t>(token));
+    const double first =
+        OverBlock<kThreads>(best, times, [](double a, double b) { return a < b ? a : b; });
+    if (best != first) winner = args.logits.cols;
+    return OverBlock<kThreads>(winner, winners, [](int64_t a, int64_t b) { return a < b ? a : b; });
   }
 
   QIANYI_DEVICE void operator()() const {
@@ -211,7 +192,9 @@ struct DrawTokensKernel {
       const double sum = SumAbove(logits, kept, 0);
       CutByMass(logits, static_cast<double>(draw.top_p) * sum, &kept);
     }
-    Draw(logits, kept, draw.uniform, tokens);
+    const int64_t token = Race(logits, kept, draw.key);
+    if (ThreadIndex() == 0)
+      tokens.Store(index, token < args.logits.cols ? static_cast<int32_t>(token) : 0);
   }
 };
 

@@ -64,9 +64,9 @@ def load_converted(folder, dropout=0.0):
     return model
 
 
-def write_checkpoint(folder, out):
-    """A checkpoint in f32 with the folder's config and tokenizer."""
-    tensors = read_tensors(Path(folder, "model.safetensors"))
+def write_checkpoint(folder, out, instead=None):
+    """A checkpoint in f32 with the folder's config and tokenizer; `instead`: {name: array} of other weights."""
+    tensors = {**read_tensors(Path(folder, "model.safetensors")), **(instead or {})}
     header, at = {}, 0
     for name, value in tensors.items():
         header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [at, at + 4 * value.size]}

@@ -133,7 +133,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"experts", {.config = kExperts}},
                     Case{"experts_streamed", {.config = kExperts, .streamed = true}},
                     Case{"latent", {.config = kLatent}}, Case{"guessing", {.guesses = 8}},
-                    Case{"drafting", {.guesses = 12, .draft = PackedFormat{DType::kI8}}}),
+                    Case{"branching", {.guesses = 8, .branches = 8}},
+                    Case{"drafting",
+                         {.guesses = 12, .branches = 8, .draft = PackedFormat{DType::kI8}}}),
     [](const testing::TestParamInfo<Case>& one) { return std::string(one.param.name); });
 
 }  // namespace

@@ -186,15 +186,19 @@ TEST(DeviceTest, WhereWeightsAreChangesNoToken) {
 TEST(DeviceTest, TokensAreTheSameDrawnThereOrHere) {
   LoadOptions options = Small(&Device(), 4);
   options.guesses = 8;
+  options.branches = 12;
   auto loaded = LoadedModel::Open(Lay(kCausal, {DType::kI8}), options);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_TRUE((*loaded)->draws_tokens());
-  Engine engine(*std::move(loaded), {.queue = 8, .always_guesses = true});
+  auto draft = LoadedModel::Open(Lay(kCausal, {DType::kI4, 32}), Drafter::OptionsFor(options));
+  ASSERT_TRUE(draft.ok()) << draft.status();
+  Engine engine(*std::move(loaded), {.queue = 8, .always_guesses = true},
+                {.drafter = std::make_unique<Drafter>(*std::move(draft), /*always=*/true)});
   const auto tokens = [&](bool on_host) {
     std::vector<GenerateRequest> requests;
     for (uint64_t i = 0; i < 4; ++i) {
       GenerateRequest& request =
-          requests.emplace_back(Request(engine, PromptIds(static_cast<int>(i), 9), i, 40));
+          requests.emplace_back(Request(engine, PromptIds(static_cast<int>(i), 9), i, 16));
       request.sampling.top_p = i == 2 ? 0.7f : 1.0f;
       request.sampling.top_k = i == 3 ? 5 : 0;
       request.sampling.report_logprob = on_host;
@@ -210,6 +214,7 @@ TEST(DeviceTest, TokensAreTheSameDrawnThereOrHere) {
   EXPECT_FALSE(drawn.at(0).empty());
   EXPECT_EQ(tokens(true), drawn);
   EXPECT_GT(engine.stats().guessed_tokens, 0u);  // several tokens of a sequence in a step
+  EXPECT_GT(engine.stats().accepted_branch_tokens, 0u);
 }
 
 // Integers are summed exactly wherever it happens, so the CPU's rows have the device's bits.

@@ -81,12 +81,17 @@ TEST_P(DraftingTest, ChangesNoToken) {
     auto engine = Open(plain);
     expected = Generate(*engine, Various(*engine));
   }
-  EngineSetup alone = plain, together = plain, small = plain, streamed = plain, wrong = plain;
+  EngineSetup alone = plain, together = plain, small = plain, streamed = plain, wrong = plain,
+              tree = plain;
   alone.batch = 1;
   small.step_tokens = 3;
   streamed.streamed = true;
   wrong.draft_seed = 6;
-  for (EngineSetup setup : {alone, together, small, streamed, wrong}) {
+  wrong.branches = 30;
+  tree.branches = 40;
+  tree.batch = 5;
+  streamed.branches = 5;  // fewer than sequences
+  for (EngineSetup setup : {alone, together, small, streamed, wrong, tree}) {
     setup.guesses = setup.batch == 1 ? 6 : 60;
     setup.draft = {DType::kI4, 32};
     auto engine = Open(setup);
@@ -121,6 +126,24 @@ TEST(DrafterTest, SavesSteps) {
     EXPECT_EQ(stats.generated_tokens, 120u);
     EXPECT_EQ(stats.steps, plain->stats().steps - stats.accepted_tokens);
     EXPECT_LE(stats.steps, 1u + 20u + 12u) << "six tokens a step, but where words repeat";
+  }
+}
+
+// Where the draft is wrong, its second choice is often right.
+TEST(DrafterTest, BranchesSaveSteps) {
+  for (const uint64_t seed : {0, 7}) {
+    auto chain = Open({.batch = 1, .guesses = 5, .draft = PackedFormat{DType::kI4, 128}});
+    auto tree =
+        Open({.batch = 1, .guesses = 5, .branches = 5, .draft = PackedFormat{DType::kI4, 128}});
+    auto plain = Open({.batch = 1});
+    GenerateRequest request = Request(*chain, PromptIds(1, 30), seed, 150);
+    if (seed == 0) request.sampling.repetition_penalty = 1.3f;  // else words repeat
+    const Outcome expected = Generate(*plain, {request})[0];
+    EXPECT_EQ(Generate(*chain, {request})[0].blanks, expected.blanks);
+    EXPECT_EQ(Generate(*tree, {request})[0].blanks, expected.blanks);
+    const EngineStats stats = tree->stats();
+    EXPECT_GT(stats.accepted_branch_tokens, 3u) << seed;
+    EXPECT_LT(stats.steps, chain->stats().steps) << seed;
   }
 }
 

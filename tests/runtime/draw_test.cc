@@ -63,7 +63,7 @@ TokenDraw DrawOf(const SamplingParams& params, uint64_t index) {
           .top_p = params.top_p,
           .min_p = params.min_p,
           .top_k = params.top_k,
-          .uniform = UniformAt(params.seed, index)};
+          .key = DrawKey(params.seed, index)};
 }
 
 std::vector<int32_t> DrawOn(const Backend& device, const Logits& logits,

@@ -28,6 +28,7 @@ std::unique_ptr<Engine> Open(const EngineSetup& setup, ReaderFactory readers) {
   options.process_bytes = 1 << 20;
   options.adapter_bytes = setup.adapter_bytes;
   options.guesses = setup.guesses;
+  options.branches = setup.branches;
   options.kv_dtype = setup.kv_dtype;
   if (setup.streamed) {  // the least there can be: everything but two blocks streams
     const ModelUse use = UseOf(file, options);

@@ -56,6 +56,7 @@ struct EngineSetup {
   uint64_t adapter_bytes = 0;
   int experts_in_memory = 2;  // of a streamed model
   int64_t guesses = 0;        // always made
+  int64_t branches = 0;       // beside them
   bool keeps_prefixes = true;
   std::optional<DType> kv_dtype = std::nullopt;
   std::optional<PackedFormat> draft = std::nullopt;  // of a draft model of the same shape

@@ -8,7 +8,10 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
+
+#include "kernels/sampling.h"
 
 namespace qianyi {
 namespace {
@@ -26,23 +29,62 @@ TEST(Philox, GivesThePublishedNumbers) {
             (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
-TEST(UniformAt, DependsOnBothNumbersAndCoversTheInterval) {
-  EXPECT_EQ(UniformAt(1, 2), UniformAt(1, 2));
-  EXPECT_NE(UniformAt(1, 2), UniformAt(2, 1));
-  EXPECT_NE(UniformAt(1, 2), UniformAt(uint64_t{1} << 32 | 1, 2));
-  EXPECT_NE(UniformAt(1, 2), UniformAt(1, uint64_t{1} << 32 | 2));
+// How evenly `values` of [0, 1) are spread.
+double ChiSquareOf64Bins(const std::vector<double>& values) {
   std::vector<int> bins(64);
-  constexpr int kDraws = 64000;
-  for (int i = 0; i < kDraws; ++i) {
-    const double u = UniformAt(42, static_cast<uint64_t>(i));
-    ASSERT_GE(u, 0.0);
-    ASSERT_LT(u, 1.0);
-    ++bins[static_cast<size_t>(u * 64)];
+  for (const double value : values) ++bins.at(static_cast<size_t>(value * 64));
+  const double expected = static_cast<double>(values.size()) / 64;
+  double sum = 0;
+  for (const int count : bins) sum += (count - expected) * (count - expected) / expected;
+  return sum;
+}
+constexpr double kUneven = 120;  // 63 degrees of freedom: above this once in 10^5
+constexpr double kTooEven = 25;
+
+TEST(DrawKey, DependsOnBothNumbersAndIsSpreadEvenly) {
+  EXPECT_EQ(DrawKey(1, 2), DrawKey(1, 2));
+  EXPECT_NE(DrawKey(1, 2), DrawKey(2, 1));
+  EXPECT_NE(DrawKey(1, 2), DrawKey(uint64_t{1} << 32 | 1, 2));
+  EXPECT_NE(DrawKey(1, 2), DrawKey(1, uint64_t{1} << 32 | 2));
+  for (const int shift : {0, 32}) {
+    std::vector<double> parts;
+    for (uint64_t i = 0; i < 64000; ++i) {
+      parts.push_back(static_cast<double>(static_cast<uint32_t>(DrawKey(42, i) >> shift)) *
+                      0x1p-32);
+    }
+    EXPECT_LT(ChiSquareOf64Bins(parts), kUneven);
+    EXPECT_GT(ChiSquareOf64Bins(parts), kTooEven);
   }
-  double chi_square = 0;
-  for (const int count : bins) chi_square += (count - 1000.0) * (count - 1000.0) / 1000.0;
-  EXPECT_LT(chi_square, 120);  // 63 degrees of freedom: above this once in 10^5
-  EXPECT_GT(chi_square, 25);
+}
+
+// Of neighbours in a vocabulary in one draw, and of one token in draw after draw; so are the bits
+// below those of the noise.
+TEST(RaceNoise, IsSpreadEvenly) {
+  const auto check = [](auto number_of) {
+    std::vector<double> upper, lower, differences;
+    double last = 0.0;
+    for (uint32_t i = 0; i < 64000; ++i) {
+      const auto [key, token] = number_of(i);
+      const uint32_t noise = RaceNoise(key, token);
+      const double u = noise * 0x1p-32;
+      EXPECT_LE(RaceAtLeast(noise), u);
+      EXPECT_GT(RaceAtLeast(noise) + 0x1p-24f, u);
+      const double finish = RaceFinish(key, noise);
+      EXPECT_GE(finish, static_cast<double>(RaceAtLeast(noise)));
+      upper.push_back(u);
+      lower.push_back((1.0 - std::exp(-finish)) * 0x1p10 -
+                      std::floor((1.0 - std::exp(-finish)) * 0x1p10));
+      differences.push_back(u >= last ? u - last : u - last + 1.0);
+      last = u;
+    }
+    for (const auto& values : {upper, lower, differences}) {
+      EXPECT_LT(ChiSquareOf64Bins(values), kUneven);
+      EXPECT_GT(ChiSquareOf64Bins(values), kTooEven);
+    }
+  };
+  const uint64_t key = DrawKey(7, 1);
+  check([key](uint32_t i) { return std::pair(key, i); });
+  check([](uint32_t i) { return std::pair(DrawKey(7, i), uint32_t{4321}); });
 }
 
 TEST(SoftmaxWeights, AreExponentialsToTwoUnits) {
@@ -174,31 +216,83 @@ TEST(CutByMass, ExactHitsKeepTheNext) {
   EXPECT_EQ(CutByMass(weights, 2.0, scratch.data()).floor, 0.0f);
 }
 
-TEST(IndexAtFraction, FollowsTheRunningSum) {
+// By its definition: a logarithm for each.
+TEST(Race, IsWonByTheFirstToFinish) {
   std::mt19937 random(4);
   for (int round = 0; round < 500; ++round) {
     std::vector<float> weights(1 + random() % 2000);
     for (float& weight : weights) {
-      weight = random() % 3 == 0 ? 0.0f : static_cast<float>(random() % 1024) / 1024;
+      weight = random() % 3 == 0 ? 0.0f : std::exp(-static_cast<float>(random() % 80));
     }
-    weights[random() % weights.size()] = 0.5f;
-    const double fraction = static_cast<double>(random()) / 4294967296.0;
-    const double target = fraction * std::accumulate(weights.begin(), weights.end(), 0.0);
-    double running = 0;
-    size_t want = 0;
-    while ((running += static_cast<double>(weights[want])) <= target) ++want;
-    ASSERT_EQ(IndexAtFraction(weights, fraction), static_cast<int64_t>(want));
+    weights[random() % weights.size()] = 1.0f;
+    std::vector<int32_t> tokens(weights.size());
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(3 * i + 1);
+    const bool listed = round % 2 == 1;
+    const uint64_t key = DrawKey(9, static_cast<uint64_t>(round));
+    std::vector<std::pair<double, int64_t>> finishes;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      if (weights[i] == 0) continue;
+      const uint32_t noise = RaceNoise(key, static_cast<uint32_t>(listed ? tokens[i] : i));
+      finishes.emplace_back(RaceFinish(key, noise) / static_cast<double>(weights[i]), i);
+    }
+    std::sort(finishes.begin(), finishes.end());
+    const int32_t* const of = listed ? tokens.data() : nullptr;
+    const RaceWinner winner = Race(weights, of, key);
+    ASSERT_EQ(winner.index, finishes[0].second);
+    ASSERT_EQ(winner.finish, finishes[0].first);
+    const RaceWinner second = Race(weights, of, key, winner.index);
+    ASSERT_EQ(second.index, finishes.size() > 1 ? finishes[1].second : -1);
   }
 }
 
-TEST(IndexAtFraction, NeverTakesAWeightOfZero) {
-  EXPECT_EQ(IndexAtFraction(std::vector<float>{0, 0, 1, 0}, 0.0), 2);
-  EXPECT_EQ(IndexAtFraction(std::vector<float>{0, 0, 1, 0}, 1 - 0x1p-53), 2);
+TEST(Race, NeverTakesAWeightOfZero) {
+  for (uint64_t i = 0; i < 100; ++i) {
+    EXPECT_EQ(Race(std::vector<float>{0, 0, 1, 0}, nullptr, DrawKey(1, i)).index, 2);
+    EXPECT_EQ(Race(std::vector<float>{0, 1e-38f, 0, 0}, nullptr, DrawKey(1, i)).index, 1);
+  }
   std::vector<float> sparse(5000, 0.0f);
   sparse[700] = 1e-30f;
-  EXPECT_EQ(IndexAtFraction(sparse, 0.999), 700);
-  EXPECT_EQ(IndexAtFraction(std::vector<float>(5000, 0.0f), 0.5), -1);
-  EXPECT_EQ(IndexAtFraction(std::vector<float>{}, 0.5), -1);
+  EXPECT_EQ(Race(sparse, nullptr, 5).index, 700);
+  EXPECT_EQ(Race(sparse, nullptr, 5, 700).index, -1);
+  EXPECT_EQ(Race(std::vector<float>(5000, 0.0f), nullptr, 5).index, -1);
+  EXPECT_EQ(Race(std::vector<float>{}, nullptr, 5).index, -1);
+}
+
+// A token of one part in a million wins as often as that: of 4e6 draws four, give or take.
+TEST(Race, GivesRareTokensTheirShare) {
+  std::vector<float> weights(64, 1e-8f);
+  weights[5] = 1.0f;
+  int rare = 0;
+  for (uint64_t i = 0; i < 4'000'000; ++i) {
+    rare += Race(weights, nullptr, i * 0x9e3779b97f4a7c15u).index != 5 ? 1 : 0;
+  }
+  EXPECT_GE(rare, 1);  // 2.5 expected
+  EXPECT_LE(rare, 11);
+}
+
+// Distributions that differ a little mostly have the same token: at least (1 - d) / (1 + d) of
+// draws, where d is how much of one is not in the other.
+TEST(Race, DrawsTheSameFromSimilarWeights) {
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal(0, 1);
+  constexpr size_t kSize = 3000;
+  std::vector<float> logits(kSize), a(kSize), b(kSize);
+  for (float& logit : logits) logit = 2 * normal(random);
+  const float largest = 12;
+  SoftmaxWeights(logits, largest, 1.0f, a.data());
+  for (float& logit : logits) logit += 0.3f * normal(random);
+  SoftmaxWeights(logits, largest, 1.0f, b.data());
+  double differ = 0;
+  for (size_t i = 0; i < kSize; ++i) differ += std::abs(a[i] / Sum(a) - b[i] / Sum(b)) / 2;
+  int same = 0;
+  constexpr int kDraws = 4000;
+  for (uint64_t i = 0; i < kDraws; ++i) {
+    const uint64_t key = DrawKey(1, i);
+    same += Race(a, nullptr, key).index == Race(b, nullptr, key).index ? 1 : 0;
+  }
+  EXPECT_GT(differ, 0.05);
+  EXPECT_GT(same, kDraws * ((1 - differ) / (1 + differ) - 0.03));
+  EXPECT_LT(same, kDraws * (1 - differ + 0.03)) << "no coupling does better";
 }
 
 }  // namespace

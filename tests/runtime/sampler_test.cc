@@ -277,6 +277,39 @@ TEST(Sampler, TheTokenIsAFunctionOfItsInputsAlone) {
   EXPECT_NE(reseeded, want);
 }
 
+// Without what was taken, the same draw takes the second choice.
+TEST(Sampler, TheSecondChoiceIsWhatComesWithoutTheFirst) {
+  std::mt19937 random(8);
+  Sampler sampler(300);
+  for (int round = 0; round < 200; ++round) {
+    const Floats logits = RandomLogits(random, 300, 2.0f);
+    SamplingParams params;
+    params.seed = 11;
+    params.temperature = round % 4 == 0 ? 0.0f : 0.8f;
+    if (round % 4 == 2) params.top_k = 20;
+    if (round % 4 == 3) params.repetition_penalty = 1.4f;
+    const Ids history = {3, 4, 5, 6};
+    const auto index = static_cast<uint64_t>(round);
+    Floats left = logits;
+    SampledToken token;
+    sampler.Sample(params, left, history, index, &token);
+    const SecondChoice second = sampler.Second(params, left, index, token.token);
+    EXPECT_GE(second.gap, 0.0f);
+    Floats without = logits;
+    without[static_cast<size_t>(token.token)] = -kInfinity;
+    SamplingParams fewer = params;
+    fewer.top_k = std::max(0, params.top_k - 1);
+    EXPECT_EQ(second.token, Sample(fewer, without, history, index).token) << round;
+    // With so much more it would have been the first.
+    if (params.temperature == 0 || params.top_k > 0 || params.repetition_penalty != 1) continue;
+    Floats more = logits;
+    more[static_cast<size_t>(second.token)] += 1.001f * second.gap * params.temperature + 1e-4f;
+    EXPECT_EQ(Sample(params, more, history, index).token, second.token) << round;
+  }
+  Floats one = {-kInfinity, 1.0f, -kInfinity};
+  EXPECT_EQ(sampler.Second({}, one, 0, 1).token, -1) << "there is no other";
+}
+
 TEST(Sampler, GreedyTakesTheLowestOfTheBest) {
   SamplingParams greedy;
   greedy.temperature = 0;

@@ -62,6 +62,18 @@ TEST(SchedulerTest, GuessesRideWithTheirTokenAndWantLogits) {
   EXPECT_EQ(step.visible[3], 12);
 }
 
+TEST(SchedulerTest, BranchesRideWholeAndWantLogitsOfTheirOwn) {
+  std::vector<Sequence> sequences = {Make(12, 8), Make(9), Make(5)};
+  sequences[0].guessed = 3;
+  sequences[2].again = 3;  // the last known token, and two guesses
+  sequences[2].guessed = 1;
+  sequences[2].prefix_slots = 8;
+  const Step step = Schedule(sequences, 4);
+  EXPECT_EQ(step.sequences, (std::vector<int32_t>{0, 0, 0, 0, 2, 2, 2, 2, 2, 1, 1, 1, 1}));
+  EXPECT_EQ(step.logit_tokens, (std::vector<int32_t>{0, 1, 2, 3, 7, 8}));
+  EXPECT_EQ(step.visible[4], 9) << "itself, and what is before it";
+}
+
 TEST(SchedulerTest, CausalPromptsAreCut) {
   std::vector<Sequence> sequences = {Make(10)};
   EXPECT_EQ(Schedule(sequences, 4).size(), 4);
