@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "runtime/running_mean.h"
 
 namespace qianyi {
 namespace {
@@ -15,7 +14,8 @@ namespace {
 constexpr int32_t kMostAhead = 16;    // nothing is right so often that more would pay
 constexpr int32_t kFirstAhead = 2;    // before anything is known, and to see whether it pays again
 constexpr uint64_t kProbeEvery = 64;  // steps, of which one is made the other way
-constexpr double kNewShare = 0.2;     // of a step in running means of time
+constexpr double kNewShare = 0.2;     // of a step in running means
+constexpr int64_t kPlainFirst = 3, kTriedFirst = 8;  // steps before anything is judged
 constexpr double kRemembered = 0.95;  // of what was right and wrong, from step to step
 constexpr int32_t kRidesAlong = 8;    // tokens that a mirror reads in the step of its first draft
 
@@ -71,17 +71,27 @@ absl::Status Fits(const ModelSpec& target, const ModelSpec& draft, int64_t conte
 
 // ---- How far ----
 
+DraftControl::DraftControl(bool always)
+    : always_(always),
+      plain_seconds_(kNewShare),
+      longer_seconds_(kNewShare),
+      draft_seconds_(kNewShare),
+      ahead_(kNewShare) {}
+
 double DraftControl::Gain(int32_t ahead) const {
   const double rate = right_ / std::max(right_ + wrong_, 1e-9);
   const double tokens = rate >= 1.0 ? 1.0 + ahead : (1 - std::pow(rate, ahead + 1)) / (1 - rate);
-  return tokens * plain_seconds_ / (plain_seconds_ + ahead * draft_seconds_);
+  // Looking at more tokens makes the large model's step longer where weights do not travel.
+  const double plain = plain_seconds_.mean();
+  const double look = std::max(0.0, longer_seconds_.mean() - plain) / std::max(ahead_.mean(), 1.0);
+  return tokens * plain / (plain + ahead * (draft_seconds_.mean() + look));
 }
 
 int32_t DraftControl::Allow(int32_t most) {
   most = std::min(most, kMostAhead);
   if (always_ || most <= 0) return std::max(most, 0);
-  if (plain_seconds_ == 0.0) return 0;
-  if (draft_seconds_ == 0.0) return std::min(kFirstAhead, most);
+  if (plain_seconds_.count() < kPlainFirst) return 0;
+  if (draft_seconds_.count() < kTriedFirst) return std::min(kFirstAhead, most);
   int32_t best = 0;
   for (int32_t ahead = 1; ahead <= most; ++ahead) {
     if (Gain(ahead) > Gain(best)) best = ahead;
@@ -93,13 +103,13 @@ int32_t DraftControl::Allow(int32_t most) {
 void DraftControl::Count(int32_t ahead, int64_t right, int64_t wrong, double draft_seconds,
                          double step_seconds) {
   if (step_seconds <= 0.0) return;
-  if (ahead == 0) return MoveMean(step_seconds, kNewShare, &plain_seconds_);
+  if (ahead == 0) return plain_seconds_.Add(step_seconds);
   right_ = kRemembered * right_ + static_cast<double>(right);
   wrong_ = kRemembered * wrong_ + static_cast<double>(wrong);
   if (draft_seconds <= 0.0) return;
-  // Looking at more tokens makes the large model's step longer where weights do not travel.
-  const double longer = plain_seconds_ == 0.0 ? 0.0 : std::max(0.0, step_seconds - plain_seconds_);
-  MoveMean((draft_seconds + longer) / ahead, kNewShare, &draft_seconds_);
+  longer_seconds_.Add(step_seconds);
+  draft_seconds_.Add(draft_seconds / ahead);
+  ahead_.Add(ahead);
 }
 
 // ---- The draft model ----

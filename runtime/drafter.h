@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/generation.h"
 #include "runtime/loaded_model.h"
+#include "runtime/running_mean.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
 #include "runtime/tokenizers/tokenizer.h"
@@ -25,7 +26,7 @@ namespace qianyi {
 // How far to run ahead, by what a drafted token costs and how often it is right. One thread.
 class DraftControl {
  public:
-  explicit DraftControl(bool always = false) : always_(always) {}
+  explicit DraftControl(bool always = false);
 
   // Tokens for each sequence in the next step, `most` at most; 0 where that is faster.
   int32_t Allow(int32_t most);
@@ -39,9 +40,10 @@ class DraftControl {
 
  private:
   const bool always_;
-  uint64_t steps_ = 0;          // asked for
-  double plain_seconds_ = 0.0;  // of a step without drafts; running means, 0: not known yet
-  double draft_seconds_ = 0.0;  // that each token ahead adds to a step
+  uint64_t steps_ = 0;  // asked for
+  // Of the model's part of a step without drafts, and with; then a token that is drafted, and how
+  // many.
+  RunningMean plain_seconds_, longer_seconds_, draft_seconds_, ahead_;
   double right_ = 0.0, wrong_ = 0.0;
 };
 

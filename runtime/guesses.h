@@ -9,6 +9,7 @@
 #include <span>
 
 #include "absl/functional/function_ref.h"
+#include "runtime/running_mean.h"
 
 namespace qianyi {
 
@@ -24,7 +25,7 @@ void LookUpAll(std::span<const int32_t> tokens, int32_t most,
 class GuessControl {
  public:
   // `always`: whether it pays or not.
-  explicit GuessControl(int32_t most, bool always = false) : most_(most), always_(always) {}
+  explicit GuessControl(int32_t most, bool always = false);
 
   // How many tokens of all sequences may be guessed in the next step.
   int32_t Allow();
@@ -32,22 +33,21 @@ class GuessControl {
   // tokens came by branches.
   void Count(int64_t sequences, int64_t guessed, int64_t accepted, int64_t more, double seconds);
 
-  bool worthwhile() const { return guessing_ == 0.0 || guessing_ >= plain_; }
+  bool worthwhile() const;
 
  private:
   const int32_t most_;
   const bool always_;
-  int32_t length_ = 4;  // of guesses at present
-  uint64_t steps_ = 0;  // asked for
-  double plain_ = 0.0;  // running means of tokens a second and sequence; 0: not known yet
-  double guessing_ = 0.0;
+  int32_t length_ = 4;            // of guesses at present
+  uint64_t steps_ = 0;            // asked for
+  RunningMean plain_, guessing_;  // tokens a second and sequence
 };
 
 // Whether branches (runtime/branches.h) pay in steps with guesses: what comes by them, beside the
 // time that a step takes longer. One thread.
 class BranchControl {
  public:
-  explicit BranchControl(bool always = false) : always_(always) {}
+  explicit BranchControl(bool always = false);
 
   // For the next step with guesses.
   bool Allow();
@@ -59,10 +59,9 @@ class BranchControl {
 
  private:
   const bool always_;
-  uint64_t steps_ = 0;                // asked for
-  double plain_seconds_ = 0.0;        // of a step; running means, 0: not known yet
-  double branch_seconds_ = 0.0;       // of one with branches
-  double tokens_ = 0.0, more_ = 0.0;  // of late, in steps with branches
+  uint64_t steps_ = 0;                          // asked for
+  RunningMean plain_seconds_, branch_seconds_;  // of a step without branches, and with
+  double tokens_ = 0.0, more_ = 0.0;            // of late, in steps with branches
 };
 
 }  // namespace qianyi
