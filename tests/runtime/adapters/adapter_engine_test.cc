@@ -41,7 +41,7 @@ std::vector<GenerateRequest> TenRequests(Engine& engine) {
     for (int i : {0, 1}) {
       std::vector<int32_t> ids = PromptIds(i, 9 + 40 * i);
       if (engine.model().spec().bidirectional) ids[2] = 392;
-      requests.push_back(Request(engine, ids, 7 * i));
+      requests.push_back(Request(engine, ids, 7 * i, 30));
       if (*name == 0) continue;
       auto adapter = engine.adapters().Find(name);
       EXPECT_TRUE(adapter.ok()) << adapter.status();
@@ -78,9 +78,12 @@ TEST_P(AdapterEngineTest, SameTokensAloneTogetherAndStreamed) {
       setup.step_tokens = step_tokens;
       setup.streamed = streamed;
       setup.threads = streamed ? 3 : 2;
+      setup.guesses = setup.branches = streamed ? 40 : 0;  // of a draft model without adapters
+      if (streamed) setup.draft = PackedFormat{DType::kI4, 32};
       auto engine = Open(setup);
       ASSERT_TRUE(engine->adapters().LoadAll(four).ok());
       const std::vector<Outcome> together = Generate(*engine, TenRequests(*engine));
+      EXPECT_EQ(engine->stats().branch_tokens > 0, streamed);
       for (size_t i = 0; i < alone.size(); ++i) {
         EXPECT_EQ(together[i].blanks, alone[i].blanks)
             << "request " << i << " streamed " << streamed << " step " << step_tokens;
