@@ -41,7 +41,8 @@ std::vector<GenerateRequest> TenRequests(Engine& engine) {
     for (int i : {0, 1}) {
       std::vector<int32_t> ids = PromptIds(i, 9 + 40 * i);
       if (engine.model().spec().bidirectional) ids[2] = 392;
-      requests.push_back(Request(engine, ids, 7 * i, 30));
+      // Enough tokens that one differs: draws from similar weights mostly agree.
+      requests.push_back(Request(engine, ids, 7 * i, 60));
       if (*name == 0) continue;
       auto adapter = engine.adapters().Find(name);
       EXPECT_TRUE(adapter.ok()) << adapter.status();
@@ -73,17 +74,18 @@ TEST_P(AdapterEngineTest, SameTokensAloneTogetherAndStreamed) {
     for (size_t j = 1; j < i; j += 2) EXPECT_NE(alone[i].blanks, alone[j].blanks) << i << " " << j;
   }
   for (const bool streamed : {false, true}) {
-    for (const int64_t step_tokens : {512, 11}) {
+    for (const int64_t step_tokens : {11, 512}) {
       setup.batch = step_tokens == 11 ? 8 : 17;
       setup.step_tokens = step_tokens;
       setup.streamed = streamed;
       setup.threads = streamed ? 3 : 2;
-      setup.guesses = setup.branches = streamed ? 40 : 0;  // of a draft model without adapters
-      if (streamed) setup.draft = PackedFormat{DType::kI4, 32};
+      const bool guesses = streamed && step_tokens == 512;
+      setup.guesses = setup.branches = guesses ? 40 : 0;  // of a draft model without adapters
+      if (guesses) setup.draft = PackedFormat{DType::kI4, 32};
       auto engine = Open(setup);
       ASSERT_TRUE(engine->adapters().LoadAll(four).ok());
       const std::vector<Outcome> together = Generate(*engine, TenRequests(*engine));
-      EXPECT_EQ(engine->stats().branch_tokens > 0, streamed);
+      EXPECT_EQ(engine->stats().branch_tokens > 20, guesses);
       for (size_t i = 0; i < alone.size(); ++i) {
         EXPECT_EQ(together[i].blanks, alone[i].blanks)
             << "request " << i << " streamed " << streamed << " step " << step_tokens;
