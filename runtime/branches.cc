@@ -12,8 +12,8 @@ Branches::Branches(KvCache& kv, PrefixCache& prefixes, const ModelUse& use, bool
       control_(always),
       branches_(static_cast<size_t>(use.branches)) {
   for (Branch& branch : branches_) {
-    branch.sequence.tokens.reserve(use.context_tokens);
-    for (std::vector<int32_t>& row : branch.sequence.positions) row.reserve(use.context_tokens);
+    branch.sequence.tokens.reserve(LogitRows(use));
+    for (std::vector<int32_t>& row : branch.sequence.positions) row.reserve(LogitRows(use));
     branch.sequence.pages.reserve(KvCache::PagesFor(use.context_tokens));
   }
 }

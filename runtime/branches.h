@@ -29,7 +29,7 @@ struct Branch {
   int32_t first_token() const { return sequence.tokens[static_cast<size_t>(from) + 1]; }
 };
 
-// One thread. Allocates in its constructor only.
+// One thread. Allocates in its constructor only, but for the page tables of long prefixes.
 class Branches {
  public:
   // Up to use.branches tokens in a step, in as many branches. `prefixes` gives way where pages are
