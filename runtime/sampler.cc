@@ -104,7 +104,7 @@ SecondChoice Sampler::Second(const SamplingParams& params, std::span<float> logi
     const float gap = best - logits[static_cast<size_t>(second)];
     return std::isfinite(gap) ? SecondChoice{second, gap} : SecondChoice{};
   }
-  Filter(params, logits);
+  if (WantsLogprobs(params)) Filter(params, logits);  // else the candidates are still there
   const uint64_t key = DrawKey(params.seed, index);
   const RaceWinner winner = Run(key, -1), second = Run(key, winner.index);
   if (second.index < 0) return {};

@@ -288,6 +288,7 @@ TEST(Sampler, TheSecondChoiceIsWhatComesWithoutTheFirst) {
     params.temperature = round % 4 == 0 ? 0.0f : 0.8f;
     if (round % 4 == 2) params.top_k = 20;
     if (round % 4 == 3) params.repetition_penalty = 1.4f;
+    if (round % 8 > 3) params.logprobs = 3;  // which are found in the same memory
     const Ids history = {3, 4, 5, 6};
     const auto index = static_cast<uint64_t>(round);
     Floats left = logits;
@@ -307,6 +308,9 @@ TEST(Sampler, TheSecondChoiceIsWhatComesWithoutTheFirst) {
     EXPECT_EQ(Sample(params, more, history, index).token, second.token) << round;
   }
   Floats one = {-kInfinity, 1.0f, -kInfinity};
+  SampledToken token;
+  sampler.Sample({}, one, {}, 0, &token);
+  EXPECT_EQ(token.token, 1);
   EXPECT_EQ(sampler.Second({}, one, 0, 1).token, -1) << "there is no other";
 }
 
