@@ -54,7 +54,7 @@ class Evaluator:
             if example.length <= self.model.shape.positions:
                 examples.append(example)
                 characters += len(row[answer])
-        for group in batches(examples, 2048):
+        for group in batches([[example] for example in examples], 2048):
             batch = self._tensors(group)
             with self._autocast():
                 loss = self.model(batch)
@@ -78,10 +78,10 @@ class Evaluator:
         left = list(range(len(contexts)))
         for _ in range(longest):
             group = [Example(contexts[i], [(len(contexts[i]) - 1, texts[i])]) for i in left]
-            batch = self._tensors(group)
+            batch = self._tensors([[example] for example in group])
             with self._autocast():
-                states = self.model.hidden_states(batch["tokens"], batch["positions"],
-                                                  batch["blocks"], batch["visible"])
+                states = self.model.hidden_states(*(batch[name] for name in (
+                    "tokens", "positions", "blocks", "owners", "spans")))
             last = torch.tensor([example.length - 1 for example in group], device=self.device)
             states = states[torch.arange(len(group), device=self.device), last].float()
             best = (states @ self.model.word_embeddings.weight.T).argmax(-1).tolist()

@@ -10,10 +10,13 @@ from table import Table
 from tasks import prompt_ids
 
 # How often each task is drawn. Whole poems carry most of the tokens.
-MIXTURE = {"poem": 0.14, "couplet": 0.06, "infill": 0.02, "summary": 0.23, "title": 0.23, "qa": 0.32}
+MIXTURE = {"poem": 0.14, "couplet": 0.06, "infill": 0.02, "summary": 0.26, "titles": 0.2, "qa": 0.32}
 # How often a poem is taken when it is drawn: regulated, other 诗, 词, 曲.
 KEEP = {"regulated": 1.0, "诗": 0.35, "词": 0.6, "曲": 0.25}
 LONGEST = 256
+# Titles in one example of titles alone, and how often one is taken that a single poem has.
+TITLES_TOGETHER = 8
+ONCE = 0.12
 
 
 class Deck:
@@ -30,12 +33,15 @@ class Deck:
 
 
 class Example:
-    """A context, and its blanks in order: (index of the mask, tokens of the answer)."""
+    """A context, and its blanks in order: (index of the mask, tokens of the answer).
 
-    __slots__ = ("context", "blanks", "length")
+    Blanks that stand `apart` do not see one another, as if each had the context to itself.
+    """
 
-    def __init__(self, context, blanks):
-        self.context, self.blanks = context, blanks
+    __slots__ = ("context", "blanks", "apart", "length")
+
+    def __init__(self, context, blanks, apart=False):
+        self.context, self.blanks, self.apart = context, blanks, apart
         self.length = len(context) + sum(len(answer) + 1 for _, answer in blanks)
 
 
@@ -55,7 +61,7 @@ class Examples:
         self.regulated = {tuple(vocabulary.encode(form)) for form in ("五绝", "七绝", "五律", "七律")}
         self.word = {text: vocabulary.encode(text)
                      for text in ("《", "》", "：", "上联：", "下联：", "题：《", "问：", "答：")}
-        self.series_sizes = None  # by row of the poems; counted when it is first needed
+        self.title_chances = None  # by row of the poems; made when first needed
 
     def draw(self):
         """One example of the mixture, not longer than LONGEST."""
@@ -108,32 +114,46 @@ class Examples:
             if title:
                 break
         text = table.get("text", row)
-        return self._titled(text[:16] if self.rng.random() < 0.1 else text, title)
+        return self._titled(text[:16] if self.rng.random() < 0.1 else text, [title])
 
-    def title(self):
-        """A title without its poem, which teaches titles cheaply. One of a series of n poems comes up
-        with a chance of 1 / sqrt(n): long series are soon known, and most have one poem or two."""
-        if self.series_sizes is None:
-            self.series_sizes = self._count_series()
+    def titles(self):
+        """Titles without their poems, apart from one another: with one context for all of them,
+        nearly every token teaches."""
+        if self.title_chances is None:
+            self.title_chances = self._title_chances()
         deck = self.decks["poems"]
-        while True:
+        found = []
+        while len(found) < TITLES_TOGETHER:
             row = deck.deal()
-            size = self.series_sizes[row]
-            if size and self.rng.random() < size**-0.5:
-                return self._titled([], deck.table.get("title", row))
+            if self.rng.random() < self.title_chances[row]:
+                found.append(deck.table.get("title", row))
+        return self._titled([], found)
 
-    def _titled(self, text, title):
+    def _titled(self, text, titles):
         context = text + self.word["题：《"]
         mask = len(context)
-        return Example(context + [self.commands["MASK"]] + self.word["》"], [(mask, title)])
+        context += [self.commands["MASK"]] + self.word["》"]
+        return Example(context, [(mask, title) for title in titles], apart=True)
 
-    def _count_series(self):
-        """Of every poem, how many have a title of the same series; 0 of those without a title."""
+    def _title_chances(self):
+        """Of every poem, how likely its title is taken when it is dealt. Series share alike, long or
+        short: 1 / n for n poems. Titles without a number count less, least those of a single poem,
+        which hardly come again: there are 28 times as many of these as of two poems. They are there
+        for what titles are like."""
         table = self.decks["poems"].table
         titles = [self.vocabulary.decode(table.get("title", row)) for row in range(table.rows)]
         names = [corpus.series(title) for title in titles]
-        counts = Counter(names)
-        return [counts[name] if title else 0 for name, title in zip(names, titles)]
+        poems = Counter(names)
+        numbered = {name for name, title in zip(names, titles) if name != title}
+
+        def chance(name, title):
+            if not title:
+                return 0.0
+            if name not in numbered and poems[name] == 1:
+                return ONCE
+            return (1.0 if name in numbered else 0.3) / poems[name]
+
+        return [chance(name, title) for name, title in zip(names, titles)]
 
     def qa(self):
         deck = self.decks["qa"]

@@ -1,4 +1,4 @@
-"""Batches: examples of like length side by side, drawn in this process or in others."""
+"""Batches of rows, in which examples lie side by side; drawn in this process or in others."""
 
 import multiprocessing
 
@@ -6,42 +6,73 @@ import numpy as np
 
 from examples import Examples
 
+# Examples are packed into rows of this length: little padding, and attention that costs little.
+ROW_TOKENS = 144
 
-def batches(examples, tokens_per_batch):
-    """Examples in groups of like length, so that little is padding."""
+
+def pack(examples, row_tokens):
+    """Rows of examples that fill `row_tokens` together, or of one example that is longer."""
+    rows = []
+    for example in sorted(examples, key=lambda e: -e.length):
+        room = (row for row in rows if row_length(row) + example.length <= row_tokens)
+        row = next(room, None)
+        if row is None:
+            rows.append([example])
+        else:
+            row.append(example)
+    return rows
+
+
+def row_length(row):
+    return sum(example.length for example in row)
+
+
+def batches(rows, tokens_per_batch):
+    """Rows in groups of like length, so that little is padding."""
     group, longest = [], 0
-    for example in sorted(examples, key=lambda e: e.length):
-        longest = max(longest, example.length)
+    for row in sorted(rows, key=row_length):
+        longest = max(longest, row_length(row))
         if group and longest * (len(group) + 1) > tokens_per_batch:
             yield group
-            group, longest = [], example.length
-        group.append(example)
+            group, longest = [], row_length(row)
+        group.append(row)
     if group:
         yield group
 
 
-def collate(examples, commands):
-    """Arrays of one batch, padded to the longest example (see PoetModel.forward)."""
-    length = max(example.length for example in examples)
-    tokens = np.full((len(examples), length), commands["pad"], np.int64)
-    positions = np.zeros((len(examples), length), np.int64)
-    blocks = np.zeros((len(examples), length), np.int64)
-    rows, targets = [], []
-    for i, example in enumerate(examples):
-        at = len(example.context)
-        tokens[i, :at] = example.context
-        positions[i, :at] = np.arange(at)
-        for mask, answer in example.blanks:
-            end = at + len(answer) + 1
-            tokens[i, at:end] = [commands["sop"], *answer]
-            positions[i, at:end] = mask
-            blocks[i, at:end] = np.arange(1, end - at + 1)
-            rows.append(np.arange(at, end) + i * length)
-            targets += [*answer, commands["eop"]]
-            at = end
-    return {"tokens": tokens, "positions": positions, "blocks": blocks,
-            "visible": np.array([len(example.context) for example in examples]),
-            "rows": np.concatenate(rows), "targets": np.array(targets)}
+def collate(rows, commands):
+    """Arrays of one batch, padded to the longest row (see PoetModel.forward)."""
+    shape = len(rows), max(map(row_length, rows))
+    batch = {"tokens": np.full(shape, commands["pad"], np.int64)}
+    for name, padding in (("positions", 0), ("blocks", 0), ("owners", -1), ("spans", -1)):
+        batch[name] = np.full(shape, padding, np.int64)
+    answers, targets = [], []
+    for i, row in enumerate(rows):
+        at = 0
+        for owner, example in enumerate(row):
+            part = {name: array[i, at:at + example.length] for name, array in batch.items()}
+            part["owners"][:] = owner
+            inner = _lay_out(example, part, commands)
+            answers.append(inner + i * shape[1] + at)
+            targets += [id for _, answer in example.blanks for id in (*answer, commands["eop"])]
+            at += example.length
+    return batch | {"rows": np.concatenate(answers), "targets": np.array(targets)}
+
+
+def _lay_out(example, part, commands):
+    """Writes an example into its part of the arrays; returns where its answers are scored."""
+    context = at = len(example.context)
+    part["tokens"][:at] = example.context
+    part["positions"][:at] = np.arange(at)
+    part["spans"][:at] = 0
+    for number, (mask, answer) in enumerate(example.blanks):
+        end = at + len(answer) + 1
+        part["tokens"][at:end] = [commands["sop"], *answer]
+        part["positions"][at:end] = mask
+        part["blocks"][at:end] = np.arange(1, end - at + 1)
+        part["spans"][at:end] = 1 + number if example.apart else 1
+        at = end
+    return np.arange(context, at)
 
 
 def step_batches(examples, step_tokens, batch_tokens):
@@ -50,7 +81,8 @@ def step_batches(examples, step_tokens, batch_tokens):
     while tokens < step_tokens:
         drawn.append(examples.draw())
         tokens += drawn[-1].length
-    arrays = [collate(group, examples.commands) for group in batches(drawn, batch_tokens)]
+    rows = pack(drawn, ROW_TOKENS)
+    arrays = [collate(group, examples.commands) for group in batches(rows, batch_tokens)]
     return sorted(arrays, key=lambda a: -a["tokens"].size), tokens
 
 

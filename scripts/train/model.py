@@ -115,14 +115,16 @@ class PoetModel(nn.Module):
             for last in (module.attention["dense"], module.mlp["dense_4h_to_h"]):
                 nn.init.zeros_(last.weight)
 
-    def hidden_states(self, tokens, positions, blocks, visible):
-        """States after the last norm. `visible[b]` columns are seen by all rows of b; else a
-        row sees the columns up to its own."""
+    def hidden_states(self, tokens, positions, blocks, owners, spans):
+        """States after the last norm. A token sees those of its own owner (example): of span 0,
+        the context, all, and of its own span those up to itself."""
         parts = self.transformer
         x = (self.word_embeddings(tokens) + parts["position_embeddings"](positions)
              + parts["block_position_embeddings"](blocks))
         at = torch.arange(tokens.shape[1], device=tokens.device)
-        mask = (at[None, :] <= at[:, None])[None] | (at[None, None, :] < visible[:, None, None])
+        past = (at[None, :] <= at[:, None])[None]
+        mask = (past & (spans[:, :, None] == spans[:, None, :])) | (spans[:, None, :] == 0)
+        mask = mask & (owners[:, :, None] == owners[:, None, :])
         x = self.drop(x)
         for layer in parts["layers"]:
             x = layer(x, mask[:, None])
@@ -131,7 +133,7 @@ class PoetModel(nn.Module):
     def forward(self, batch):
         """Negative log-likelihood of each target: `batch["rows"]` are their flat positions."""
         x = self.hidden_states(batch["tokens"], batch["positions"], batch["blocks"],
-                               batch["visible"])
+                               batch["owners"], batch["spans"])
         x = x.flatten(0, 1)[batch["rows"]]
         table = self.word_embeddings.weight
         if x.is_cuda or not torch.is_grad_enabled():

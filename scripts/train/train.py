@@ -18,7 +18,7 @@ import torch
 
 from converted import load_converted
 from examples import scoring_example
-from feed import Feed, batches, collate
+from feed import ROW_TOKENS, Feed, batches, collate, pack
 from model import PoetModel, Shape
 from optimizer import make_optimizers, set_rate
 from precision import fast_products
@@ -126,7 +126,7 @@ class Trainer:
         self.model.eval()
         for task, examples in self.checks.items():
             total = count = 0
-            for group in batches(examples, self.args.batch_tokens):
+            for group in batches(pack(examples, ROW_TOKENS), self.args.batch_tokens):
                 loss, targets = self.losses(collate(group, self.vocabulary.commands))
                 inner = targets != self.vocabulary.commands["eop"]
                 total += loss[inner].sum().item()
