@@ -64,12 +64,14 @@ nlohmann::json ToJson(const Plan& plan, const Bound& bound, const Rates& rates, 
           {"streamed_bytes", bound.streamed_bytes},
           {"batch", batch},
           {"kv_bytes", model.kv_bytes},
+          {"kv_mapped_bytes", model.MappedPart(model.kv_bytes)},
           {"lendable_bytes", model.lendable_bytes},
           {"workspace_bytes", model.workspace_bytes},
           {"constant_bytes", model.constant_bytes},
           {"ring_bytes", model.ring_bytes},
           {"expert_bytes", model.expert_bytes},
           {"expert_cache_bytes", model.expert_cache_bytes},
+          {"device_expert_bytes", model.device_expert_bytes},
           {"embedding_bytes", model.embedding_bytes},
           {"device_weight_bytes", model.device_bytes},
           {"host_weight_bytes", model.host_bytes},
@@ -103,13 +105,15 @@ void PrintTable(const Plan& plan, const Bound& bound, int64_t batch) {
   size("weights resident in RAM", model.host_bytes);
   size("weights streamed from disk", model.disk_bytes);
   if (model.expert_bytes > 0) {
-    size("experts, of which in memory", model.expert_bytes);
-    size("", model.expert_cache_bytes);
+    size("experts", model.expert_bytes);
+    if (model.device_experts > 0) size("of which on the device", model.device_expert_bytes);
+    size("of which in RAM", model.expert_cache_bytes);
   }
   size("embedding, of which resident", model.embedding_bytes);
   size("", model.embedding_resident_bytes);
   size("norms, biases, position tables", model.constant_bytes);
   size("key-value cache", model.kv_bytes);
+  if (model.kv_mapped_layers > 0) size("of which in RAM", model.MappedPart(model.kv_bytes));
   if (model.lendable_bytes > 0) size("of which weights while idle", model.lendable_bytes);
   size("activations and logits", model.workspace_bytes);
   size("prefetch ring", model.ring_bytes);

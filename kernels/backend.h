@@ -26,6 +26,9 @@ struct Stream {
 struct Event {
   void* handle = nullptr;  // a point in a stream's work
 };
+struct Graph {
+  void* handle = nullptr;  // work of a stream that can be given to it again, as a whole
+};
 
 // Activations as int8 in slices of kSliceCols columns, one scale per token and slice.
 // padded_cols = cols rounded up to 64; padding is zero. No ownership.
@@ -39,11 +42,15 @@ struct QuantizedRows {
 
   int64_t padded_cols() const { return (cols + kTileCols - 1) / kTileCols * kTileCols; }
   int64_t slices() const { return (cols + kSliceCols - 1) / kSliceCols; }
+
+  friend bool operator==(const QuantizedRows&, const QuantizedRows&) = default;
 };
 
 struct Quantize {
   Tensor x;  // [tokens, cols]
   QuantizedRows out;
+
+  friend bool operator==(const Quantize&, const Quantize&) = default;
 };
 
 // out[t, r] = residual_scale * residual[t, r] + (Σ_k x[t, k] W[r, k] + bias[r]).
@@ -56,6 +63,27 @@ struct Linear {
   Tensor residual;              // [tokens, rows], or data == null
   float residual_scale = 1.0f;
   Tensor out;  // [tokens, rows]
+
+  friend bool operator==(const Linear&, const Linear&) = default;
+};
+
+// Row r of `out` is x[x_rows[r], :] Wᵀ with W of the expert whose tile has r. Reduction order: that
+// of Linear.
+struct ExpertLinear {
+  Tensor x = {};                    // [n, cols]; used when the format is f32, f16, bf16
+  QuantizedRows quantized = {};     // the same, quantized; used when it is int8 or int4
+  const int32_t* x_rows = nullptr;  // [out.rows], or null: row r
+  const ExpertTile* tiles = nullptr;
+  int64_t tile_rows = 8;
+  int64_t experts = 0;
+  const std::byte* const* weights = nullptr;  // of expert e at [e * stride]: packed [rows, cols]
+  int64_t stride = 1;
+  PackedFormat format = {};
+  int64_t rows = 0;
+  int64_t cols = 0;
+  Tensor out = {};  // [choices, rows]
+
+  friend bool operator==(const ExpertLinear&, const ExpertLinear&) = default;
 };
 
 // out[targets[i], :] = row source_rows[i] of the block.
@@ -65,6 +93,8 @@ struct Gather {
   const int32_t* targets;      // [count]
   int64_t count = 0;
   Tensor out;  // [tokens, cols]
+
+  friend bool operator==(const Gather&, const Gather&) = default;
 };
 
 // x[t, :] += table[ids[t], :]. Negative ids add nothing.
@@ -72,6 +102,8 @@ struct AddRows {
   Tensor table;        // [n, cols], f32
   const int32_t* ids;  // [tokens], or null: row t
   Tensor x;            // [tokens, cols]
+
+  friend bool operator==(const AddRows&, const AddRows&) = default;
 };
 
 // out[i, :] = x[ids[i], :].
@@ -79,6 +111,8 @@ struct CopyRows {
   Tensor x;
   const int32_t* ids;  // [out.rows], or null: row i
   Tensor out;
+
+  friend bool operator==(const CopyRows&, const CopyRows&) = default;
 };
 
 // out = (x - mean) / sqrt(variance + epsilon) * weight + bias. out may be x.
@@ -90,6 +124,8 @@ struct LayerNorm {
   Tensor out;
   // Above 0: of x / (max|x| / max_scale), the maximum of each row (CogView's Sandwich-LN).
   float max_scale = 0.0f;
+
+  friend bool operator==(const LayerNorm&, const LayerNorm&) = default;
 };
 
 // out = x / sqrt(mean(x²) + epsilon) * weight. out may be x.
@@ -98,6 +134,8 @@ struct RmsNorm {
   const float* weight;  // [cols]
   float epsilon;
   Tensor out;
+
+  friend bool operator==(const RmsNorm&, const RmsNorm&) = default;
 };
 
 // Rotates pairs in place: (a, b) -> (a cos - b sin, b cos + a sin).
@@ -110,6 +148,8 @@ struct Rope {
   int64_t rotary_begin;  // first rotated dimension of each head
   int64_t rotary_dims;   // how many are rotated (even); pairs lie within them
   RopePairs pairs;
+
+  friend bool operator==(const Rope&, const Rope&) = default;
 };
 
 enum class Activation : uint8_t { kGeluTanh, kGeluErf, kSilu, kRelu };
@@ -117,6 +157,8 @@ struct Activate {
   Activation kind;
   Tensor x;    // [tokens, n]
   Tensor out;  // [tokens, n]; may be x
+
+  friend bool operator==(const Activate&, const Activate&) = default;
 };
 // out = f(gate) * value.
 struct GatedActivate {
@@ -124,6 +166,8 @@ struct GatedActivate {
   Tensor gate;   // [tokens, n]
   Tensor value;  // [tokens, n]
   Tensor out;    // [tokens, n]; may be gate or value
+
+  friend bool operator==(const GatedActivate&, const GatedActivate&) = default;
 };
 
 // Stores the keys and values of each token at its slot (page * kPageTokens + offset).
@@ -132,6 +176,8 @@ struct KvWrite {
   Tensor v;              // [tokens, kv_heads * value_dim]; unused where values are in the keys
   const int64_t* slots;  // [tokens]
   KvLayer layer;
+
+  friend bool operator==(const KvWrite&, const KvWrite&) = default;
 };
 
 // Softmax attention of each token over the first visible[t] slots of its sequence.
@@ -146,7 +192,9 @@ struct Attention {
   float scale = 1.0f;  // scores = scale * q·k
   KvLayer layer;
   Tensor out;           // [tokens, heads * value_dim]
-  int64_t longest = 0;  // the largest of `visible` where the caller knows it; changes no result
+  int64_t longest = 0;  // no less than any of `visible`, where known; changes no result
+
+  friend bool operator==(const Attention&, const Attention&) = default;
 };
 
 // All entries are set unless marked optional. Thread-safe: a table is constant; one
@@ -172,6 +220,9 @@ struct Backend {
   void (*route)(const Route&, Stream) = nullptr;
   void (*combine)(const Combine&, Stream) = nullptr;
   void (*unfold)(const Unfold&, Stream) = nullptr;
+  // Optional: experts of which the host does not learn who was chosen.
+  void (*group_choices)(const GroupChoices&, Stream) = nullptr;
+  void (*expert_linear)(const ExpertLinear&, Stream) = nullptr;
   // Optional: where logits are far from the host, which draws tokens otherwise.
   void (*draw_tokens)(const DrawTokens&, Stream) = nullptr;
 
@@ -192,15 +243,20 @@ struct Backend {
   void (*synchronize)(Stream) = nullptr;
 
   // Whether kernels and the host use the same memory. Where they do not, all that arguments point
-  // at, structs and tables inside them included, must be memory of alloc().
+  // at, structs and tables inside them included, must be memory of alloc() or alloc_mapped().
   bool host_memory = true;
+  // Memory of the host that kernels reach over the link ("mapped", "zero-copy"), for what the
+  // device has no room for; zeroed, null without room.
+  void* (*alloc_mapped)(size_t bytes) = nullptr;
+  void (*free_mapped)(void* data, size_t bytes) = nullptr;
   // Host memory that copies go on from and to while the caller does; zeroed, null without room.
   void* (*alloc_host)(size_t bytes) = nullptr;
   void (*free_host)(void* data, size_t bytes) = nullptr;
   // In the stream's order; the host's side is of alloc_host and is left alone until it is done.
   void (*upload)(void* device, const void* host, size_t bytes, Stream) = nullptr;
   void (*download)(void* host, const void* device, size_t bytes, Stream) = nullptr;
-  void (*copy)(void* to, const void* from, size_t bytes, Stream) = nullptr;  // within the device
+  // Within the memory of kernels, mapped memory included.
+  void (*copy)(void* to, const void* from, size_t bytes, Stream) = nullptr;
 
   // An event is recorded behind the work that a stream has by then. Another stream waits for it
   // with its later work; await waits on the host.
@@ -209,6 +265,14 @@ struct Backend {
   void (*record)(Event, Stream) = nullptr;
   void (*wait)(Stream, Event) = nullptr;
   void (*await)(Event) = nullptr;
+
+  // Optional: kernels that a stream is given between the two are kept and not run. False, and then
+  // they run, or null, and then they did not, where the device cannot. Launching a graph enqueues
+  // them all.
+  bool (*begin_capture)(Stream) = nullptr;
+  Graph (*end_capture)(Stream) = nullptr;
+  void (*launch)(Graph, Stream) = nullptr;
+  void (*destroy_graph)(Graph) = nullptr;
 
   // True once the device has failed; nothing that it computed since can be trusted.
   bool (*failed)() = nullptr;

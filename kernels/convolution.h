@@ -20,6 +20,8 @@ struct Unfold {
   int64_t out_width = 0;  // places in a row
   int64_t first_row = 0;  // of places
   Tensor out;             // [rows of places * out_width, window * window * channels]
+
+  friend bool operator==(const Unfold&, const Unfold&) = default;
 };
 
 }  // namespace qianyi

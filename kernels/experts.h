@@ -8,6 +8,7 @@
 namespace qianyi {
 
 inline constexpr int64_t kMaxExpertGroups = 256;
+inline constexpr int64_t kMostGroupedExperts = 4096;  // of GroupChoices
 
 enum class RouterGate : uint8_t {
   // Of score + correction, the best top_k in the best groups; the weights are the scores
@@ -43,6 +44,34 @@ struct Route {
   float* scores = nullptr;         // [tokens, 2 * experts], scratch
   int32_t* chosen = nullptr;       // [tokens, top_k]
   float* weights = nullptr;        // [tokens, top_k]
+
+  friend bool operator==(const Route&, const Route&) = default;
+};
+
+// Rows [begin, end) of the sorted choices, all of one expert; -1: none.
+struct ExpertTile {
+  int32_t expert = -1;
+  int32_t begin = 0;
+  int32_t end = 0;
+};
+// How many there may be.
+inline int64_t ExpertTiles(int64_t choices, int64_t experts, int64_t tile_rows) {
+  const int64_t tiles = experts + choices / tile_rows;
+  return tiles < choices ? tiles : choices;
+}
+
+// Sorts choices by expert, and those of one expert by token, and cuts them into tiles.
+struct GroupChoices {
+  const int32_t* chosen = nullptr;  // [tokens, top_k], of experts [0, experts)
+  int64_t tokens = 0;
+  int64_t top_k = 1;
+  int64_t experts = 0;            // at most kMostGroupedExperts
+  int64_t tile_rows = 8;          // at most; 8, 16 or 32
+  int32_t* row_tokens = nullptr;  // [tokens * top_k]: the token of each sorted choice
+  int32_t* places = nullptr;      // [tokens, top_k]: where each choice is among the sorted
+  ExpertTile* tiles = nullptr;    // [ExpertTiles()]
+
+  friend bool operator==(const GroupChoices&, const GroupChoices&) = default;
 };
 
 // out[t, :] += Σ_j weights[t, j] rows[ids[t, j], :], the sum in order of j. Negative ids add
@@ -53,6 +82,8 @@ struct Combine {
   const float* weights = nullptr;  // [tokens, count]
   int64_t count = 0;
   Tensor out;  // [tokens, cols]
+
+  friend bool operator==(const Combine&, const Combine&) = default;
 };
 
 }  // namespace qianyi

@@ -40,6 +40,8 @@ struct KvLayer {
   float* value_scales() const {
     return key_scales() + (values_in_keys ? 0 : kPageTokens * kv_heads);
   }
+
+  friend bool operator==(const KvLayer&, const KvLayer&) = default;
 };
 
 }  // namespace qianyi

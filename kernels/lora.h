@@ -29,6 +29,8 @@ struct Lora {
   const LoraItem* items = nullptr;
   int64_t count = 0;
   Tensor out;  // [tokens, rows of W]
+
+  friend bool operator==(const Lora&, const Lora&) = default;
 };
 
 }  // namespace qianyi

@@ -63,6 +63,8 @@ struct PackedRows {
   // is at blocks[i]. Only the CPU's `linear` takes these.
   int64_t block_rows = 0;
   const std::byte* const* blocks = nullptr;
+
+  friend bool operator==(const PackedRows&, const PackedRows&) = default;
 };
 
 // Packs `rows` rows of f32 [rows, cols] (row stride `stride` elements), quantizing

@@ -23,6 +23,8 @@ struct SparseAttention {
   float scale = 1.0f;  // scores = scale * q·k
   KvLayer layer;
   Tensor out;  // [tokens, heads * value_dim]
+
+  friend bool operator==(const SparseAttention&, const SparseAttention&) = default;
 };
 
 }  // namespace qianyi

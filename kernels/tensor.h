@@ -24,6 +24,8 @@ struct Tensor {
   }
   Tensor Rows(int64_t begin, int64_t count) const { return Slice(begin, count, 0, cols); }
   Tensor Columns(int64_t column, int64_t width) const { return Slice(0, rows, column, width); }
+
+  friend bool operator==(const Tensor&, const Tensor&) = default;
 };
 
 inline Tensor F32(float* data, int64_t rows, int64_t cols) {

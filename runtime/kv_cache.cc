@@ -28,11 +28,12 @@ size_t KvCache::PageBytes(const KvSpec& spec, DType dtype) {
 }
 
 KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
-                 int64_t shared_pages)
+                 int64_t shared_pages, int mapped_layers)
     : spec_(spec),
       dtype_(dtype),
       pages_(pages),
       shared_pages_(shared_pages),
+      mapped_layers_(mapped_layers),
       backend_(backend),
       layer_page_bytes_(LayerPageBytes(spec, dtype)) {
   free_.reserve(pages);
@@ -41,28 +42,43 @@ KvCache::KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& 
   for (int64_t page = 0; page < pages; ++page) free_.push_back(static_cast<int32_t>(page));
 }
 
-size_t KvCache::bytes() const { return PageBytes(spec_, dtype_) * (pages_ + shared_pages_); }
-
 absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const KvSpec& spec, DType dtype,
                                                          int64_t pages, const Backend& backend,
-                                                         int64_t shared_pages) {
-  std::unique_ptr<KvCache> cache(new KvCache(spec, dtype, pages, backend, shared_pages));
-  const size_t bytes = cache->bytes();
-  cache->memory_ = static_cast<std::byte*>(backend.alloc(bytes));
-  if (cache->memory_ == nullptr) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "no memory for a key-value cache of %d tokens (%.1f MiB); lower --context or --batch",
-        pages * kPageTokens, bytes / 1048576.0));
+                                                         int64_t shared_pages, int mapped_layers) {
+  std::unique_ptr<KvCache> cache(
+      new KvCache(spec, dtype, pages, backend, shared_pages, mapped_layers));
+  if (cache->Allocate()) return cache;
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "no memory for a key-value cache of %d tokens (%.1f MiB); lower --context or --batch",
+      pages * kPageTokens, (cache->device_bytes() + cache->mapped_bytes()) / 1048576.0));
+}
+
+bool KvCache::Allocate() {
+  if (device_bytes() > 0) {
+    memory_ = static_cast<std::byte*>(backend_.alloc(device_bytes()));
+    if (memory_ == nullptr) return false;
   }
-  return cache;
+  if (mapped_bytes() > 0) {
+    mapped_ = static_cast<std::byte*>(backend_.alloc_mapped(mapped_bytes()));
+    if (mapped_ == nullptr) return false;
+  }
+  std::byte *here = memory_, *there = mapped_;
+  for (int64_t i = 0; i < spec_.layers; ++i) {
+    const bool mapped = (i + 1) * mapped_layers_ / spec_.layers > i * mapped_layers_ / spec_.layers;
+    std::byte*& at = mapped ? there : here;
+    layers_.push_back(at);
+    at += layer_bytes();
+  }
+  return true;
 }
 
 KvCache::~KvCache() {
-  if (memory_ != nullptr) backend_.free(memory_, bytes());
+  if (memory_ != nullptr) backend_.free(memory_, device_bytes());
+  if (mapped_ != nullptr) backend_.free_mapped(mapped_, mapped_bytes());
 }
 
 KvLayer KvCache::layer(int index) const {
-  return {.pages = memory_ + index * (pages_ + shared_pages_) * layer_page_bytes_,
+  return {.pages = layers_[index],
           .page_bytes = layer_page_bytes_,
           .dtype = dtype_,
           .kv_heads = spec_.heads,

@@ -28,10 +28,12 @@ class KvCache {
   static size_t PageBytes(const KvSpec& spec, DType dtype);
   static int64_t PagesFor(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
-  // ResourceExhausted when the backend has no room.
+  // ResourceExhausted when the backend has no room. With a device, `mapped_layers` of the layers,
+  // evenly spaced, have their pages in memory of the host, which kernels reach over the link.
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(const KvSpec& spec, DType dtype,
                                                          int64_t pages, const Backend& backend,
-                                                         int64_t shared_pages = 0);
+                                                         int64_t shared_pages = 0,
+                                                         int mapped_layers = 0);
   // Where pages are copied on a device with memory of its own: the stream of the steps.
   void UseStream(Stream stream) { stream_ = stream; }
   ~KvCache();
@@ -82,8 +84,11 @@ class KvCache {
 
  private:
   KvCache(const KvSpec& spec, DType dtype, int64_t pages, const Backend& backend,
-          int64_t shared_pages);
-  size_t bytes() const;
+          int64_t shared_pages, int mapped_layers);
+  bool Allocate();
+  size_t layer_bytes() const { return (pages_ + shared_pages_) * layer_page_bytes_; }
+  size_t device_bytes() const { return (spec_.layers - mapped_layers_) * layer_bytes(); }
+  size_t mapped_bytes() const { return mapped_layers_ * layer_bytes(); }
   void Free(int32_t page);
   std::span<std::byte> Behind(int layer, int64_t page) const;
   uint64_t BytesBehind(int64_t page) const;
@@ -93,12 +98,15 @@ class KvCache {
   const DType dtype_;
   const int64_t pages_;
   const int64_t shared_pages_;
+  const int mapped_layers_;
   const Backend& backend_;
   const size_t layer_page_bytes_;
   Stream stream_;
-  std::byte* memory_ = nullptr;   // [layers][pages, then shared][layer_page_bytes_]
-  std::vector<int32_t> free_;     // a heap: the lowest is given out first
-  std::vector<int32_t> holders_;  // by page: sequences
+  std::byte* memory_ = nullptr;     // [layers that are not mapped][layer_bytes()]
+  std::byte* mapped_ = nullptr;     // [mapped_layers_][layer_bytes()]
+  std::vector<std::byte*> layers_;  // by layer: its pages, then the shared ones
+  std::vector<int32_t> free_;       // a heap: the lowest is given out first
+  std::vector<int32_t> holders_;    // by page: sequences
   std::vector<bool> kept_;
   int64_t idle_ = 0;
   std::function<void(uint64_t)> lend_;  // or null

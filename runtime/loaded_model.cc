@@ -21,6 +21,11 @@ bool StreamsWeights(const ModelPlan& plan) {
   return plan.disk_bytes > 0 || plan.expert_cache_bytes < plan.expert_bytes;
 }
 
+// Nothing of a step waits for the link or for the host.
+bool StaysOnDevice(const ModelPlan& plan) {
+  return plan.device_bytes == plan.weight_bytes && plan.device_expert_bytes == plan.expert_bytes;
+}
+
 bool StoredAsF32(const ModelFile& file) {
   return std::all_of(file.tensors.begin(), file.tensors.end(),
                      [](const StoredTensor& tensor) { return tensor.format.dtype == DType::kF32; });
@@ -120,7 +125,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
   const int64_t shared_pages = static_cast<int64_t>(
       use.adapter_bytes / std::max<size_t>(1, KvCache::PageBytes(opened.spec.kv, use.kv_dtype)));
   absl::StatusOr<std::unique_ptr<KvCache>> kv =
-      KvCache::Create(opened.spec.kv, use.kv_dtype, KvPages(use), backend, shared_pages);
+      KvCache::Create(opened.spec.kv, use.kv_dtype, KvPages(use), backend, shared_pages,
+                      loaded->plan_.models[0].kv_mapped_layers);
   if (!kv.ok()) return kv.status();
   loaded->kv_ = *std::move(kv);
   loaded->kv_->UseStream(loaded->stream_);
@@ -131,6 +137,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file, P
       std::make_unique<AdapterSet>(use.adapter_bytes, opened, *loaded->kv_, backend);
   Pass::Limits limits = Pass::LimitsOf(use, !backend.host_memory);
   if (opened.spec.experts.total > 0 || use.host_rows > 0) limits.host_threads = threads;
+  limits.device_experts = loaded->plan_.models[0].device_expert_bytes > 0;
+  limits.graphs = options.graphs && StaysOnDevice(loaded->plan_.models[0]);
   absl::StatusOr<std::unique_ptr<Pass>> pass =
       Pass::Create(opened.spec, limits, *loaded->store_, loaded->device_.get(), *loaded->kv_,
                    backend, loaded->stream_);
@@ -177,7 +185,7 @@ absl::Status LoadedModel::Run(const Step& step, const Observer& observe) {
 
 absl::Status LoadedModel::RunStages(const Step& step, const Observer& observe) {
   ComputeTurn turn(share_);
-  pass_->Begin(step);
+  pass_->Begin(step, /*watched=*/observe != nullptr);
   absl::Status status;
   for (int stage = 0; stage < model_->stages() && status.ok(); ++stage) {
     if (stage > 0) turn.Yield();

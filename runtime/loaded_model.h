@@ -41,6 +41,7 @@ struct LoadOptions {
   const Backend* backend = nullptr;  // a device with memory of its own; null = the CPU
   uint64_t device_bytes = 0;         // that the process may take of it; 0 = 95% of what is free
   double host_rows = 0;              // ModelUse::host_rows
+  bool graphs = true;                // on a device: Pass::Limits::graphs, where that holds
   int64_t sparse_slots = 0;          // ModelUse::sparse_slots
   uint64_t picture_bytes = 0;        // of the VQ-VAE that belongs to a picture model
   // This model's turn among others on the same processors; null: it has them for itself. Outlives

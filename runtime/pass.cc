@@ -10,6 +10,36 @@
 #include "runtime/memory_size.h"
 
 namespace qianyi {
+namespace {
+
+// Each upload begins on a cache line.
+constexpr int64_t Aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+void LayOutDeviceExperts(const ModelSpec& spec, int64_t tokens, Arena* arena,
+                         DeviceExpertBuffers* buffers) {
+  const int64_t choices = tokens * spec.experts.per_token;
+  int64_t ffn = 0;
+  for (const TensorSpec& tensor : spec.tensors) {
+    if (tensor.use == TensorUse::kExpert && tensor.cols() == spec.hidden_size) {
+      ffn = std::max(ffn, tensor.rows());
+    }
+  }
+  const QuantizedRows quantized{.rows = choices, .cols = ffn};
+  buffers->scores = arena->Take<float>(tokens * 2 * spec.experts.per_layer);
+  buffers->chosen = arena->Take<int32_t>(choices);
+  buffers->weights = arena->Take<float>(choices);
+  buffers->row_tokens = arena->Take<int32_t>(choices);
+  buffers->places = arena->Take<int32_t>(choices);
+  buffers->tiles = arena->Take<ExpertTile>(choices);
+  buffers->gate = arena->Take<float>(choices * ffn);
+  buffers->up = arena->Take<float>(choices * ffn);
+  buffers->output = arena->Take<float>(choices * spec.hidden_size);
+  buffers->quantized.values = arena->Take<int8_t>(choices * quantized.padded_cols());
+  buffers->quantized.scales = arena->Take<float>(choices * quantized.slices());
+  buffers->quantized.sums = arena->Take<int32_t>(choices * quantized.padded_cols() / 32);
+}
+
+}  // namespace
 
 Pass::Limits Pass::LimitsOf(const ModelUse& use, bool device) {
   Limits limits{.tokens = StepTokens(use),
@@ -34,6 +64,7 @@ Pass::Limits Pass::LimitsOf(const ModelUse& use, bool device) {
     limits.upload_bytes += matrices * std::min(limits.tokens, kMaxAdapters) * kMaxLoraParts *
                            static_cast<int64_t>(sizeof(LoraItem));
   }
+  limits.upload_bytes = Aligned(limits.upload_bytes);
   return limits;
 }
 
@@ -58,6 +89,9 @@ uint64_t Pass::LayOut(const ModelSpec& spec, Limits limits, std::byte* base, Buf
   buffers->quantized.sums = arena.Take<int32_t>(limits.tokens * quantized.padded_cols() / 32);
   const bool device = limits.upload_bytes > 0;  // beside one, experts are the host's
   if (!device) HostSide::LayOutExperts(spec, limits.tokens, &arena, &buffers->experts);
+  if (limits.device_experts) {
+    LayOutDeviceExperts(spec, limits.tokens, &arena, &buffers->device_experts);
+  }
   buffers->uploads = arena.Take<std::byte>(limits.upload_bytes);
   if (device) buffers->drawn = arena.Take<int32_t>(limits.logit_rows);
   buffers->landing = limits.host_rows ? arena.Take<float>(limits.tokens * widest) : buffers->wide;
@@ -121,6 +155,9 @@ absl::Status Pass::Allocate() {
   host_ = HostSide(
       &store_, staging_.host, &Cpu(), host_stream_,
       {.backend = &backend_, .stream = stream_, .asked = host_asked_, .landing = buffers_.landing});
+  if (limits_.graphs && backend_.begin_capture != nullptr) {
+    graphs_ = std::make_unique<StepGraphs>(backend_, stream_);
+  }
   page_tables_.reserve(limits_.tokens);
   draw_rows_.reserve(limits_.logit_rows);
   draws_.reserve(limits_.logit_rows);
@@ -138,25 +175,43 @@ Pass::~Pass() {
   if (host_asked_.handle != nullptr) backend_.destroy_event(host_asked_);
 }
 
-void Pass::Begin(const Step& step) {
+void Pass::Begin(const Step& step, bool watched) {
   tokens_ = step.size();
   logit_rows_ = static_cast<int64_t>(step.logit_tokens.size());
   token_adapters_.Group(step.adapters);
   head_adapters_.Group(step.adapters, step.logit_tokens);
   if (store_.experts() != nullptr) store_.experts()->BeginStep();
-  uploaded_ = 0;
+  uploaded_ = sent_ = 0;
   draw_rows_.clear();
   drawn_.clear();
+  noting_ = graphs_ != nullptr && !watched && !watcher_ && token_adapters_.empty();
+  if (noting_) graphs_->Begin();
   UploadStep(step);
 }
 
 void Pass::UploadStep(const Step& step) {
+  hold_uploads_ = true;
   slots_ = Upload(step.slots.data(), tokens_);
   visible_ = Upload(step.visible.data(), tokens_);
+  logit_ids_ = Upload(step.logit_tokens.data(), logit_rows_);
   longest_ = 0;
   for (const int32_t visible : step.visible) longest_ = std::max<int64_t>(longest_, visible);
+  longest_ = (longest_ + kAttentionSplit - 1) / kAttentionSplit * kAttentionSplit;
   pages_ = step.pages.data();
   if (device_ == nullptr) return;
+  const auto upload_rows = [this](const AdapterRows& rows) {
+    return Upload(rows.rows().data(), static_cast<int64_t>(rows.rows().size()));
+  };
+  token_rows_ = upload_rows(token_adapters_);
+  head_rows_ = upload_rows(head_adapters_);
+  UploadPageTables(step);
+  SendUploads();
+}
+
+// From the end of the memory for uploads backwards: tables grow from step to step, and what others
+// bring is to stay at its place.
+void Pass::UploadPageTables(const Step& step) {
+  int64_t at = limits_.upload_bytes;
   page_tables_.clear();
   for (int64_t t = 0; t < tokens_;) {
     int64_t last = t;
@@ -164,28 +219,40 @@ void Pass::UploadStep(const Step& step) {
     for (; last < tokens_ && step.pages[last] == step.pages[t]; ++last) {
       visible = std::max(visible, step.visible[last]);
     }
-    const int32_t* table = Upload(step.pages[t], KvCache::PagesFor(visible));
+    const int64_t bytes = KvCache::PagesFor(visible) * sizeof(int32_t);
+    at -= Aligned(bytes);
+    std::memcpy(staging_.uploads + at, step.pages[t], bytes);
+    const auto* table = reinterpret_cast<const int32_t*>(buffers_.uploads + at);
     for (; t < last; ++t) page_tables_.push_back(table);
   }
   pages_ = Upload(page_tables_.data(), tokens_);
-  const auto upload_rows = [this](const AdapterRows& rows) {
-    return Upload(rows.rows().data(), static_cast<int64_t>(rows.rows().size()));
-  };
-  token_rows_ = upload_rows(token_adapters_);
-  head_rows_ = upload_rows(head_adapters_);
+  if (at == limits_.upload_bytes) return;
+  backend_.upload(buffers_.uploads + at, staging_.uploads + at, limits_.upload_bytes - at, stream_);
 }
 
 const void* Pass::UploadBytes(const void* data, int64_t bytes) {
-  std::byte* const at = staging_.uploads + uploaded_;
-  std::byte* const there = buffers_.uploads + uploaded_;
+  const std::byte* const there = buffers_.uploads + uploaded_;
   if (bytes == 0) return there;
-  std::memcpy(at, data, bytes);
-  backend_.upload(there, at, bytes, stream_);
-  uploaded_ += (bytes + 63) / 64 * 64;
+  std::memcpy(staging_.uploads + uploaded_, data, bytes);
+  uploaded_ += Aligned(bytes);
+  if (!hold_uploads_) SendUploads();
   return there;
 }
 
+// Kernels that are noted run later than all uploads of the step: those come together.
+void Pass::SendUploads() {
+  hold_uploads_ = noting_;
+  if (sent_ == uploaded_) return;
+  backend_.upload(buffers_.uploads + sent_, staging_.uploads + sent_, uploaded_ - sent_, stream_);
+  sent_ = uploaded_;
+}
+
 void Pass::End(const Step& step, bool hidden_too) {
+  if (noting_) {
+    noting_ = false;
+    SendUploads();
+    graphs_->Enqueue();
+  }
   if (device_ != nullptr && logit_rows_ > 0) EndDraws(step);
   if (device_ != nullptr && hidden_too && tokens_ > 0) {
     backend_.download(staging_.hidden, buffers_.hidden, tokens_ * spec_.hidden_size * sizeof(float),
@@ -271,7 +338,7 @@ absl::Status Pass::Linear(Projection projection, Tensor x, Tensor out, Tensor re
     }
     const auto multiply = [&](const auto& lease) {
       if (!lease.ok()) return lease.status();
-      backend_.linear(RowsOf(whole, lease->rows(), lease->row_begin()), stream_);
+      backend().linear(RowsOf(whole, lease->rows(), lease->row_begin()), stream());
       block += lease->blocks();
       return absl::OkStatus();
     };
@@ -292,7 +359,7 @@ QuantizedRows Pass::Quantized(Tensor x) {
   QuantizedRows rows = buffers_.quantized;
   rows.rows = x.rows;
   rows.cols = x.cols;
-  backend_.quantize({.x = x, .out = rows}, stream_);
+  backend().quantize({.x = x, .out = rows}, stream());
   return rows;
 }
 
@@ -314,7 +381,7 @@ absl::Status Pass::LinearByHead(int weight, int64_t heads, const ByHead& by_head
         task.weight.data += (row - begin) / kPanelRows * panel_bytes;
         task.weight.rows = rows;
         task.out = by_head.out.Columns(head * by_head.out_stride + row % head_rows, rows);
-        backend_.linear(task, stream_);
+        backend().linear(task, stream());
         row += rows;
       }
       block += lease->blocks();
@@ -340,7 +407,7 @@ void Pass::AddLora(int tensor, Tensor x, Tensor out) {
     for (LoraItem& item : lora_items_) item.tokens = rows + (item.tokens - adapters.rows().data());
     there = Upload(lora_items_.data(), count);
   }
-  backend_.lora({.x = x, .items = there, .count = count, .out = out}, stream_);
+  backend().lora({.x = x, .items = there, .count = count, .out = out}, stream());
 }
 
 void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const float> frequencies,
@@ -363,52 +430,51 @@ void Pass::PrepareRope(const std::vector<int32_t>& positions, std::span<const fl
 
 void Pass::Rope(Tensor x, int64_t heads, int64_t head_dim, int64_t rotary_begin, RopePairs pairs,
                 int table) {
-  backend_.rope({.x = x,
-                 .cos_sin = buffers_.rope + table * tokens_ * rotary_dims_,
-                 .heads = heads,
-                 .head_dim = head_dim,
-                 .rotary_begin = rotary_begin,
-                 .rotary_dims = rotary_dims_,
-                 .pairs = pairs},
-                stream_);
+  backend().rope({.x = x,
+                  .cos_sin = buffers_.rope + table * tokens_ * rotary_dims_,
+                  .heads = heads,
+                  .head_dim = head_dim,
+                  .rotary_begin = rotary_begin,
+                  .rotary_dims = rotary_dims_,
+                  .pairs = pairs},
+                 stream());
 }
 
 void Pass::Attend(const Step& step, int layer, Tensor q, Tensor k, Tensor v, int64_t heads,
                   float scale, Tensor out) {
   const KvLayer cache = kv_.layer(layer);
-  backend_.kv_write({.k = k, .v = v, .slots = slots_, .layer = cache}, stream_);
+  backend().kv_write({.k = k, .v = v, .slots = slots_, .layer = cache}, stream());
   if (step.sparse != nullptr) {
     const SparseStep::Layer& lists = step.sparse->layers[layer];
     const auto upload = [this](const auto& of) {
       return Upload(of.data(), static_cast<int64_t>(of.size()));
     };
-    backend_.sparse_attention({.q = q,
-                               .pages = pages_,
-                               .slots = upload(lists.slots),
-                               .offsets = upload(lists.offsets),
-                               .pivots = upload(lists.pivots),
-                               .pivot_bias = step.sparse->pivot_bias,
-                               .heads = heads,
-                               .scale = scale,
-                               .layer = cache,
-                               .out = out},
-                              stream_);
+    backend().sparse_attention({.q = q,
+                                .pages = pages_,
+                                .slots = upload(lists.slots),
+                                .offsets = upload(lists.offsets),
+                                .pivots = upload(lists.pivots),
+                                .pivot_bias = step.sparse->pivot_bias,
+                                .heads = heads,
+                                .scale = scale,
+                                .layer = cache,
+                                .out = out},
+                               stream());
     return;
   }
-  backend_.attention({.q = q,
-                      .pages = pages_,
-                      .visible = visible_,
-                      .heads = heads,
-                      .scale = scale,
-                      .layer = cache,
-                      .out = out,
-                      .longest = longest_},
-                     stream_);
+  backend().attention({.q = q,
+                       .pages = pages_,
+                       .visible = visible_,
+                       .heads = heads,
+                       .scale = scale,
+                       .layer = cache,
+                       .out = out,
+                       .longest = longest_},
+                      stream());
 }
 
-void Pass::TakeLogitRows(const Step& step) {
-  const int32_t* ids = Upload(step.logit_tokens.data(), logit_rows_);
-  backend_.copy_rows({.x = hidden(), .ids = ids, .out = head_input()}, stream_);
+void Pass::TakeLogitRows() {
+  backend().copy_rows({.x = hidden(), .ids = logit_ids_, .out = head_input()}, stream());
 }
 
 }  // namespace qianyi

@@ -17,6 +17,7 @@
 #include "runtime/kv_cache.h"
 #include "runtime/model_spec.h"
 #include "runtime/step.h"
+#include "runtime/step_graphs.h"
 #include "runtime/storage/device_weights.h"
 #include "runtime/storage/weight_store.h"
 
@@ -33,6 +34,8 @@ class Pass {
     int64_t upload_bytes = 0;  // of what a step brings to a device; 0 = it reads the host's memory
     int host_threads = 1;      // beside a device, of what the host computes
     bool host_rows = false;    // rows of matrices are among that
+    bool device_experts = false;  // some layers' experts are on the device
+    bool graphs = false;          // all of a step is the device's, which can keep it as a graph
   };
   static Limits LimitsOf(const ModelUse& use, bool device);
   // What Create takes from the backend: of its memory, and of the host's for a device.
@@ -50,7 +53,8 @@ class Pass {
   Pass& operator=(const Pass&) = delete;
 
   const Limits& limits() const { return limits_; }
-  void Begin(const Step& step);
+  // `watched`: somebody will look at buffers before End.
+  void Begin(const Step& step, bool watched = false);
   // Draws what step.draws asks for, and brings the tokens, all other logits, and the hidden states
   // if they are wanted to the host, behind all work of the step, and waits for it.
   void End(const Step& step, bool hidden_too = false);
@@ -75,8 +79,20 @@ class Pass {
   Tensor head_input() const { return Rows(buffers_.head_input, spec_.hidden_size, logit_rows_); }
 
   HostSide& host() { return host_; }
-  const Backend& backend() const { return backend_; }
-  Stream stream() const { return stream_; }
+  // Whether the matrix of an expert is on the device, and then those of its whole layer are.
+  bool OnDevice(int expert_tensor) const {
+    return device_ != nullptr && device_->ExpertMatrices(expert_tensor) != nullptr;
+  }
+  // Of a tensor that is OnDevice, and those behind it: where each is, for kernels.
+  const std::byte* const* ExpertMatrices(int tensor) const {
+    return device_->ExpertMatrices(tensor);
+  }
+  const DeviceExpertBuffers& device_experts() const { return buffers_.device_experts; }
+  QuantizedRows Quantized(Tensor x);  // until the next call
+  // Where kernels of a step go: to the device, or into notes of which End makes a graph.
+  const Backend& backend() const { return noting_ ? graphs_->recorder() : backend_; }
+  Stream stream() const { return noting_ ? graphs_->recorder_stream() : stream_; }
+  const StepGraphs* graphs() const { return graphs_.get(); }  // or null
   WeightStore& store() { return store_; }
   const float* constant(int tensor) const {
     return device_ == nullptr ? store_.Constant(tensor) : device_->Constant(tensor);
@@ -121,7 +137,7 @@ class Pass {
     if (watcher_) watcher_(name, value);
   }
   // head_input = hidden rows of step.logit_tokens.
-  void TakeLogitRows(const Step& step);
+  void TakeLogitRows();
 
  private:
   Pass(const ModelSpec& spec, Limits limits, WeightStore& store, DeviceWeights* device, KvCache& kv,
@@ -138,10 +154,11 @@ class Pass {
   static Tensor Rows(float* data, int64_t cols, int64_t rows) { return F32(data, rows, cols); }
 
   absl::Status Allocate();
-  QuantizedRows Quantized(Tensor x);  // until the next call
   void AddLora(int tensor, Tensor x, Tensor out);
   const void* UploadBytes(const void* data, int64_t bytes);
+  void SendUploads();
   void UploadStep(const Step& step);
+  void UploadPageTables(const Step& step);
   void EndDraws(const Step& step);
 
   struct Buffers {
@@ -154,6 +171,7 @@ class Pass {
     float* lora = nullptr;
     QuantizedRows quantized;
     ExpertBuffers experts;
+    DeviceExpertBuffers device_experts;
     std::byte* uploads = nullptr;
     float* landing = nullptr;  // of what the host computed
     int32_t* drawn = nullptr;
@@ -184,15 +202,21 @@ class Pass {
   std::byte* staging_memory_ = nullptr;
   uint64_t staging_bytes_ = 0;
   Staging staging_;
-  int64_t uploaded_ = 0;  // bytes of this step
-  Stream host_stream_;    // of the CPU, beside a device
+  // Bytes of this step's uploads: those that are in place, and of these those that were sent.
+  int64_t uploaded_ = 0;
+  int64_t sent_ = 0;
+  bool hold_uploads_ = false;           // until SendUploads
+  std::unique_ptr<StepGraphs> graphs_;  // null: kernels are enqueued as they come
+  bool noting_ = false;
+  Stream host_stream_;  // of the CPU, beside a device
   Event host_asked_;
   HostSide host_;
   // Of the step, where kernels find it.
   const int64_t* slots_ = nullptr;
   const int32_t* visible_ = nullptr;
   const int32_t* const* pages_ = nullptr;
-  int64_t longest_ = 0;
+  const int32_t* logit_ids_ = nullptr;
+  int64_t longest_ = 0;  // in whole splits, so that it stays the same for many steps
   std::vector<const int32_t*> page_tables_;  // on the device, by token
   std::vector<LoraItem> lora_items_;
   // Of the step's rows of logits: which are drawn from, and how; what came of it, by row.

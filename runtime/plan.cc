@@ -78,9 +78,11 @@ void AddExperts(const ModelFile& file, int64_t batch, Needs* needs) {
 uint64_t LeastExpertCache(const Needs& needs) {
   return std::min<uint64_t>(2, needs.plan.use.file->spec.experts.total) * needs.largest_expert;
 }
-// All experts, in places of equal size.
+// All experts that are not on a device, in places of equal size.
 uint64_t MostExpertCache(const Needs& needs) {
-  return needs.plan.use.file->spec.experts.total * needs.largest_expert;
+  const int64_t total = needs.plan.use.file->spec.experts.total;
+  return std::max(LeastExpertCache(needs),
+                  (total - needs.plan.device_experts) * needs.largest_expert);
 }
 
 Needs NeedsOf(const ModelUse& use, bool device) {
@@ -186,6 +188,27 @@ absl::Status CannotFit(const ModelUse& use, std::string_view what, uint64_t need
       FormatSize((needed + 2 * kMiB - 1) / kMiB * kMiB), what, flag, FormatSize(budget), flag));
 }
 
+// Moves layers of caches to RAM, of the largest one first, while the device must hold more than its
+// budget. No more than that: a prompt reads keys and values many times over, weights once.
+void SpillCaches(uint64_t device_budget, std::vector<Needs>* needs, uint64_t* device_bytes,
+                 uint64_t* host_bytes) {
+  const auto layer_bytes = [](const ModelPlan& plan) {
+    const int layers = plan.use.file->spec.kv.layers;
+    return plan.kv_mapped_layers < layers ? plan.kv_bytes / layers : 0;
+  };
+  while (*device_bytes > device_budget) {
+    ModelPlan& plan = std::max_element(needs->begin(), needs->end(), [&](auto& a, auto& b) {
+                        return layer_bytes(a.plan) < layer_bytes(b.plan);
+                      })->plan;
+    const uint64_t bytes = layer_bytes(plan);
+    if (bytes == 0) return;
+    ++plan.kv_mapped_layers;
+    *device_bytes -= bytes;
+    // The pages of prefixes, which adapters have, lie beside them.
+    *host_bytes += bytes + plan.use.adapter_bytes / plan.use.file->spec.kv.layers;
+  }
+}
+
 // Divides `room` bytes of RAM that are left for weights of one model. Matrices that every step
 // reads come before experts, which a step reads some of, and these before rows of embeddings.
 void PlaceOnHost(const Needs& needs, uint64_t room, bool device, ModelPlan* plan) {
@@ -209,8 +232,69 @@ void PlaceOnHost(const Needs& needs, uint64_t room, bool device, ModelPlan* plan
   if (!device) plan->lendable_bytes = std::min(plan->kv_bytes, plan->disk_bytes);
   if (plan->expert_bytes > 0) {
     const double cached = 1.0 * plan->expert_cache_bytes / MostExpertCache(needs);
-    plan->expert_disk_bytes = plan->expert_step_bytes * (1 - cached);
+    plan->expert_disk_bytes =
+        (plan->expert_step_bytes - plan->device_expert_step_bytes) * (1 - cached);
   }
+}
+
+// The expert tensors of a unit, in order; empty where their experts are not alike, or are so large
+// that a kernel would not find their panels side by side.
+std::vector<int> ExpertsAlike(const ModelFile& file, int unit) {
+  std::vector<int> found;
+  for (size_t t = 0; t < file.tensors.size(); ++t) {
+    const TensorSpec& spec = file.tensors[t].spec;
+    if (spec.unit == unit && spec.use == TensorUse::kExpert && !spec.kept) {
+      found.push_back(static_cast<int>(t));
+    }
+  }
+  const auto at = [&](size_t i) -> const StoredTensor& { return file.tensors[found[i]]; };
+  size_t matrices = 0;  // of one expert
+  while (matrices < found.size() && at(matrices).spec.expert == at(0).spec.expert) ++matrices;
+  for (size_t i = 0; i < found.size(); ++i) {
+    const StoredTensor& tensor = at(i);
+    const StoredTensor& first = at(i % matrices);
+    if (found[i] != found[0] + static_cast<int>(i) || tensor.spec.shape != first.spec.shape ||
+        tensor.format != first.format) {
+      return {};
+    }
+    for (size_t b = 0; b + 1 < tensor.blocks.size(); ++b) {
+      if (tensor.blocks[b].rows % kPanelRows != 0) return {};
+    }
+  }
+  return found;
+}
+
+// Where a device has all matrices, the experts of as many layers as `room` bytes hold beside what
+// computing them takes. Takes from `room`.
+void PlaceExpertsOnDevice(uint64_t* room, ModelPlan* plan) {
+  const ModelFile& file = *plan->use.file;
+  if (plan->expert_bytes == 0 || plan->device_bytes < plan->weight_bytes) return;
+  Pass::Limits limits = Pass::LimitsOf(plan->use, /*device=*/true);
+  const uint64_t without = Pass::MemoryBytes(file.spec, limits);
+  limits.device_experts = true;
+  const uint64_t workspace =
+      Pass::MemoryBytes(file.spec, limits) - without + Padded(file.tensors.size() * sizeof(void*));
+  if (workspace > *room) return;
+  uint64_t left = *room - workspace;
+  for (int unit = 0; unit < static_cast<int>(file.spec.units.size()); ++unit) {
+    const std::vector<int> tensors = ExpertsAlike(file, unit);
+    uint64_t bytes = 0;
+    for (const int t : tensors) {
+      for (const Block& block : file.tensors[t].blocks) bytes += Padded(block.bytes);
+    }
+    if (tensors.empty() || bytes > left) continue;
+    for (const int t : tensors) plan->tiers[t].assign(plan->tiers[t].size(), Tier::kDevice);
+    left -= bytes;
+    plan->device_expert_bytes += bytes;
+    plan->device_experts +=
+        file.tensors[tensors.back()].spec.expert - file.tensors[tensors[0]].spec.expert + 1;
+  }
+  if (plan->device_experts == 0) return;
+  *room = left;
+  plan->device_expert_workspace_bytes = workspace;
+  plan->workspace_bytes += workspace;
+  plan->device_expert_step_bytes =
+      plan->expert_step_bytes * plan->device_expert_bytes / plan->expert_bytes;
 }
 
 // Divides `room` bytes of RAM among models: nobody gets more than it can use in every step before
@@ -237,6 +321,11 @@ std::vector<uint64_t> HostShares(std::span<const Needs> needs, uint64_t room) {
 
 }  // namespace
 
+uint64_t ModelPlan::MappedPart(uint64_t bytes) const {
+  const int layers = use.file->spec.kv.layers;
+  return layers == 0 ? 0 : bytes / layers * kv_mapped_layers;
+}
+
 int64_t StepTokens(const ModelUse& use) {
   const int64_t prompts = use.file->spec.bidirectional
                               ? std::max(use.prompt_tokens, use.context_tokens)
@@ -255,7 +344,8 @@ uint64_t Plan::host_used_bytes() const {
   uint64_t bytes = budget.process_bytes;
   for (const ModelPlan& model : models) {
     bytes += model.constant_bytes + model.ring_bytes + model.gather_bytes + model.host_bytes +
-             model.expert_cache_bytes + model.embedding_resident_bytes + model.staging_bytes;
+             model.expert_cache_bytes + model.embedding_resident_bytes + model.staging_bytes +
+             model.MappedPart(model.kv_bytes + model.use.adapter_bytes);
     if (budget.device_bytes == 0) {
       bytes += model.kv_bytes + model.workspace_bytes + model.adapter_bytes;
     }
@@ -267,7 +357,8 @@ uint64_t Plan::device_used_bytes() const {
   if (budget.device_bytes == 0) return 0;
   uint64_t bytes = kDeviceOverheadBytes;
   for (const ModelPlan& model : models) {
-    bytes += model.device_bytes + model.kv_bytes + model.workspace_bytes + model.adapter_bytes +
+    bytes += model.device_bytes + model.device_expert_bytes + model.kv_bytes -
+             model.MappedPart(model.kv_bytes) + model.workspace_bytes + model.adapter_bytes +
              model.constant_bytes +
              (model.device_bytes < model.weight_bytes ? kDeviceRingBytes : 0);
   }
@@ -294,6 +385,7 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
     if (device) fixed_device += it.constant_bytes + kDeviceRingBytes;
     total_weights += it.weight_bytes;
   }
+  if (device) SpillCaches(budget.device_bytes, &needs, &fixed_device, &fixed_host);
   if (fixed_host + least_host > budget.host_bytes) {
     return CannotFit(models[0], "of RAM", fixed_host + least_host, budget.host_bytes,
                      "--host-memory");
@@ -304,12 +396,17 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
   }
   const uint64_t host_room = budget.host_bytes - fixed_host - least_host;
   const uint64_t device_room = budget.device_bytes - fixed_device;
+  uint64_t device_left = device_room;
   for (Needs& model : needs) {
     ModelPlan& it = model.plan;
     const double share = total_weights > 0 ? it.weight_bytes / total_weights : 0;
     if (!device) break;
     it.device_bytes = SpreadEvenly(*it.use.file, true, Tier::kDevice,
                                    static_cast<uint64_t>(device_room * share), &it.tiers);
+    device_left -= it.device_bytes;
+  }
+  if (device) {
+    for (Needs& model : needs) PlaceExpertsOnDevice(&device_left, &model.plan);
   }
   const std::vector<uint64_t> shares = HostShares(needs, host_room);
   for (size_t i = 0; i < needs.size(); ++i) {
@@ -340,18 +437,22 @@ Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows) {
   Bound bound;
   auto seconds = [](double amount, double rate) { return rate > 0 ? amount / rate : 0; };
   double host_bytes = 0, device_bytes = 0, disk_bytes = 0, operations = 0, kv_bytes = 0;
-  double expert_bytes = 0, expert_disk_bytes = 0, by_cpu = 0;
+  double expert_bytes = 0, expert_disk_bytes = 0, by_cpu = 0, mapped_bytes = 0;
   uint64_t resident_bytes = 0, expert_cache_bytes = 0;
+  double device_expert_step_bytes = 0;
   for (const ModelPlan& model : plan.models) {
     device_bytes += model.device_bytes;
+    device_expert_step_bytes += model.device_expert_step_bytes;
+    expert_cache_bytes += model.device_expert_bytes;
     host_bytes += model.host_bytes;
     by_cpu += model.host_rows_bytes;
     disk_bytes += model.disk_bytes;
-    expert_bytes += model.expert_step_bytes;
+    expert_bytes += model.expert_step_bytes - model.device_expert_step_bytes;
     expert_disk_bytes += model.expert_disk_bytes;
     expert_cache_bytes += model.expert_cache_bytes;
     resident_bytes += model.host_bytes + model.expert_cache_bytes;
     kv_bytes += model.kv_read_bytes;
+    mapped_bytes += model.MappedPart(model.kv_read_bytes);
     operations += 2 * model.matrix_elements * model.use.batch;
   }
   bound.disk = seconds(disk_bytes + expert_disk_bytes, rates.disk);
@@ -364,14 +465,19 @@ Bound EstimateBound(const Plan& plan, const Rates& rates, bool cpu_rows) {
     return bound;
   }
   // Rows computed where they lie in RAM and rows moved over the link finish together. Experts are
-  // always computed where they lie (HostSide).
+  // always computed where they lie.
   const double away = host_bytes + disk_bytes;
   if (cpu_rows && rates.host_bandwidth > 0) {
-    by_cpu = away * rates.host_bandwidth / (rates.host_bandwidth + rates.link);
+    const double host = rates.host_bandwidth, link = rates.link;
+    by_cpu = (host * (away + mapped_bytes) - link * mapped_bytes) / (host + link);
+    by_cpu = std::clamp(by_cpu, 0.0, away);
   }
-  bound.host_memory = seconds(by_cpu + expert_bytes, rates.host_bandwidth);
-  bound.host_to_device = seconds(away - by_cpu, rates.link);
-  bound.device_memory = seconds(device_bytes + kv_bytes + away - by_cpu, rates.device_bandwidth);
+  // Keys and values in RAM cross the link to where they are used.
+  bound.host_memory = seconds(by_cpu + expert_bytes + mapped_bytes, rates.host_bandwidth);
+  bound.host_to_device = seconds(away - by_cpu + mapped_bytes, rates.link);
+  bound.device_memory =
+      seconds(device_bytes + device_expert_step_bytes + kv_bytes - mapped_bytes + away - by_cpu,
+              rates.device_bandwidth);
   bound.resident_bytes = static_cast<uint64_t>(device_bytes + by_cpu) + expert_cache_bytes;
   bound.streamed_bytes = static_cast<uint64_t>(away - by_cpu + expert_disk_bytes);
   return bound;

@@ -45,6 +45,7 @@ struct ModelPlan {
   std::vector<std::vector<Tier>> tiers;  // [tensor][block]; constants are always resident
   uint64_t constant_bytes = 0;
   uint64_t kv_bytes = 0;
+  int kv_mapped_layers = 0;      // with a device: layers whose keys and values are in RAM
   uint64_t adapter_bytes = 0;    // those of the use, and what their layout may waste
   uint64_t workspace_bytes = 0;  // activations, scratch and logits of one step
   uint64_t staging_bytes = 0;    // with a device: of RAM, from and to which steps are copied
@@ -60,12 +61,21 @@ struct ModelPlan {
   uint64_t embedding_bytes = 0;  // gathered tables, of which this much is resident
   uint64_t embedding_resident_bytes = 0;
   uint64_t expert_bytes = 0;        // all experts
-  uint64_t expert_cache_bytes = 0;  // room for experts that stay; all of them when they fit
-  // Of experts in one step when every expert is as likely as the others: used, and not in memory.
+  uint64_t expert_cache_bytes = 0;  // in RAM: room for experts that stay; all of them when they fit
+  // Experts on the device, whole layers of them, and of workspace_bytes what these need.
+  int64_t device_experts = 0;
+  uint64_t device_expert_bytes = 0;
+  uint64_t device_expert_workspace_bytes = 0;
+  // Of experts in one step when every expert is as likely as the others: used, of these on the
+  // device, and not in memory.
   double expert_step_bytes = 0;
+  double device_expert_step_bytes = 0;
   double expert_disk_bytes = 0;
   double matrix_elements = 0;  // multiply-adds of one token
   uint64_t kv_read_bytes = 0;  // of one step at full context
+
+  // Of `bytes` that all layers have alike, the part of those whose cache is in RAM.
+  uint64_t MappedPart(uint64_t bytes) const;
 };
 
 struct Plan {
@@ -78,8 +88,9 @@ struct Plan {
 
 // Chooses an evenly spaced resident set (a cyclic scan defeats LRU; evenly spaced, so that
 // reading and computing alternate) and streams the rest. Experts get what the matrices of every
-// step leave: those save more bytes for each byte of memory. ResourceExhausted, with the smallest
-// budget that would do and what to lower, when it cannot fit.
+// step leave: those save more bytes for each byte of memory. With a device, as few layers of
+// the caches of keys and values are in RAM as must be. ResourceExhausted, with the smallest budget
+// that would do and what to lower, when it cannot fit.
 absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudget& budget);
 
 // The longest step a use needs: room for prompts (a whole context when contexts are atomic)

@@ -184,7 +184,7 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     reading->Add({{"kind", "tokens"}}, static_cast<double>(load.tokens));
     reading->Add({{"kind", "bytes"}}, static_cast<double>(load.bytes));
   }
-  uint64_t kv_bytes = 0;
+  uint64_t kv_bytes = 0, kv_mapped_bytes = 0;
   for (const auto& model : served_) {
     const Labels labels = {{"model", model->name}};
     const auto with = [&](const char* name, const char* value) {
@@ -225,6 +225,10 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     pages.Add(with("kind", "disk"), static_cast<double>(stats.pages_on_disk));
     pages.Add(with("kind", "all"), static_cast<double>(KvPages(plan.use)));
     weights.Add(with("tier", "host"), static_cast<double>(plan.host_bytes + plan.constant_bytes));
+    if (plan.device_bytes > 0) {
+      weights.Add(with("tier", "device"),
+                  static_cast<double>(plan.device_bytes + plan.device_expert_bytes));
+    }
     weights.Add(with("tier", "lent"), static_cast<double>(store.lent_bytes));
     weights.Add(with("tier", "disk"), static_cast<double>(plan.disk_bytes - store.lent_bytes));
     if (plan.expert_bytes > 0) {
@@ -241,6 +245,7 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
     kv_tokens.Add(with("kind", "held"), static_cast<double>(stats.pages_used * kPageTokens));
     kv_tokens.Add(with("kind", "limit"), static_cast<double>(KvPages(plan.use) * kPageTokens));
     kv_bytes += plan.kv_bytes;
+    kv_mapped_bytes += plan.MappedPart(plan.kv_bytes);
     const AdapterSet& loaded = model->engine->adapters();
     adapters.Add(labels, static_cast<double>(loaded.List().size()));
     adapter_bytes.Add(with("kind", "used"), static_cast<double>(loaded.used_bytes()));
@@ -250,6 +255,9 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   memory.Add({{"kind", "budget"}},
              static_cast<double>(served_.front()->engine->plan().budget.host_bytes));
   memory.Add({{"kind", "kv_cache"}}, static_cast<double>(kv_bytes));
+  if (kv_mapped_bytes > 0) {  // of a device's cache
+    memory.Add({{"kind", "kv_cache_mapped"}}, static_cast<double>(kv_mapped_bytes));
+  }
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
        {&prompt,        &cached,       &generated,   &guesses,       &steps,       &step_sequences,

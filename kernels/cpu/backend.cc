@@ -48,8 +48,8 @@ constexpr Backend MakeBackend(std::string_view variant) {
   b.destroy_stream = [](Stream s) { delete static_cast<ThreadPool*>(s.handle); };
   b.use_threads = [](Stream s, int threads) { Pool(s).Use(threads); };
   b.synchronize = [](Stream) {};  // every kernel returns when it is done
-  b.alloc_host = Alloc;
-  b.free_host = Free;
+  b.alloc_host = b.alloc_mapped = Alloc;
+  b.free_host = b.free_mapped = Free;
   b.upload = b.download = b.copy = [](void* to, const void* from, size_t bytes, Stream) {
     std::memcpy(to, from, bytes);
   };

@@ -1,6 +1,8 @@
 #include "kernels/cuda/emulated.h"
 
 #include <cstring>
+#include <functional>
+#include <vector>
 
 #include "kernels/cuda/kernel_table.h"
 
@@ -49,6 +51,12 @@ void Wait(Stream stream, Event event) {
   Of(stream).queue.Add([at] { at.stream->queue.RunUntil(at.count); });
 }
 
+using Works = std::vector<std::function<void()>>;
+const Works& Of(Graph graph) { return *static_cast<const Works*>(graph.handle); }
+void LaunchGraph(Graph graph, Stream stream) {
+  for (const std::function<void()>& work : Of(graph)) Of(stream).queue.Add(work);
+}
+
 Backend MakeTable() {
   Backend b = emulated::KernelTable();
   b.variant = "emulated";
@@ -60,6 +68,8 @@ Backend MakeTable() {
   b.synchronize = [](Stream stream) { Of(stream).queue.RunAll(); };
   b.alloc_host = Cpu().alloc;
   b.free_host = Cpu().free;
+  b.alloc_mapped = emulation::AllocateMapped;
+  b.free_mapped = emulation::Free;
   b.upload = Upload;
   b.download = Download;
   b.copy = Copy;
@@ -68,6 +78,13 @@ Backend MakeTable() {
   b.record = Record;
   b.wait = Wait;
   b.await = Await;
+  b.begin_capture = [](Stream stream) {
+    Of(stream).queue.BeginCapture();
+    return true;
+  };
+  b.end_capture = [](Stream stream) { return Graph{new Works(Of(stream).queue.EndCapture())}; };
+  b.launch = LaunchGraph;
+  b.destroy_graph = [](Graph graph) { delete &Of(graph); };
   b.failed = [] { return false; };
   b.memory_info = [](size_t* total, size_t* free) {
     *total = size_t{64} << 30;

@@ -40,7 +40,7 @@ class DeviceMemory {
     free_[0] = kSpaceBytes;
   }
 
-  void* Allocate(size_t bytes) {
+  void* Allocate(size_t bytes, bool mapped) {
     if (bytes == 0 || bytes > kSpaceBytes) return nullptr;
     const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     const std::lock_guard lock(mutex_);
@@ -49,8 +49,8 @@ class DeviceMemory {
       const size_t offset = hole->first;
       if (hole->second > size) free_[offset + size] = hole->second - size;
       free_.erase(offset);
-      taken_[offset] = bytes;
-      total_ += bytes;
+      taken_[offset] = {bytes, mapped};
+      totals_[mapped] += bytes;
       return reinterpret_cast<void*>(begin_ + offset);
     }
     return nullptr;
@@ -62,12 +62,12 @@ class DeviceMemory {
     const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     const std::lock_guard lock(mutex_);
     const auto it = taken_.find(offset);
-    if (it == taken_.end() || it->second != bytes) {
+    if (it == taken_.end() || it->second.bytes != bytes) {
       Fault("memory is freed that was not allocated so");
       return;
     }
+    totals_[it->second.mapped] -= bytes;
     taken_.erase(it);
-    total_ -= bytes;
     fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size);
     auto at = free_.emplace(offset, size).first;
     if (const auto next = std::next(at);
@@ -92,7 +92,8 @@ class DeviceMemory {
     const size_t offset = address - begin_;
     const std::lock_guard lock(mutex_);
     auto it = taken_.upper_bound(offset);
-    if (it == taken_.begin() || offset + bytes > std::prev(it)->first + std::prev(it)->second) {
+    if (it == taken_.begin() ||
+        offset + bytes > std::prev(it)->first + std::prev(it)->second.bytes) {
       Fault("a kernel is given " + std::to_string(bytes) +
             " bytes that reach out of an allocation");
       return nullptr;
@@ -100,18 +101,24 @@ class DeviceMemory {
     return real_ + offset;
   }
 
-  uint64_t total() {
+  uint64_t total(bool mapped) {
     const std::lock_guard lock(mutex_);
-    return total_;
+    return totals_[mapped];
   }
 
  private:
+  struct Taken {
+    size_t bytes = 0;
+    bool mapped = false;  // memory of the host
+  };
+
   int file_ = -1;
   uintptr_t begin_ = 0;
   std::byte* real_ = nullptr;
   std::mutex mutex_;
-  std::map<size_t, size_t> free_, taken_;  // offset -> bytes
-  uint64_t total_ = 0;
+  std::map<size_t, size_t> free_;  // offset -> bytes
+  std::map<size_t, Taken> taken_;  // by offset
+  uint64_t totals_[2] = {0, 0};    // of the device, and mapped
 };
 
 DeviceMemory& Memory() {
@@ -121,9 +128,11 @@ DeviceMemory& Memory() {
 
 }  // namespace
 
-void* Allocate(size_t bytes) { return Memory().Allocate(bytes); }
+void* Allocate(size_t bytes) { return Memory().Allocate(bytes, /*mapped=*/false); }
+void* AllocateMapped(size_t bytes) { return Memory().Allocate(bytes, /*mapped=*/true); }
 void Free(void* data, size_t bytes) { Memory().Free(data, bytes); }
-uint64_t AllocatedBytes() { return Memory().total(); }
+uint64_t AllocatedBytes() { return Memory().total(/*mapped=*/false); }
+uint64_t MappedBytes() { return Memory().total(/*mapped=*/true); }
 void* HostAddress(const void* data, size_t bytes) { return Memory().HostAddress(data, bytes); }
 void SetStrictMemory(bool strict) { strict_memory = strict; }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <unordered_map>
+#include <utility>
 
 #include "kernels/cuda/fiber.h"
 
@@ -313,9 +314,21 @@ void WaitForCopies(int groups_left) {
   self.copy_groups.erase(self.copy_groups.begin(), self.copy_groups.begin() + ending);
 }
 
-void WorkQueue::Add(std::function<void()> work) { work_.push_back(std::move(work)); }
+void WorkQueue::Add(std::function<void()> work) {
+  if (capturing_) {
+    captured_.push_back(std::move(work));
+  } else {
+    work_.push_back(std::move(work));
+  }
+}
+
+std::vector<std::function<void()>> WorkQueue::EndCapture() {
+  capturing_ = false;
+  return std::exchange(captured_, {});
+}
 
 void WorkQueue::RunUntil(uint64_t count) {
+  if (capturing_) Fault("a stream is waited for while it captures");
   // Work may wait for other queues, never for its own: it is taken out before it runs.
   while (done_ < count && !work_.empty()) {
     const std::function<void()> next = std::move(work_.front());

@@ -61,12 +61,15 @@ void WaitForCopies(int groups_left);
 // Memory of the device. What Allocate returns cannot be touched by the host; kernels reach it
 // through HostAddress. 2 MiB aligned and zeroed; null when there is no room.
 void* Allocate(size_t bytes);
+// The same, but of the host's memory that is mapped for the device, and counted as such.
+void* AllocateMapped(size_t bytes);
 void Free(void* data, size_t bytes);
 uint64_t AllocatedBytes();
+uint64_t MappedBytes();
 // Where `bytes` of device memory at `data` really are. Other memory is a fault when memory is
 // strict, else itself. Null after a fault.
 void* HostAddress(const void* data, size_t bytes);
-// Strict: kernels may touch nothing but what Allocate gave. Off at first.
+// Strict: kernels may touch nothing but what Allocate and AllocateMapped gave. Off at first.
 void SetStrictMemory(bool strict);
 
 // Work in order, done as late as it may be: when somebody waits for it. So a wait that is missing
@@ -77,9 +80,14 @@ class WorkQueue {
   uint64_t added() const { return done_ + work_.size(); }
   void RunUntil(uint64_t count);
   void RunAll() { RunUntil(added()); }
+  // Between the two, work that is added is kept instead, for who captures.
+  void BeginCapture() { capturing_ = true; }
+  std::vector<std::function<void()>> EndCapture();
 
  private:
   std::deque<std::function<void()>> work_;
+  std::vector<std::function<void()>> captured_;
+  bool capturing_ = false;
   uint64_t done_ = 0;
 };
 

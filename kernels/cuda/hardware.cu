@@ -22,9 +22,12 @@ void* AllocDevice(size_t bytes) {
   }
   return data;
 }
+// With unified addresses, which every 64-bit system has, kernels reach this memory by the host's
+// pointer.
+template <unsigned kFlags>
 void* AllocHost(size_t bytes) {
   void* data = nullptr;
-  if (bytes == 0 || cudaHostAlloc(&data, bytes, cudaHostAllocDefault) != cudaSuccess) {
+  if (bytes == 0 || cudaHostAlloc(&data, bytes, kFlags) != cudaSuccess) {
     cudaGetLastError();
     return nullptr;
   }
@@ -62,6 +65,27 @@ void CopyBytes(void* to, const void* from, size_t bytes, Stream stream) {
   cudaMemcpyAsync(to, from, bytes, kKind, Of(stream).stream);
 }
 
+// Of this thread alone: another one may allocate meanwhile.
+bool BeginCapture(Stream stream) {
+  if (cudaStreamBeginCapture(Of(stream).stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+    return true;
+  }
+  cudaGetLastError();
+  return false;
+}
+Graph EndCapture(Stream stream) {
+  cudaGraph_t captured = nullptr;
+  cudaGraphExec_t graph = nullptr;
+  if (cudaStreamEndCapture(Of(stream).stream, &captured) != cudaSuccess ||
+      cudaGraphInstantiate(&graph, captured, 0) != cudaSuccess) {
+    cudaGetLastError();
+    graph = nullptr;
+  }
+  if (captured != nullptr) cudaGraphDestroy(captured);
+  return {graph};
+}
+cudaGraphExec_t Of(Graph graph) { return static_cast<cudaGraphExec_t>(graph.handle); }
+
 // "NVIDIA H100 80GB HBM3", kept for the table.
 const char* DeviceName() {
   static const cudaDeviceProp properties = [] {
@@ -81,11 +105,13 @@ Backend MakeTable() {
   b.destroy_stream = DestroyStream;
   b.use_threads = [](Stream, int) {};
   b.synchronize = [](Stream stream) { cudaStreamSynchronize(Of(stream).stream); };
-  b.alloc_host = AllocHost;
+  b.alloc_host = AllocHost<cudaHostAllocDefault>;
   b.free_host = [](void* data, size_t) { cudaFreeHost(data); };
+  b.alloc_mapped = AllocHost<cudaHostAllocMapped>;
+  b.free_mapped = b.free_host;
   b.upload = CopyBytes<cudaMemcpyHostToDevice>;
   b.download = CopyBytes<cudaMemcpyDeviceToHost>;
-  b.copy = CopyBytes<cudaMemcpyDeviceToDevice>;
+  b.copy = CopyBytes<cudaMemcpyDefault>;
   b.create_event = CreateEvent;
   b.destroy_event = DestroyEvent;
   b.record = [](Event event, Stream stream) {
@@ -95,6 +121,10 @@ Backend MakeTable() {
     cudaStreamWaitEvent(Of(stream).stream, Of(event).event, 0);
   };
   b.await = [](Event event) { cudaEventSynchronize(Of(event).event); };
+  b.begin_capture = BeginCapture;
+  b.end_capture = EndCapture;
+  b.launch = [](Graph graph, Stream stream) { cudaGraphLaunch(Of(graph), Of(stream).stream); };
+  b.destroy_graph = [](Graph graph) { cudaGraphExecDestroy(Of(graph)); };
   b.failed = [] { return cudaPeekAtLastError() != cudaSuccess; };
   b.memory_info = [](size_t* total, size_t* free) { cudaMemGetInfo(free, total); };
   return b;

@@ -25,6 +25,8 @@ inline Backend KernelTable() {
   b.combine = RunCombine;
   b.unfold = RunUnfold;
   b.sparse_attention = RunSparseAttention;
+  b.group_choices = RunGroupChoices;
+  b.expert_linear = RunExpertLinear;
   b.draw_tokens = RunDrawTokens;
   b.supports = IsValid;
   b.max_head_dim = kMaxHeadDim;

@@ -23,6 +23,8 @@ void RunAttention(const Attention& args, Stream stream);
 void RunLora(const Lora& args, Stream stream);
 void RunRoute(const Route& args, Stream stream);
 void RunCombine(const Combine& args, Stream stream);
+void RunGroupChoices(const GroupChoices& args, Stream stream);
+void RunExpertLinear(const ExpertLinear& args, Stream stream);
 void RunUnfold(const Unfold& args, Stream stream);
 void RunSparseAttention(const SparseAttention& args, Stream stream);
 void RunDrawTokens(const DrawTokens& args, Stream stream);

@@ -13,8 +13,12 @@ struct LinearTask {
   int64_t padded_cols, slices;
 
   QIANYI_DEVICE Global<const uint32_t> Panel(int64_t panel) const {
-    return Global<const uint32_t>(
-        reinterpret_cast<const uint32_t*>(args.weight.data + panel * panel_bytes), panel_bytes / 4);
+    return Panel(args.weight.data, panel);
+  }
+  // Of a matrix like args.weight.
+  QIANYI_DEVICE Global<const uint32_t> Panel(const std::byte* weights, int64_t panel) const {
+    return Global<const uint32_t>(reinterpret_cast<const uint32_t*>(weights + panel * panel_bytes),
+                                  panel_bytes / 4);
   }
   // Writes row `row` of token t, whose product is y.
   QIANYI_DEVICE void Finish(int64_t t, int64_t row, float y) const {
@@ -25,6 +29,16 @@ struct LinearTask {
     RowOf(args.out, t).Store(row, y);
   }
 };
+
+inline LinearTask TaskOf(const Linear& args) {
+  const PackedFormat format = args.weight.format;
+  return {.args = args,
+          .tokens = format.integer() ? args.quantized.rows : args.x.rows,
+          .panel_bytes = static_cast<int64_t>(PanelBytes(format, args.weight.cols)),
+          .tile_offset = static_cast<int64_t>(TileOffset(format, args.weight.cols)),
+          .padded_cols = CeilDiv(args.weight.cols, kTileCols) * kTileCols,
+          .slices = CeilDiv(args.weight.cols, kSliceCols)};
+}
 
 // The four words of this lane, of 512 bytes from word `base` on.
 QIANYI_DEVICE inline void LoadFragment(const Global<const uint32_t>& panel, int64_t base,

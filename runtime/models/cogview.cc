@@ -101,7 +101,7 @@ class CogView : public Model {
 
   absl::Status Run(int stage, const Step& step, Pass& pass) const override {
     if (stage == 0) return Embed(step, pass);
-    if (stage == stages() - 1) return Head(step, pass);
+    if (stage == stages() - 1) return Head(pass);
     const int layer = (stage - 1) / 2;
     return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
   }
@@ -201,8 +201,8 @@ class CogView : public Model {
     return absl::OkStatus();
   }
 
-  absl::Status Head(const Step& step, Pass& pass) const {
-    pass.TakeLogitRows(step);
+  absl::Status Head(Pass& pass) const {
+    pass.TakeLogitRows();
     FinalNorm(pass.head_input(), pass);
     return pass.Linear({embedding_}, pass.head_input(), pass.logits());
   }

@@ -19,20 +19,23 @@ int64_t ExpertLayer::Capacity(int64_t tokens) const {
   return static_cast<int64_t>(std::ceil(most / static_cast<double>(size())));
 }
 
-Route ExpertLayer::Routing(Tensor x, Pass& pass) const {
-  const HostSide& host = pass.host();
+template <typename Constants>
+Route ExpertLayer::Routing(Tensor x, const Constants& constants, float* scores) const {
+  const auto constant = [&](int tensor) {
+    return tensor < 0 ? nullptr : constants.constant(tensor);
+  };
   return {.gate = gating_.gate,
           .x = x,
-          .weight = host.constant(gating_.router),
-          .bias = host.constant(gating_.bias),
-          .correction = host.constant(gating_.correction),
+          .weight = constant(gating_.router),
+          .bias = constant(gating_.bias),
+          .correction = constant(gating_.correction),
           .experts = size(),
           .top_k = gating_.top_k,
           .groups = gating_.groups,
           .kept_groups = gating_.kept_groups,
           .normalize = gating_.normalize,
           .scale = gating_.scale,
-          .scores = host.experts().scores};
+          .scores = scores};
 }
 
 // Sorts the choices by expert: `rows` holds, from begin[e] on, the choices (token * top_k + place)
@@ -62,8 +65,9 @@ int64_t ExpertLayer::GroupByExpert(int64_t choices, Pass& pass) const {
 }
 
 void ExpertLayer::Begin(Tensor x, Pass& pass, const float* uniform) const {
+  if (OnDevice(pass)) return;
   const ExpertBuffers& buffers = pass.host().experts();
-  Route route = Routing(pass.host().FetchInput(x), pass);
+  Route route = Routing(pass.host().FetchInput(x), pass.host(), buffers.scores);
   route.uniform = uniform;
   route.chosen = buffers.chosen;
   route.weights = buffers.weights;
@@ -74,13 +78,14 @@ void ExpertLayer::Begin(Tensor x, Pass& pass, const float* uniform) const {
   pass.store().experts()->Want({buffers.active, static_cast<size_t>(active)});
 }
 
-bool ExpertLayer::WantsForesight(Pass& pass) {
-  return pass.tokens() <= ExpertBuffers::kForeseenTokens && !pass.store().experts()->holds_all();
+bool ExpertLayer::WantsForesight(Pass& pass) const {
+  return pass.tokens() <= ExpertBuffers::kForeseenTokens && !OnDevice(pass) &&
+         !pass.store().experts()->holds_all();
 }
 
 void ExpertLayer::Foresee(Tensor x, Pass& pass) const {
   const ExpertBuffers& buffers = pass.host().experts();
-  Route route = Routing(pass.host().Fetch(x, buffers.input), pass);
+  Route route = Routing(pass.host().Fetch(x, buffers.input), pass.host(), buffers.scores);
   route.chosen = buffers.foreseen;
   route.weights = buffers.foreseen_weights;
   pass.host().backend().route(route, pass.host().stream());
@@ -120,7 +125,85 @@ absl::Status ExpertLayer::RunExpert(int64_t expert, Tensor x, HostSide& host) co
   return host.Linear(weights.down, up, output);
 }
 
+// Larger tiles read an expert's weights fewer times; smaller ones leave less of a tile empty.
+int64_t TileRows(int64_t choices, int64_t experts) {
+  const int64_t mean = choices / experts;
+  return mean <= 8 ? 8 : mean <= 16 ? 16 : 32;
+}
+
+// One after the other without a word to the host: kernels find who was chosen where others left it.
+void ExpertLayer::RunOnDevice(Tensor x, Tensor out, Pass& pass) const {
+  const DeviceExpertBuffers& buffers = pass.device_experts();
+  const Backend& backend = pass.backend();
+  const Stream stream = pass.stream();
+  const ExpertWeights& first = experts_.front();
+  const std::vector<StoredTensor>& tensors = pass.store().file().tensors;
+  const int64_t choices = x.rows * gating_.top_k;
+  if (choices == 0) return;
+
+  Route route = Routing(x, pass, buffers.scores);
+  route.chosen = buffers.chosen;
+  route.weights = buffers.weights;
+  backend.route(route, stream);
+  const GroupChoices group = {.chosen = buffers.chosen,
+                              .tokens = x.rows,
+                              .top_k = gating_.top_k,
+                              .experts = size(),
+                              .tile_rows = TileRows(choices, size()),
+                              .row_tokens = buffers.row_tokens,
+                              .places = buffers.places,
+                              .tiles = buffers.tiles};
+  backend.group_choices(group, stream);
+  const auto multiply = [&](const Projection& projection, ExpertLinear task) {
+    const StoredTensor& tensor = tensors[projection.weight];
+    task.tiles = group.tiles;
+    task.tile_rows = group.tile_rows;
+    task.experts = size();
+    task.weights = pass.ExpertMatrices(projection.weight);
+    task.stride = Stride();
+    task.format = tensor.format;
+    task.rows = tensor.spec.rows();
+    task.cols = tensor.spec.cols();
+    backend.expert_linear(task, stream);
+  };
+  const bool integer = tensors[first.up.weight].format.integer();
+  const QuantizedRows x_quantized = integer ? pass.Quantized(x) : QuantizedRows{};
+  const Tensor up = F32(buffers.up, choices, first.ffn);
+  const auto widen = [&](const Projection& projection, Tensor to) {
+    multiply(projection, {.x = x, .quantized = x_quantized, .x_rows = group.row_tokens, .out = to});
+  };
+  widen(first.up, up);
+  if (first.gate.weight >= 0) {
+    const Tensor gate = F32(buffers.gate, choices, first.ffn);
+    widen(first.gate, gate);
+    backend.gated_activate({.kind = gating_.activation, .gate = gate, .value = up, .out = up},
+                           stream);
+  } else {
+    backend.activate({.kind = gating_.activation, .x = up, .out = up}, stream);
+  }
+  QuantizedRows up_quantized = buffers.quantized;
+  up_quantized.rows = choices;
+  up_quantized.cols = first.ffn;
+  if (integer) backend.quantize({.x = up, .out = up_quantized}, stream);
+  const Tensor output = F32(buffers.output, choices, x.cols);
+  multiply(first.down, {.x = up, .quantized = up_quantized, .out = output});
+  backend.combine({.rows = output,
+                   .ids = buffers.places,
+                   .weights = buffers.weights,
+                   .count = gating_.top_k,
+                   .out = out},
+                  stream);
+}
+
+int64_t ExpertLayer::Stride() const {
+  return size() < 2 ? 1 : experts_[1].up.weight - experts_[0].up.weight;
+}
+
 absl::Status ExpertLayer::Finish(Tensor x, Tensor out, Pass& pass) const {
+  if (OnDevice(pass)) {
+    RunOnDevice(x, out, pass);
+    return absl::OkStatus();
+  }
   HostSide& host = pass.host();
   const ExpertBuffers& buffers = host.experts();
   ExpertCache& cache = *pass.store().experts();

@@ -51,7 +51,7 @@ class ExpertLayer {
   // Guesses by x, the next layer's input as it is now, what this layer will need, and has it read.
   void Foresee(Tensor x, Pass& pass) const;
   // Whether a guess is worth its time.
-  static bool WantsForesight(Pass& pass);
+  bool WantsForesight(Pass& pass) const;
   // out += the sum of what the experts make of x, by their weights. DataLoss when weights cannot
   // be read.
   absl::Status Finish(Tensor x, Tensor out, Pass& pass) const;
@@ -60,7 +60,12 @@ class ExpertLayer {
   int64_t Capacity(int64_t tokens) const;  // of each; -1 = no limit
 
  private:
-  qianyi::Route Routing(Tensor x, Pass& pass) const;
+  // By constants of the host or of the device, into `scores`.
+  template <typename Constants>
+  qianyi::Route Routing(Tensor x, const Constants& constants, float* scores) const;
+  bool OnDevice(const Pass& pass) const { return pass.OnDevice(experts_.front().up.weight); }
+  void RunOnDevice(Tensor x, Tensor out, Pass& pass) const;
+  int64_t Stride() const;  // tensors from one expert's to the same of the next
   int64_t GroupByExpert(int64_t choices, Pass& pass) const;
   absl::Status RunExpert(int64_t expert, Tensor x, HostSide& host) const;
 

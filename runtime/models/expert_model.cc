@@ -77,7 +77,7 @@ absl::Status ExpertModel::Mlp(int layer, Pass& pass) const {
   // What is missing is read while the shared expert is computed.
   w.experts->Begin(normed, pass);
   const MlpWeights* next = layer + 1 < static_cast<int>(mlps_.size()) ? &w + 1 : nullptr;
-  if (next != nullptr && next->experts != nullptr && ExpertLayer::WantsForesight(pass)) {
+  if (next != nullptr && next->experts != nullptr && next->experts->WantsForesight(pass)) {
     const Tensor ahead = pass.wide(hidden_);
     Norm(x, next->norm, ahead, pass);
     next->experts->Foresee(ahead, pass);

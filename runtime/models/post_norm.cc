@@ -76,7 +76,7 @@ PostNormModel::PostNormModel(PostNormShape shape, const ModelFile& file)
 
 absl::Status PostNormModel::Run(int stage, const Step& step, Pass& pass) const {
   if (stage == 0) return Embed(step, pass);
-  if (stage == stages() - 1) return Head(step, pass);
+  if (stage == stages() - 1) return Head(pass);
   const int layer = (stage - 1) / 2;
   return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
 }
@@ -139,8 +139,8 @@ absl::Status PostNormModel::Mlp(int layer, Pass& pass) const {
   return pass.Linear(w.down, first, x, x, alpha_);
 }
 
-absl::Status PostNormModel::Head(const Step& step, Pass& pass) const {
-  pass.TakeLogitRows(step);
+absl::Status PostNormModel::Head(Pass& pass) const {
+  pass.TakeLogitRows();
   FinalNorm(pass.head_input(), pass);
   return pass.Linear({head_}, pass.head_input(), pass.logits());
 }

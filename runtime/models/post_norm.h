@@ -45,7 +45,7 @@ class PostNormModel : public Model {
   absl::Status Embed(const Step& step, Pass& pass) const;
   absl::Status Attention(int layer, const Step& step, Pass& pass) const;
   absl::Status Mlp(int layer, Pass& pass) const;
-  absl::Status Head(const Step& step, Pass& pass) const;
+  absl::Status Head(Pass& pass) const;
 
   const PostNormShape shape_;
   const float alpha_;

@@ -108,7 +108,7 @@ absl::Status PreNormModel::Run(int stage, const Step& step, Pass& pass) const {
     pass.PrepareRope(step.positions[0], frequencies_);
     return pass.Embed(embedding_, step);
   }
-  if (stage == stages() - 1) return Head(step, pass);
+  if (stage == stages() - 1) return Head(pass);
   const int layer = (stage - 1) / 2;
   return stage % 2 == 1 ? Attention(layer, step, pass) : Mlp(layer, pass);
 }
@@ -163,8 +163,8 @@ absl::Status PreNormModel::GatedUp(int norm, Projection up, int64_t ffn, Pass& p
   return absl::OkStatus();
 }
 
-absl::Status PreNormModel::Head(const Step& step, Pass& pass) const {
-  pass.TakeLogitRows(step);
+absl::Status PreNormModel::Head(Pass& pass) const {
+  pass.TakeLogitRows();
   FinalNorm(pass.head_input(), pass);
   return pass.Linear(head_, pass.head_input(), pass.logits());
 }

@@ -84,7 +84,7 @@ class PreNormModel : public CausalModel {
   absl::Status GatedUp(int norm, Projection up, int64_t ffn, Pass& pass, Tensor* gated) const;
 
  private:
-  absl::Status Head(const Step& step, Pass& pass) const;
+  absl::Status Head(Pass& pass) const;
 
   const int64_t hidden_;
   const float epsilon_;

@@ -23,6 +23,10 @@ bool IsSwept(const StoredTensor& tensor) {
          (tensor.spec.use == TensorUse::kEmbedding && tensor.spec.tied);
 }
 
+bool IsExpert(const StoredTensor& tensor) {
+  return !tensor.spec.kept && tensor.spec.use == TensorUse::kExpert;
+}
+
 bool IsConstant(const StoredTensor& tensor) {
   return !tensor.spec.kept && tensor.spec.use == TensorUse::kConstant;
 }
@@ -66,6 +70,7 @@ absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Create(WeightStore
   weights->held_until_ = backend.create_event();
   absl::Status status = weights->PlaceConstants();
   if (status.ok()) status = weights->PlaceResident(plan, readers);
+  if (status.ok()) status = weights->ListExperts();
   if (status.ok()) status = weights->MakeRing();
   if (!status.ok()) return status;
   return weights;
@@ -81,7 +86,8 @@ DeviceWeights::~DeviceWeights() {
   }
   backend_.destroy_event(held_until_);
   backend_.destroy_stream(copies_);
-  for (const Memory& memory : {constant_memory_, resident_memory_, ring_memory_}) {
+  for (const Memory& memory :
+       {constant_memory_, resident_memory_, ring_memory_, matrices_memory_}) {
     if (memory.data != nullptr) backend_.free(memory.data, memory.bytes);
   }
 }
@@ -122,11 +128,13 @@ absl::Status DeviceWeights::PlaceResident(const ModelPlan& plan, const ReaderFac
     const size_t blocks = file.tensors[t].blocks.size();
     resident_[t].resize(blocks);
     stream_index_[t].assign(blocks, -1);
-    if (!IsSwept(file.tensors[t])) continue;
+    if (!IsSwept(file.tensors[t]) && !IsExpert(file.tensors[t])) continue;
     for (size_t b = 0; b < blocks; ++b) {
       if (plan.tiers[t][b] == Tier::kDevice) {
         bytes += Aligned(file.tensors[t].blocks[b].bytes);
         largest = std::max(largest, Padded(file.tensors[t].blocks[b].bytes));
+      } else if (IsExpert(file.tensors[t])) {
+        continue;  // the host's, see ExpertCache
       } else if (plan.tiers[t][b] == Tier::kHostRows) {
         host_blocks_[t].push_back(static_cast<int>(b));
       } else {
@@ -147,7 +155,8 @@ absl::Status DeviceWeights::PlaceResident(const ModelPlan& plan, const ReaderFac
   for (size_t t = 0; t < file.tensors.size(); ++t) {
     at = Aligned(at);  // the blocks of one matrix stand without gaps, see AcquireRun
     for (size_t b = 0; b < resident_[t].size(); ++b) {
-      if (!IsSwept(file.tensors[t]) || plan.tiers[t][b] != Tier::kDevice) continue;
+      const bool has_tier = IsSwept(file.tensors[t]) || IsExpert(file.tensors[t]);
+      if (!has_tier || plan.tiers[t][b] != Tier::kDevice) continue;
       const Block& block = file.tensors[t].blocks[b];
       absl::Status status = ReadBlock(file, file.tensors[t], block, *reads, staging.data());
       if (!status.ok()) return status;
@@ -157,6 +166,29 @@ absl::Status DeviceWeights::PlaceResident(const ModelPlan& plan, const ReaderFac
       at += block.bytes;
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceWeights::ListExperts() {
+  const std::vector<StoredTensor>& tensors = store_.file().tensors;
+  const uint64_t bytes = tensors.size() * sizeof(const std::byte*);
+  const auto on_device = [this](const StoredTensor& tensor) {
+    const size_t t = &tensor - store_.file().tensors.data();
+    return IsExpert(tensor) && resident_[t][0] != nullptr;
+  };
+  if (std::none_of(tensors.begin(), tensors.end(), on_device)) return absl::OkStatus();
+  const Staging staging(backend_, bytes);
+  matrices_memory_ = {static_cast<std::byte*>(backend_.alloc(bytes)), bytes};
+  if (staging.data() == nullptr || matrices_memory_.data == nullptr) {
+    return NoRoom(bytes, "the list of experts");
+  }
+  const std::byte** const list = reinterpret_cast<const std::byte**>(staging.data());
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    list[t] = on_device(tensors[t]) ? resident_[t][0] : nullptr;
+  }
+  backend_.upload(matrices_memory_.data, staging.data(), bytes, copies_);
+  backend_.synchronize(copies_);
+  matrices_ = reinterpret_cast<const std::byte* const*>(matrices_memory_.data);
   return absl::OkStatus();
 }
 

@@ -60,6 +60,13 @@ class DeviceWeights {
   // that stays come those behind it that do, as one.
   absl::StatusOr<Lease> AcquireRun(int tensor, int block);
 
+  // An array on the device: where the matrices of `tensor` and of those behind it are, null of
+  // those that are not there. Null when that one, an expert's, is not.
+  const std::byte* const* ExpertMatrices(int tensor) const {
+    return resident_[tensor].empty() || resident_[tensor][0] == nullptr ? nullptr
+                                                                        : matrices_ + tensor;
+  }
+
   // The blocks of a matrix that the host's processor is to multiply with where they lie in the
   // store, in order: none that AcquireRun may be asked for.
   std::span<const int> HostBlocks(int tensor) const { return host_blocks_[tensor]; }
@@ -85,6 +92,7 @@ class DeviceWeights {
       : store_(store), backend_(backend), compute_(compute) {}
   absl::Status PlaceResident(const ModelPlan& plan, const ReaderFactory& readers);
   absl::Status PlaceConstants();
+  absl::Status ListExperts();
   absl::Status MakeRing();
   void Issue();
   void Release();
@@ -98,7 +106,8 @@ class DeviceWeights {
     std::byte* data = nullptr;
     uint64_t bytes = 0;
   };
-  Memory constant_memory_, resident_memory_, ring_memory_;
+  Memory constant_memory_, resident_memory_, ring_memory_, matrices_memory_;
+  const std::byte* const* matrices_ = nullptr;           // on the device, by tensor
   std::vector<const float*> constants_;                  // by tensor
   std::vector<std::vector<const std::byte*>> resident_;  // [tensor][block], null: streams
   std::vector<std::vector<int>> stream_index_;           // [tensor][block] in streamed_

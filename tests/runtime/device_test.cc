@@ -43,7 +43,17 @@ void ExpectVerified(const std::string& name, uint64_t device_bytes, const char* 
   EXPECT_EQ(cuda::emulation::AllocatedBytes(), 0u) << "all memory is given back";
 }
 
-// The least that a fixture's model can do with: all of its weights stream.
+// The least that a model can do with while its cache is on the device: all of its weights stream.
+uint64_t LeastDeviceBytes(const ModelFile& file, const LoadOptions& options) {
+  const ModelUse use = UseOf(file, options);
+  const auto plan = MakePlan({&use, 1}, HostBudget(options));
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  const ModelPlan& model = plan->models[0];
+  EXPECT_EQ(model.device_bytes, model.weight_bytes);
+  return plan->device_used_bytes() - model.device_bytes - model.device_expert_bytes -
+         model.device_expert_workspace_bytes + kDeviceRingBytes;
+}
+
 uint64_t LeastDeviceBytes(const std::string& name) {
   const TemporaryFolder temporary;
   const std::string converted = temporary.path() + "/model";
@@ -54,11 +64,7 @@ uint64_t LeastDeviceBytes(const std::string& name) {
   const auto cases = ReadJson(Fixture(name) + "/cases.json");
   auto options = RoomFor((*cases)["cases"]);
   options->backend = &Device();
-  const ModelUse use = UseOf(*file, *options);
-  const auto plan = MakePlan({&use, 1}, HostBudget(*options));
-  EXPECT_TRUE(plan.ok()) << plan.status();
-  EXPECT_EQ(plan->models[0].device_bytes, plan->models[0].weight_bytes);
-  return plan->device_used_bytes() - plan->models[0].device_bytes + kDeviceRingBytes;
+  return LeastDeviceBytes(*file, *options);
 }
 
 // Folders whose kind does not run on a device: experts are the host's.
@@ -119,12 +125,19 @@ TEST(DeviceTest, FixturesAreReproducedWhenTheirWeightsStream) {
 }
 
 // Where the weights of a model are; the rest of the device's share is in host memory, or on disk
-// as far as that has no room. Of what is in host memory the CPU computes `host_rows`.
+// as far as that has no room. Of what is in host memory the CPU computes `host_rows`. Of the
+// cache's layers, `mapped_layers` are in host memory; of those that kExperts has, the experts of
+// `expert_layers` are on the device.
 struct Residency {
   double on_device;
   bool from_disk;
   double host_rows = 0;
+  int mapped_layers = 0;
+  int expert_layers = 0;
 };
+constexpr int kExpertLayers = 3, kExpertsOfALayer = 16;
+
+int Layers(const ModelPlan& plan) { return plan.use.file->spec.kv.layers; }
 
 // Of a small model, in `batch` places.
 LoadOptions Small(const Backend* backend, int64_t batch) {
@@ -148,8 +161,13 @@ std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency resi
   const auto roomy = MakePlan({&use, 1}, HostBudget(options));
   EXPECT_TRUE(roomy.ok()) << roomy.status();
   const ModelPlan& model = roomy->models[0];
-  options.device_bytes = roomy->device_used_bytes() - model.device_bytes + kDeviceRingBytes +
+  options.device_bytes = LeastDeviceBytes(file, options) +
                          static_cast<uint64_t>(residency.on_device * model.weight_bytes);
+  if (residency.expert_layers > 0) {
+    options.device_bytes += model.device_expert_workspace_bytes +
+                            model.expert_bytes / kExpertLayers * residency.expert_layers;
+  }
+  options.device_bytes -= residency.mapped_layers * (model.kv_bytes / Layers(model));
   if (residency.from_disk) {
     options.host_bytes =
         roomy->host_used_bytes() - model.embedding_resident_bytes + model.weight_bytes * 2 / 3;
@@ -158,6 +176,9 @@ std::vector<std::vector<int32_t>> TokensWith(PackedFormat format, Residency resi
   auto loaded = LoadedModel::Open(std::move(file), options);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
   const ModelPlan& made = (*loaded)->plan().models[0];
+  EXPECT_EQ(made.kv_mapped_layers, residency.mapped_layers);
+  EXPECT_EQ(made.device_experts, residency.expert_layers * kExpertsOfALayer);
+  EXPECT_EQ(cuda::emulation::MappedBytes(), made.MappedPart(made.kv_bytes));
   EXPECT_EQ(made.disk_bytes > 0, residency.from_disk);
   EXPECT_EQ(made.device_bytes < made.weight_bytes, residency.on_device < 1);
   EXPECT_NEAR(made.host_rows_bytes, residency.host_rows * made.host_bytes, 0.5 * made.host_bytes);
@@ -179,6 +200,69 @@ TEST(DeviceTest, WhereWeightsAreChangesNoToken) {
     EXPECT_EQ(TokensWith(format, {0.5, false}), resident);
     EXPECT_EQ(TokensWith(format, {0, false}), resident);
     EXPECT_EQ(TokensWith(format, {0, true}), resident);
+  }
+}
+
+TEST(DeviceTest, WhereTheCacheIsChangesNoToken) {
+  for (const char* config : {kCausal, kGlm130b, kLatent}) {
+    const auto resident = TokensWith({DType::kI8}, {1, false}, config);
+    EXPECT_FALSE(resident.at(0).empty());
+    const int layers = Lay(config, {DType::kI8}).spec.kv.layers;
+    for (const int mapped : {1, layers}) {
+      EXPECT_EQ(TokensWith({DType::kI8}, {0, false, 0, mapped}, config), resident) << mapped;
+      EXPECT_EQ(TokensWith({DType::kI8}, {0, true, 0, mapped}, config), resident) << mapped;
+    }
+  }
+}
+
+// Tokens of four sequences of different lengths, which begin and end at different times; how many
+// steps were launched as graphs, and of how many graphs.
+struct Launches {
+  std::vector<std::vector<int32_t>> tokens;
+  uint64_t captured = 0, launched = 0, steps = 0;
+};
+Launches LaunchesOf(const char* config, bool graphs, bool streamed = false) {
+  LoadOptions options = Small(&Device(), 3);
+  options.prompt_tokens = 8;
+  if (streamed) options.device_bytes = LeastDeviceBytes(Lay(config, {DType::kI8}), options);
+  options.graphs = graphs;
+  auto loaded = LoadedModel::Open(Lay(config, {DType::kI8}), options);
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  LoadedModel& model = **loaded;
+  Engine engine(*std::move(loaded), {.queue = 8});
+  std::vector<GenerateRequest> requests;
+  for (int i = 0; i < 4; ++i) {
+    requests.push_back(Request(engine, PromptIds(i, 5 + 4 * i), i, 18 + 3 * i));
+  }
+  Launches found;
+  for (Outcome& outcome : Generate(engine, std::move(requests))) {
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+    found.tokens.push_back(outcome.blanks.at(0));
+  }
+  found.steps = engine.stats().steps;
+  if (const StepGraphs* made = model.pass().graphs()) {
+    found.captured = made->captured();
+    found.launched = made->launched();
+  }
+  return found;
+}
+
+// Page tables grow, sequences come and go: what a graph's kernels are given stays the same.
+TEST(DeviceTest, StepsThatComeAgainAreGraphs) {
+  for (const char* config : {kCausal, kBlanks, kGlm130b, kLatent, kExperts}) {
+    const Launches with = LaunchesOf(config, true), without = LaunchesOf(config, false);
+    EXPECT_FALSE(with.tokens.at(0).empty());
+    EXPECT_EQ(with.tokens, without.tokens);
+    EXPECT_EQ(without.launched, 0u);
+    EXPECT_GT(with.launched, with.steps / 2) << with.steps;
+    EXPECT_LE(with.captured, 8u) << with.launched;
+  }
+}
+
+// What waits for the link or for the host goes kernel by kernel.
+TEST(DeviceTest, StepsOfWeightsThatStreamAreNoGraphs) {
+  for (const char* config : {kCausal, kExperts}) {
+    EXPECT_EQ(LaunchesOf(config, true, /*streamed=*/true).launched, 0u);
   }
 }
 
@@ -245,6 +329,25 @@ TEST(DeviceTest, ExpertsAreComputedByTheHost) {
     EXPECT_EQ(TokensWith(format, {0.5, false}, kExperts), resident);
     EXPECT_EQ(TokensWith(format, {0, true}, kExperts), resident);
     EXPECT_EQ(TokensWith(format, {0.5, false, 0.6}, kExperts), resident);
+  }
+}
+
+// All of them, or those of some layers.
+TEST(DeviceTest, ExpertsMayBeOnTheDevice) {
+  for (PackedFormat format : {PackedFormat{DType::kI8}, PackedFormat{DType::kI4, 32}}) {
+    const auto of_host = TokensWith(format, {1, false}, kExperts);
+    EXPECT_FALSE(of_host.at(0).empty());
+    for (const int layers : {1, kExpertLayers}) {
+      EXPECT_EQ(TokensWith(format, {1, false, 0, 0, layers}, kExperts), of_host) << layers;
+    }
+  }
+}
+
+TEST(DeviceTest, ExpertsOnTheDeviceAreOfAnyFormat) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const auto tokens = TokensWith({dtype}, {1, false, 0, 0, kExpertLayers}, kExperts);
+    EXPECT_FALSE(tokens.at(0).empty());
+    EXPECT_EQ(TokensWith({dtype}, {1, false, 0, 0, kExpertLayers}, kExperts), tokens);
   }
 }
 

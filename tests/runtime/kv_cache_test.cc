@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "runtime/memory_size.h"
@@ -53,6 +55,29 @@ TEST(KvCacheTest, LayersDoNotOverlap) {
   EXPECT_EQ(first.page_bytes * 3, KvCache::PageBytes(kSpec, DType::kF16));
   EXPECT_EQ((*cache)->layer(1).pages, first.pages + 5 * first.page_bytes);
   EXPECT_EQ((*cache)->layer(2).pages, first.pages + 10 * first.page_bytes);
+}
+
+TEST(KvCacheTest, MappedLayersAreEvenlySpacedInAMemoryOfTheirOwn) {
+  const KvSpec spec = {.layers = 6, .heads = 2, .key_dim = 8, .value_dim = 4};
+  auto cache = KvCache::Create(spec, DType::kF16, 5, Cpu(), /*shared_pages=*/2,
+                               /*mapped_layers=*/2);
+  ASSERT_TRUE(cache.ok());
+  const size_t layer_bytes = 7 * (*cache)->layer(0).page_bytes;
+  const auto at = [&](int layer) { return (*cache)->layer(layer).pages; };
+  for (const auto& [layer, before] : {std::pair(1, 0), {3, 1}, {4, 3}, {5, 2}}) {
+    EXPECT_EQ(at(layer), at(before) + layer_bytes) << layer;
+  }
+  EXPECT_NE(at(2), at(4) + layer_bytes);
+  // Every page of every layer keeps what is written there.
+  std::vector<std::byte> bytes((*cache)->page_bytes());
+  for (int32_t page = 0; page < 5; ++page) {
+    std::fill(bytes.begin(), bytes.end(), std::byte(page + 1));
+    (*cache)->CopyIn(page, bytes);
+  }
+  for (int32_t page = 0; page < 5; ++page) {
+    (*cache)->CopyOut(page, bytes);
+    for (const std::byte byte : bytes) ASSERT_EQ(byte, std::byte(page + 1));
+  }
 }
 
 TEST(KvCacheTest, SaysWhenThereIsNoRoom) {

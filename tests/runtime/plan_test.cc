@@ -11,6 +11,7 @@
 namespace qianyi {
 namespace {
 
+constexpr uint64_t kMiB = 1ull << 20;
 constexpr uint64_t kGiB = 1ull << 30;
 
 ModelFile Lay(const char* name, PackedFormat format) {
@@ -241,6 +242,44 @@ TEST(PlanTest, DeviceTakesWhatFitsAndTheCpuHelps) {
   EXPECT_NEAR(on.host_memory, on.host_to_device, 1e-9);
 }
 
+// 40 layers of 64 MiB.
+TEST(PlanTest, LayersOfTheCacheThatDoNotFitOnTheDeviceAreInRam) {
+  ModelUse use = {.file = &Glm9b(), .context_tokens = 2048, .batch = 32};
+  const auto with = [&](uint64_t device) {
+    return MakePlan({&use, 1}, {.host_bytes = 16 * kGiB, .device_bytes = device});
+  };
+  const auto roomy = with(8 * kGiB);
+  ASSERT_TRUE(roomy.ok()) << roomy.status();
+  const ModelPlan& all = roomy->models[0];
+  EXPECT_EQ(all.kv_mapped_layers, 0);
+  EXPECT_EQ(all.kv_bytes, 40 * 64 * kMiB);
+  const uint64_t least = roomy->device_used_bytes() - all.device_bytes + kDeviceRingBytes;
+  EXPECT_EQ(with(least)->models[0].kv_mapped_layers, 0);
+
+  const auto tight = with(least - 3 * 64 * kMiB + 1);
+  ASSERT_TRUE(tight.ok()) << tight.status();
+  const ModelPlan& model = tight->models[0];
+  EXPECT_EQ(model.kv_mapped_layers, 3);
+  EXPECT_EQ(model.MappedPart(model.kv_bytes), 3 * 64 * kMiB);
+  EXPECT_EQ(tight->device_used_bytes(), least - 3 * 64 * kMiB);
+  EXPECT_LE(tight->host_used_bytes(), 16 * kGiB);
+  const Rates rates = {.device_bandwidth = 1e12, .host_bandwidth = 75e9, .link = 25e9};
+  const Bound bound = EstimateBound(*tight, rates, /*cpu_rows=*/false);
+  EXPECT_DOUBLE_EQ(bound.host_to_device, (model.host_bytes + 3 * 64.0 * kMiB) / 25e9);
+  const Bound split = EstimateBound(*tight, rates, /*cpu_rows=*/true);
+  EXPECT_NEAR(split.host_memory, split.host_to_device, 1e-9);
+  EXPECT_NEAR(split.host_to_device, (model.host_bytes + 2 * 3 * 64.0 * kMiB) / 100e9, 1e-9);
+
+  EXPECT_EQ(with(least - 40 * 64 * kMiB)->models[0].kv_mapped_layers, 40);
+  const auto none = with(least - 40 * 64 * kMiB - 1);
+  EXPECT_EQ(none.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(none.status().message().find("on the device, but --device-memory is"),
+            std::string::npos)
+      << none.status();
+  use.batch = 320;  // 25 GiB, which RAM has no room for
+  EXPECT_NE(with(8 * kGiB).status().message().find("--host-memory"), std::string::npos);
+}
+
 TEST(PlanTest, RowsOfEveryMatrixAreTheHosts) {
   const ModelUse use = {.file = &Glm9b(), .host_rows = 0.75};
   const auto plan = MakePlan({&use, 1}, {.host_bytes = 16 * kGiB, .device_bytes = 4 * kGiB});
@@ -274,8 +313,32 @@ TEST(PlanTest, ExpertsAreReadByTheHostBesideADevice) {
   EXPECT_EQ(model.device_bytes, model.weight_bytes);
   const Rates rates = {.device_bandwidth = 1e12, .host_bandwidth = 50e9, .link = 25e9};
   const Bound bound = EstimateBound(*plan, rates, /*cpu_rows=*/false);
-  EXPECT_DOUBLE_EQ(bound.host_memory, model.expert_step_bytes / 50e9);
+  // Whole layers, until there is no room for one more (and a ring, which needs room before).
+  const uint64_t layer_bytes = model.expert_bytes / (file.spec.experts.total / 128);
+  EXPECT_GT(model.device_experts, 0);
+  EXPECT_EQ(model.device_experts % 128, 0);
+  EXPECT_EQ(model.device_expert_bytes, model.device_experts / 128 * layer_bytes);
+  EXPECT_LE(plan->device_used_bytes(), 16 * kGiB);
+  EXPECT_GT(plan->device_used_bytes() + layer_bytes + kDeviceRingBytes, 16 * kGiB);
+  EXPECT_DOUBLE_EQ(bound.host_memory,
+                   (model.expert_step_bytes - model.device_expert_step_bytes) / 50e9);
+  EXPECT_DOUBLE_EQ(
+      bound.device_memory,
+      (model.device_bytes + model.device_expert_step_bytes + model.kv_read_bytes) / 1e12);
   EXPECT_EQ(bound.host_to_device, 0);
+}
+
+TEST(PlanTest, ADeviceWithRoomHasAllExperts) {
+  const ModelFile file = Lay("glm-4.5-air", {DType::kI4, 32});
+  const ModelUse use = {.file = &file, .context_tokens = 512};
+  const auto plan = MakePlan({&use, 1}, {.host_bytes = 8 * kGiB, .device_bytes = 80 * kGiB});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const ModelPlan& model = plan->models[0];
+  EXPECT_EQ(model.device_experts, file.spec.experts.total);
+  EXPECT_EQ(model.device_expert_bytes, model.expert_bytes);
+  EXPECT_EQ(model.expert_disk_bytes, 0);
+  EXPECT_LE(plan->device_used_bytes(), 80 * kGiB);
+  EXPECT_LE(plan->host_used_bytes(), 8 * kGiB);
 }
 
 }  // namespace

@@ -48,5 +48,62 @@ TEST(CudaTableTest, MemoryIsZeroedAndReturned) {
   }
 }
 
+// Kernels reach mapped memory, and copies go from and to it.
+TEST(CudaTableTest, MappedMemoryIsTheKernels) {
+  for (const Backend* device : Devices()) {
+    const Stream stream = device->create_stream(1);
+    float* const host = static_cast<float*>(device->alloc_host(8));
+    float* const there = static_cast<float*>(device->alloc(8));
+    float* const mapped = static_cast<float*>(device->alloc_mapped(8));
+    ASSERT_NE(mapped, nullptr);
+    host[0] = 3, host[1] = 4;
+    device->upload(there, host, 8, stream);
+    device->add_rows({.table = F32(there, 1, 2), .ids = nullptr, .x = F32(mapped, 1, 2)}, stream);
+    device->add_rows({.table = F32(mapped, 1, 2), .ids = nullptr, .x = F32(there, 1, 2)}, stream);
+    device->copy(mapped, there, 4, stream);
+    device->download(host, mapped, 8, stream);
+    device->synchronize(stream);
+    EXPECT_EQ(host[0], 6) << "zeroed, added to, read, and copied to";
+    EXPECT_EQ(host[1], 4);
+    EXPECT_EQ(device->alloc_mapped(0), nullptr);
+    EXPECT_EQ(device->alloc_mapped(size_t{1} << 60), nullptr);
+    device->free_mapped(mapped, 8);
+    device->free(there, 8);
+    device->free_host(host, 8);
+    device->destroy_stream(stream);
+    EXPECT_FALSE(device->failed());
+  }
+}
+
+// What is captured runs when it is launched and not before, in the stream's order.
+TEST(CudaTableTest, AGraphIsItsKernelsAsOftenAsItIsLaunched) {
+  for (const Backend* device : Devices()) {
+    const Stream stream = device->create_stream(1);
+    float* const host = static_cast<float*>(device->alloc_host(4));
+    float* const sum = static_cast<float*>(device->alloc(4));
+    const auto value = [&] {
+      device->download(host, sum, 4, stream);
+      device->synchronize(stream);
+      return *host;
+    };
+    *host = 1;
+    device->upload(sum, host, 4, stream);
+    ASSERT_TRUE(device->begin_capture(stream));
+    for (int i = 0; i < 2; ++i) {
+      device->add_rows({.table = F32(sum, 1, 1), .ids = nullptr, .x = F32(sum, 1, 1)}, stream);
+    }
+    const Graph graph = device->end_capture(stream);
+    ASSERT_NE(graph.handle, nullptr);
+    EXPECT_EQ(value(), 1);
+    for (int i = 0; i < 3; ++i) device->launch(graph, stream);
+    EXPECT_EQ(value(), 64);
+    device->destroy_graph(graph);
+    device->free(sum, 4);
+    device->free_host(host, 4);
+    device->destroy_stream(stream);
+    EXPECT_FALSE(device->failed());
+  }
+}
+
 }  // namespace
 }  // namespace qianyi::testing
