@@ -79,13 +79,9 @@ class Pass {
   Tensor head_input() const { return Rows(buffers_.head_input, spec_.hidden_size, logit_rows_); }
 
   HostSide& host() { return host_; }
-  // Whether the matrix of an expert is on the device, and then those of its whole layer are.
-  bool OnDevice(int expert_tensor) const {
-    return device_ != nullptr && device_->ExpertMatrices(expert_tensor) != nullptr;
-  }
-  // Of a tensor that is OnDevice, and those behind it: where each is, for kernels.
+  // DeviceWeights::ExpertMatrices; null also without a device.
   const std::byte* const* ExpertMatrices(int tensor) const {
-    return device_->ExpertMatrices(tensor);
+    return device_ == nullptr ? nullptr : device_->ExpertMatrices(tensor);
   }
   const DeviceExpertBuffers& device_experts() const { return buffers_.device_experts; }
   QuantizedRows Quantized(Tensor x);  // until the next call
@@ -202,9 +198,7 @@ class Pass {
   std::byte* staging_memory_ = nullptr;
   uint64_t staging_bytes_ = 0;
   Staging staging_;
-  // Bytes of this step's uploads: those that are in place, and of these those that were sent.
-  int64_t uploaded_ = 0;
-  int64_t sent_ = 0;
+  int64_t uploaded_ = 0, sent_ = 0;     // bytes of this step: in place, and of these sent
   bool hold_uploads_ = false;           // until SendUploads
   std::unique_ptr<StepGraphs> graphs_;  // null: kernels are enqueued as they come
   bool noting_ = false;

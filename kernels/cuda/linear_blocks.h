@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/linear_half.h"
 #include "kernels/cuda/linear_slices.h"
 
 namespace qianyi::cuda::QIANYI_FLAVOUR {
