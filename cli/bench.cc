@@ -12,7 +12,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct IoBenchFlags {
   std::string path;
   BenchIoOptions options;
   uint64_t chunk_bytes = kReadChunkBytes;
@@ -20,7 +20,7 @@ struct Flags {
   bool json = false;
 };
 
-absl::Status RunBenchIo(Flags flags) {
+absl::Status RunBenchIo(IoBenchFlags flags) {
   flags.options.chunk_bytes = flags.chunk_bytes;
   flags.options.kind = flags.reader == "uring"   ? ReaderKind::kUring
                        : flags.reader == "pread" ? ReaderKind::kPread
@@ -76,7 +76,7 @@ void AddBenchMemory(CLI::App* bench, Run* run) {
 }  // namespace
 
 void AddBench(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<IoBenchFlags>();
   CLI::App* bench = app.add_subcommand("bench", "measure this machine");
   bench->require_subcommand(1);
   AddBenchMemory(bench, run);

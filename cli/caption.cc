@@ -9,7 +9,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct CaptionFlags {
   PictureModelFlags model;
   std::vector<std::string> files;
   float temperature = 0.0f;
@@ -17,7 +17,7 @@ struct Flags {
   bool scores = false;
 };
 
-absl::Status RunCaption(const Flags& flags) {
+absl::Status RunCaption(const CaptionFlags& flags) {
   auto models = OpenPictureModels(flags.model, 1);
   if (!models.ok()) return models.status();
   const absl::StatusOr<Painter> painter = PainterOf(*models->front(), *models);
@@ -43,7 +43,7 @@ absl::Status RunCaption(const Flags& flags) {
 }  // namespace
 
 void AddCaption(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<CaptionFlags>();
   CLI::App* command = app.add_subcommand("caption", "words for pictures");
   flags->model.Add(*command);
   command->add_option("FILE", flags->files, "pictures: PNG, JPEG or WebP")->required();

@@ -10,7 +10,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct ConvertFlags {
   ConvertOptions options;
   std::string config;
   std::string dtype = "int4";
@@ -18,7 +18,7 @@ struct Flags {
   int threads = 0;
 };
 
-absl::Status RunConvert(Flags flags) {
+absl::Status RunConvert(ConvertFlags flags) {
   absl::StatusOr<PackedFormat> format = ParseFormat(flags.dtype, flags.group);
   if (!format.ok()) return format.status();
   flags.options.format = *format;
@@ -35,7 +35,7 @@ absl::Status RunConvert(Flags flags) {
 }  // namespace
 
 void AddConvert(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ConvertFlags>();
   CLI::App* command =
       app.add_subcommand("convert", "make a model folder in streaming layout from a checkpoint");
   command

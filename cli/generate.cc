@@ -23,7 +23,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct GenerateFlags {
   ModelFlags model;
   RunFlags run;
   AdapterFlags adapters;
@@ -61,7 +61,7 @@ absl::Status ParseBias(const std::vector<std::string>& items, SamplingParams* sa
 }
 
 // Prompts of either kind, laid out by the model.
-absl::StatusOr<std::vector<Prompt>> LayOutPrompts(const Flags& flags, const Model& model,
+absl::StatusOr<std::vector<Prompt>> LayOutPrompts(const GenerateFlags& flags, const Model& model,
                                                   const Tokenizer* tokenizer) {
   std::vector<std::vector<int32_t>> ids;
   for (const std::string& text : flags.prompts) {
@@ -93,7 +93,7 @@ absl::StatusOr<std::vector<Prompt>> LayOutPrompts(const Flags& flags, const Mode
 
 // Writes one request's output: text as it comes, or ids on one line. Blanks after the first
 // go on lines of their own; of ids, behind a semicolon.
-absl::Status WriteOutput(const Flags& flags, const Tokenizer* tokenizer, Engine& engine,
+absl::Status WriteOutput(const GenerateFlags& flags, const Tokenizer* tokenizer, Engine& engine,
                          uint64_t id, int32_t blanks, Sink& sink) {
   const bool as_text = tokenizer != nullptr && !flags.print_ids;
   std::optional<Detokenizer> detokenizer;
@@ -247,7 +247,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const std::string& folder
 // All that is asked for, checked before anything is loaded; sets context and batch of the flags.
 absl::StatusOr<std::vector<GenerateRequest>> MakeRequests(const ModelFile& file,
                                                           const Tokenizer* tokenizer,
-                                                          Flags* flags) {
+                                                          GenerateFlags* flags) {
   absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(file);
   if (!model.ok()) return model.status();
   absl::StatusOr<std::vector<Prompt>> prompts = LayOutPrompts(*flags, **model, tokenizer);
@@ -282,7 +282,8 @@ struct Opened {
   std::unique_ptr<LoadedModel> loaded;
   std::unique_ptr<Drafter> drafter;  // or null
 };
-absl::StatusOr<Opened> OpenModels(ModelFile file, const Tokenizer* tokenizer, const Flags& flags) {
+absl::StatusOr<Opened> OpenModels(ModelFile file, const Tokenizer* tokenizer,
+                                  const GenerateFlags& flags) {
   const LoadOptions& options = flags.run.options;
   if (flags.draft_folder.empty()) {
     absl::StatusOr<std::unique_ptr<LoadedModel>> loaded =
@@ -306,7 +307,7 @@ absl::StatusOr<Opened> OpenModels(ModelFile file, const Tokenizer* tokenizer, co
   return Opened{*std::move(loaded), std::make_unique<Drafter>(*std::move(small))};
 }
 
-absl::Status RunGenerate(Flags flags) {
+absl::Status RunGenerate(GenerateFlags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
   if (absl::Status status = ParseBias(flags.logit_bias, &flags.sampling); !status.ok()) {
     return status;
@@ -359,7 +360,7 @@ absl::Status RunGenerate(Flags flags) {
   return absl::OkStatus();
 }
 
-void AddSampling(CLI::App& command, Flags& flags) {
+void AddSampling(CLI::App& command, GenerateFlags& flags) {
   SamplingParams& sampling = flags.sampling;
   command.add_option("--temperature", sampling.temperature, "0 = always the best token")
       ->capture_default_str();
@@ -384,7 +385,7 @@ void AddSampling(CLI::App& command, Flags& flags) {
 }  // namespace
 
 void AddGenerate(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "continue prompts or fill their blanks");
   flags->model.Add(*command, "--synth");
   command->add_option("--prompt", flags->prompts, "text; repeatable, all run together")

@@ -14,7 +14,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct KeysFlags {
   std::string file;
   std::string add, remove;
   std::string scopes = "inference";
@@ -32,7 +32,7 @@ auto Find(std::vector<ApiKey>& keys, const std::string& name) {
                       [&](const ApiKey& key) { return key.name == name; });
 }
 
-absl::Status AddKey(const Flags& flags) {
+absl::Status AddKey(const KeysFlags& flags) {
   absl::StatusOr<std::vector<ApiKey>> keys = ReadOrBegin(flags.file);
   if (!keys.ok()) return keys.status();
   if (Find(*keys, flags.add) != keys->end()) {
@@ -57,7 +57,7 @@ absl::Status AddKey(const Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status RemoveKey(const Flags& flags) {
+absl::Status RemoveKey(const KeysFlags& flags) {
   absl::StatusOr<std::vector<ApiKey>> keys = ReadKeyFile(flags.file);
   if (!keys.ok()) return keys.status();
   const auto at = Find(*keys, flags.remove);
@@ -69,7 +69,7 @@ absl::Status RemoveKey(const Flags& flags) {
   return WriteKeyFile(flags.file, *keys);
 }
 
-absl::Status ListKeys(const Flags& flags) {
+absl::Status ListKeys(const KeysFlags& flags) {
   absl::StatusOr<std::vector<ApiKey>> keys = ReadKeyFile(flags.file);
   if (!keys.ok()) return keys.status();
   for (const ApiKey& key : *keys) {
@@ -82,7 +82,7 @@ absl::Status ListKeys(const Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status RunKeys(const Flags& flags) {
+absl::Status RunKeys(const KeysFlags& flags) {
   if (!flags.add.empty() && !flags.remove.empty()) {
     return absl::InvalidArgumentError("--add and --remove are two steps; give one of them");
   }
@@ -94,7 +94,7 @@ absl::Status RunKeys(const Flags& flags) {
 }  // namespace
 
 void AddKeys(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<KeysFlags>();
   CLI::App* command = app.add_subcommand("keys", "make, remove and list keys of a server");
   command->add_option("--file", flags->file, "the file that the server reads")
       ->type_name("FILE")

@@ -17,7 +17,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct PaintFlags {
   PictureModelFlags model;
   std::string text, style, text_ids;
   std::string image, mask;
@@ -30,7 +30,7 @@ struct Flags {
   bool magnify = false, scores = false, print_codes = false, quiet = false;
 };
 
-absl::StatusOr<PaintRequest> MakeRequest(const Flags& flags, const Painter& painter) {
+absl::StatusOr<PaintRequest> MakeRequest(const PaintFlags& flags, const Painter& painter) {
   if (absl::Status status = painter.CheckPaints(); !status.ok()) return status;
   PaintRequest request;
   request.pictures = flags.pictures;
@@ -63,7 +63,7 @@ absl::StatusOr<PaintRequest> MakeRequest(const Flags& flags, const Painter& pain
   return request;
 }
 
-absl::Status Print(const Flags& flags, const Painter& painter, PictureFormat format,
+absl::Status Print(const PaintFlags& flags, const Painter& painter, PictureFormat format,
                    const std::vector<Painted>& painted) {
   for (size_t i = 0; i < painted.size(); ++i) {
     const Painted& one = painted[i];
@@ -84,7 +84,7 @@ absl::Status Print(const Flags& flags, const Painter& painter, PictureFormat for
   return absl::OkStatus();
 }
 
-absl::Status RunPaint(Flags flags) {
+absl::Status RunPaint(PaintFlags flags) {
   const absl::StatusOr<PictureFormat> format = flags.output.Format();
   if (!format.ok()) return format.status();
   auto models = OpenPictureModels(flags.model, std::max(flags.pictures, flags.candidates));
@@ -120,7 +120,7 @@ absl::Status RunPaint(Flags flags) {
 }  // namespace
 
 void AddPaint(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<PaintFlags>();
   CLI::App* command = app.add_subcommand("paint", "pictures from words");
   flags->model.Add(*command);
   auto* text = command->add_option("--text", flags->text, "what to paint");

@@ -16,7 +16,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct PlanFlags {
   ModelFlags model;
   RunFlags run;
   int64_t context = 2048;
@@ -28,7 +28,8 @@ struct Flags {
 };
 
 // What was not given is measured; a device that is not here cannot be.
-absl::Status FillRates(const Flags& flags, const ModelFile& file, const Plan& plan, Rates* rates) {
+absl::Status FillRates(const PlanFlags& flags, const ModelFile& file, const Plan& plan,
+                       Rates* rates) {
   *rates = flags.rates;
   rates->compute = flags.compute;
   const int threads = WorkerThreads(flags.run.options.threads);
@@ -134,7 +135,7 @@ void PrintTable(const Plan& plan, const Bound& bound, int64_t batch) {
   std::printf("at most %.2f tokens/s\n", batch / bound.step_seconds());
 }
 
-absl::Status RunPlan(const Flags& flags) {
+absl::Status RunPlan(const PlanFlags& flags) {
   absl::StatusOr<ModelFile> file = flags.model.Open();
   if (!file.ok()) return file.status();
   LoadOptions options = flags.run.options;
@@ -170,7 +171,7 @@ absl::Status RunPlan(const Flags& flags) {
 }  // namespace
 
 void AddPlan(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<PlanFlags>();
   CLI::App* command = app.add_subcommand(
       "plan", "what would live where, and how fast that can be, before anything is loaded");
   flags->model.Add(*command, "--config");

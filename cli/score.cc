@@ -19,7 +19,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct ScoreFlags {
   std::string folder;
   std::string task;
   std::string file;
@@ -73,7 +73,7 @@ absl::StatusOr<Row> ReadRow(const std::string& text, Task task, const Prompts& p
   return Row{*std::move(prompt), *std::move(tokens), CountCharacters(*scored)};
 }
 
-absl::StatusOr<std::vector<Row>> ReadRows(const Flags& flags, Task task, const ModelFile& file,
+absl::StatusOr<std::vector<Row>> ReadRows(const ScoreFlags& flags, Task task, const ModelFile& file,
                                           const Tokenizer& tokenizer) {
   absl::StatusOr<std::unique_ptr<Model>> model = CreateModel(file);
   if (!model.ok()) return model.status();
@@ -113,7 +113,7 @@ void SetRoom(const std::vector<Row>& rows, LoadOptions* options) {
   options->prompt_tokens = options->context_tokens;
 }
 
-absl::Status RunScore(Flags flags) {
+absl::Status RunScore(ScoreFlags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
   const std::optional<Task> task = FindTask(flags.task);
   absl::StatusOr<ModelFile> file = ModelFile::Open(flags.folder);
@@ -157,7 +157,7 @@ absl::Status RunScore(Flags flags) {
 }  // namespace
 
 void AddScore(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ScoreFlags>();
   CLI::App* command =
       app.add_subcommand("score", "how likely a model finds given answers to a task");
   command->add_option("--model", flags->folder, "model folder")->required()->type_name("DIR");

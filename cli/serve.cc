@@ -22,7 +22,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct ServeFlags {
   std::vector<std::string> folders;
   std::string synth;
   std::string dtype = "int4";
@@ -55,7 +55,7 @@ std::string NameOf(const std::string& folder) {
   return path.filename().string();
 }
 
-absl::StatusOr<std::vector<NamedModelFile>> OpenFiles(const Flags& flags) {
+absl::StatusOr<std::vector<NamedModelFile>> OpenFiles(const ServeFlags& flags) {
   std::vector<NamedModelFile> files;
   for (const std::string& folder : flags.folders) {
     ModelFlags model;
@@ -164,7 +164,7 @@ absl::Status CheckFolder(const std::string& adapter_folder) {
       absl::StrFormat("--adapter-folder %s: there is no such folder", adapter_folder));
 }
 
-absl::Status CheckPrefixes(Flags* flags) {
+absl::Status CheckPrefixes(ServeFlags* flags) {
   if (flags->prefix_bytes == 0) return absl::OkStatus();
   if (flags->prefix_cache == "off") {
     return absl::InvalidArgumentError("--prefix-cache-disk needs --prefix-cache on");
@@ -203,7 +203,7 @@ void WaitForSignal(const sigset_t& signals, Log* log) {
   }).detach();
 }
 
-absl::Status RunServe(Flags flags) {
+absl::Status RunServe(ServeFlags flags) {
   if (absl::Status status = flags.run.Check(); !status.ok()) return status;
   if (absl::Status status = CheckPrefixes(&flags); !status.ok()) return status;
   absl::StatusOr<LogFormat> format = ParseLogFormat(flags.log_format);
@@ -260,7 +260,7 @@ absl::Status RunServe(Flags flags) {
 }  // namespace
 
 void AddServe(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ServeFlags>();
   CLI::App* command = app.add_subcommand("serve", "answer over REST and gRPC");
   command->add_option("--model", flags->folders, "model folder; repeatable")->type_name("DIR");
   command->add_option("--synth", flags->synth, "a model of invented weights, for timing")

@@ -10,7 +10,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct SynthFlags {
   std::string config;
   std::string destination;
   std::string dtype = "int4";
@@ -19,7 +19,7 @@ struct Flags {
   double router_skew = 0;
 };
 
-absl::Status RunSynth(const Flags& flags) {
+absl::Status RunSynth(const SynthFlags& flags) {
   absl::StatusOr<ModelSpec> spec = DescribeNamed(flags.config);
   if (!spec.ok()) return spec.status();
   if (auto status = SetRouterSkew(flags.router_skew, &*spec); !status.ok()) return status;
@@ -31,7 +31,7 @@ absl::Status RunSynth(const Flags& flags) {
 }  // namespace
 
 void AddSynth(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<SynthFlags>();
   CLI::App* command = app.add_subcommand(
       "synth", "write random weights of a shape, to time models that nobody has at hand");
   command->add_option("--config", flags->config, "a built-in shape or the path of a config.json")

@@ -12,7 +12,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct TokenizeFlags {
   std::string folder;
   std::string text;
   std::string ids;
@@ -20,7 +20,7 @@ struct Flags {
   bool plain = false;
 };
 
-absl::Status RunTokenize(const Flags& flags) {
+absl::Status RunTokenize(const TokenizeFlags& flags) {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = OpenTokenizer(flags.folder);
   if (!tokenizer.ok()) return tokenizer.status();
   if (flags.decode) {
@@ -40,7 +40,7 @@ absl::Status RunTokenize(const Flags& flags) {
 }  // namespace
 
 void AddTokenize(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* command = app.add_subcommand("tokenize", "text to token ids, or back");
   command->add_option("--model", flags->folder, "folder with a tokenizer")
       ->required()

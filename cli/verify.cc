@@ -14,7 +14,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct VerifyFlags {
   std::vector<std::string> folders;
   std::string only;
   std::string device = "cpu";
@@ -40,7 +40,7 @@ absl::Status ReplayFolder(const std::string& folder, VerifyReport& report) {
   return absl::NotFoundError(absl::StrCat(folder, ": has nothing to replay of that name"));
 }
 
-absl::Status RunVerify(const Flags& flags) {
+absl::Status RunVerify(const VerifyFlags& flags) {
   VerifyReport::Device device;
   if (flags.device == "cuda") {
     RunFlags cuda;
@@ -76,7 +76,7 @@ absl::Status RunVerify(const Flags& flags) {
 }  // namespace
 
 void AddVerify(CLI::App& app, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<VerifyFlags>();
   CLI::App* command = app.add_subcommand(
       "verify", "replay fixtures made with the original model code and compare every number");
   command->add_option("FOLDER", flags->folders, "fixture folders")->required();

@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <chrono>
 
+#include "runtime/now.h"
+
 namespace qianyi {
 namespace {
 
 // Turns are handed on after this long at the earliest: a change of threads costs microseconds.
 constexpr int64_t kLeastNanoseconds = 200'000;
-
-int64_t NowNanoseconds() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 }  // namespace
 
 int TurnRule::Add(double weight) {

@@ -10,12 +10,6 @@
 
 namespace qianyi {
 
-int64_t NowNanoseconds() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 Engine::Engine(std::unique_ptr<LoadedModel> model, const EngineOptions& options, Parts parts)
     : loaded_(std::move(model)),
       use_(loaded_->plan().models[0].use),

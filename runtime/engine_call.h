@@ -9,12 +9,10 @@
 
 #include "absl/status/status.h"
 #include "runtime/engine.h"
+#include "runtime/now.h"
 #include "runtime/sampler_math.h"
 
 namespace qianyi {
-
-// Monotonic.
-int64_t NowNanoseconds();
 
 struct Engine::Call {
   Call(GenerateRequest from, std::shared_ptr<Sink> to, std::unique_ptr<Constraint> form)

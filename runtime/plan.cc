@@ -10,6 +10,7 @@
 #include "runtime/kv_cache.h"
 #include "runtime/memory_size.h"
 #include "runtime/pass.h"
+#include "runtime/storage/padded.h"
 
 namespace qianyi {
 namespace {
@@ -22,8 +23,6 @@ constexpr uint64_t kDeviceOverheadBytes = 600 * kMiB;
 
 // What no machine has: sums of such amounts stay far from overflow.
 constexpr double kMostBytes = 1152921504606846976.0;  // 2^60
-
-uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 uint64_t Product(uint64_t count, uint64_t bytes) {
   return static_cast<uint64_t>(std::min(kMostBytes, 1.0 * count * bytes));

@@ -12,7 +12,6 @@
 namespace qianyi {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kMaxBiases = 1024;
 constexpr int32_t kMaxLogprobs = 20;
 
@@ -99,7 +98,7 @@ SecondChoice Sampler::Second(const SamplingParams& params, std::span<float> logi
                              int32_t first) {
   const auto place = static_cast<size_t>(first);
   if (params.temperature == 0) {
-    const float best = std::exchange(logits[place], -kInfinity);
+    const float best = std::exchange(logits[place], -kFloatInfinity);
     const int32_t second = IndexOfLargest(logits);
     const float gap = best - logits[static_cast<size_t>(second)];
     return std::isfinite(gap) ? SecondChoice{second, gap} : SecondChoice{};
@@ -128,9 +127,9 @@ void Sampler::Report(const SamplingParams& params, std::span<const float> origin
   // With an infinite logit, those that have it share the whole.
   const auto logprob = [&](int32_t token) {
     const float logit = original[static_cast<size_t>(token)];
-    if (std::isnan(logit) || logit == -kInfinity) return -kInfinity;
-    if (largest == kInfinity) {
-      return logit == kInfinity ? static_cast<float>(-log_sum) : -kInfinity;
+    if (std::isnan(logit) || logit == -kFloatInfinity) return -kFloatInfinity;
+    if (largest == kFloatInfinity) {
+      return logit == kFloatInfinity ? static_cast<float>(-log_sum) : -kFloatInfinity;
     }
     return static_cast<float>(static_cast<double>(logit) - static_cast<double>(largest) - log_sum);
   };
@@ -233,7 +232,7 @@ void Sampler::Filter(const SamplingParams& params, std::span<const float> logits
   const float largest = Largest(logits);
   candidates_ = static_cast<int64_t>(logits.size());
   listed_ = false;
-  if (largest == -kInfinity) {
+  if (largest == -kFloatInfinity) {
     candidates_ = 0;
     return;
   }

@@ -12,7 +12,6 @@
 namespace qianyi {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kBlock = 512;
 constexpr size_t kLanes = 16;
 
@@ -44,14 +43,14 @@ inline float ExpOfNonPositive(float x) {
 
 inline float LargestOfBlock(const float* values, size_t count) {
   float lanes[kLanes];
-  for (float& lane : lanes) lane = -kInfinity;
+  for (float& lane : lanes) lane = -kFloatInfinity;
   size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     for (size_t j = 0; j < kLanes; ++j) {
       lanes[j] = values[i + j] > lanes[j] ? values[i + j] : lanes[j];
     }
   }
-  float largest = -kInfinity;
+  float largest = -kFloatInfinity;
   for (; i < count; ++i) largest = values[i] > largest ? values[i] : largest;
   for (const float lane : lanes) largest = lane > largest ? lane : largest;
   return largest;
@@ -119,7 +118,7 @@ float Largest(std::span<const float> values) {
 }
 
 int32_t IndexOfLargest(std::span<const float> values) {
-  float best = -kInfinity;
+  float best = -kFloatInfinity;
   size_t index = 0;
   for (size_t begin = 0; begin < values.size(); begin += kBlock) {
     const size_t count = std::min(kBlock, values.size() - begin);
@@ -135,8 +134,8 @@ int32_t IndexOfLargest(std::span<const float> values) {
 void SoftmaxWeights(std::span<const float> values, float largest, float temperature,
                     float* weights) {
   const size_t count = values.size();
-  if (largest == kInfinity) {
-    for (size_t i = 0; i < count; ++i) weights[i] = values[i] == kInfinity ? 1.0f : 0.0f;
+  if (largest == kFloatInfinity) {
+    for (size_t i = 0; i < count; ++i) weights[i] = values[i] == kFloatInfinity ? 1.0f : 0.0f;
     return;
   }
   for (size_t i = 0; i < count; ++i) {
@@ -168,7 +167,7 @@ float KthLargest(std::span<const float> values, int64_t k, float* scratch) {
     scratch[blocks++] =
         LargestOfBlock(values.data() + begin, std::min(kSmallBlock, values.size() - begin));
   }
-  float bound = -kInfinity;
+  float bound = -kFloatInfinity;
   if (static_cast<size_t>(k) <= blocks) {
     std::nth_element(scratch, scratch + k - 1, scratch + blocks, std::greater<>());
     bound = scratch[k - 1];
@@ -181,7 +180,7 @@ float KthLargest(std::span<const float> values, int64_t k, float* scratch) {
       if (values[i] >= bound) scratch[found++] = values[i];
     }
   }
-  if (found < k) return -kInfinity;  // there are NaN among the k largest
+  if (found < k) return -kFloatInfinity;  // there are NaN among the k largest
   std::nth_element(scratch, scratch + k - 1, scratch + found, std::greater<>());
   return scratch[k - 1];
 }

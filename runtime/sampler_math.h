@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 namespace qianyi {
@@ -12,6 +13,8 @@ namespace qianyi {
 std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 // Of one draw (kernels/sampling.h): a function of both numbers and nothing else.
 uint64_t DrawKey(uint64_t seed, uint64_t index);
+
+inline constexpr float kFloatInfinity = std::numeric_limits<float>::infinity();
 
 // The largest value, NaN aside; -infinity when there is none.
 float Largest(std::span<const float> values);

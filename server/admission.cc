@@ -206,7 +206,7 @@ absl::Status Admission::CheckChoices(const Line& line, const Ticket::Key& key, c
 
 absl::Status Admission::CheckSize(const Line& line, const Load& held, const Load& more,
                                   Time now) const {
-  struct Bound {
+  struct SizeLimit {
     int64_t Load::*member;
     const AdmissionLine& line;
     int64_t limit;
@@ -215,10 +215,11 @@ absl::Status Admission::CheckSize(const Line& line, const Load& held, const Load
     const char* flag;
     const char* param;
   };
-  for (const Bound& bound :
-       {Bound{&Load::tokens, line.all, line.limit.tokens, "queue_tokens", "tokens",
-              "--queue-tokens", "max_tokens"},
-        Bound{&Load::bytes, all_, bytes_limit_, "queue_memory", "bytes", "--queue-memory", "n"}}) {
+  for (const SizeLimit& bound :
+       {SizeLimit{&Load::tokens, line.all, line.limit.tokens, "queue_tokens", "tokens",
+                  "--queue-tokens", "max_tokens"},
+        SizeLimit{&Load::bytes, all_, bytes_limit_, "queue_memory", "bytes", "--queue-memory",
+                  "n"}}) {
     const int64_t wanted = more.*bound.member;
     const int64_t whole = held.*bound.member + wanted;  // of this request
     const int64_t there = bound.line.held().*bound.member;

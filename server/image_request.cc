@@ -18,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMostCandidates = 128;
-constexpr int64_t kMostPartials = 64;
+constexpr int64_t kMostPartialsEach = 64;
 
 std::string Shown(const json& value) {
   std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
@@ -151,7 +151,7 @@ const std::vector<Field>& Fields() {
       Flag("stream", &ImageRequest::stream),
       Flag("return_scores", &ImageRequest::return_scores),
       Whole("candidates", 1, kMostCandidates, &ImageRequest::candidates),
-      Whole("partial_images", 0, kMostPartials, &ImageRequest::partial_images),
+      Whole("partial_images", 0, kMostPartialsEach, &ImageRequest::partial_images),
       {"size", true, SetSize},
       {"output_format", true, SetFormat},
       {"output_compression", false, SetQuality},

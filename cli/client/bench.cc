@@ -17,7 +17,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Flags {
+struct ClientBenchFlags {
   ServerFlags server;
   std::string model;
   std::string prompt = "春天";
@@ -79,7 +79,7 @@ void AskOnce(const Connection& connection, v1::Inference::Stub& stub,
 }
 
 // Each request has a seed of its own, whichever stream sends it.
-void AskUntilAllAre(const Flags& flags, const Connection& connection, int stream,
+void AskUntilAllAre(const ClientBenchFlags& flags, const Connection& connection, int stream,
                     std::atomic<int>* next, Seen* seen) {
   const auto stub = connection.NewStub(stream);
   for (int i = (*next)++; i < flags.requests; i = (*next)++) {
@@ -128,7 +128,7 @@ void Print(const nlohmann::json& report) {
   }
 }
 
-absl::Status RunClientBench(Flags flags) {
+absl::Status RunClientBench(ClientBenchFlags flags) {
   const absl::StatusOr<Connection> connection = Connection::Open(flags.server);
   if (!connection.ok()) return connection.status();
   if (flags.requests == 0) flags.requests = 4 * flags.streams;
@@ -167,7 +167,7 @@ absl::Status RunClientBench(Flags flags) {
 }  // namespace
 
 void AddClientBench(CLI::App& client, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ClientBenchFlags>();
   CLI::App* command = client.add_subcommand("bench", "how fast a server answers several at once");
   flags->server.Add(*command);
   command->add_option("--model", flags->model, "one that is served [the only one]")

@@ -13,7 +13,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct ClientChatFlags {
   TextFlags text;
   std::string system;
   std::vector<std::string> messages;
@@ -22,7 +22,7 @@ struct Flags {
 
 class Conversation {
  public:
-  Conversation(const Flags& flags, const Connection& connection)
+  Conversation(const ClientChatFlags& flags, const Connection& connection)
       : quiet_(flags.text.quiet), connection_(connection) {
     flags.text.Fill(&request_);
     if (!flags.system.empty()) Add("system", flags.system);
@@ -54,7 +54,7 @@ class Conversation {
   v1::GenerateRequest request_;
 };
 
-absl::Status RunChat(const Flags& flags) {
+absl::Status RunChat(const ClientChatFlags& flags) {
   const absl::StatusOr<Connection> connection = Connection::Open(flags.text.server);
   if (!connection.ok()) return connection.status();
   Conversation conversation(flags, *connection);
@@ -79,7 +79,7 @@ absl::Status RunChat(const Flags& flags) {
 }  // namespace
 
 void AddClientChat(CLI::App& client, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ClientChatFlags>();
   CLI::App* command = client.add_subcommand("chat", "a conversation");
   command
       ->add_option("--message", flags->messages, "instead of lines of standard input; repeatable")

@@ -11,7 +11,7 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct ClientPaintFlags {
   ServerFlags server;
   std::string model, text, style, size;
   std::string image, mask;
@@ -24,7 +24,7 @@ struct Flags {
 
 constexpr uint64_t kPictureFileBytes = 64 << 20;  // the server says what it takes
 
-absl::StatusOr<v1::GenerateImageRequest> MakeRequest(const Flags& flags) {
+absl::StatusOr<v1::GenerateImageRequest> MakeRequest(const ClientPaintFlags& flags) {
   const absl::StatusOr<PictureFormat> format = flags.output.Format();
   if (!format.ok()) return format.status();
   v1::GenerateImageRequest request;
@@ -42,7 +42,7 @@ absl::StatusOr<v1::GenerateImageRequest> MakeRequest(const Flags& flags) {
   return request;
 }
 
-absl::StatusOr<v1::EditImageRequest> MakeEdit(const Flags& flags,
+absl::StatusOr<v1::EditImageRequest> MakeEdit(const ClientPaintFlags& flags,
                                               const v1::GenerateImageRequest& picture) {
   v1::EditImageRequest request;
   *request.mutable_picture() = picture;
@@ -80,7 +80,8 @@ absl::StatusOr<v1::FinishedImages> Follow(const Connection& connection, bool qui
   return finished;
 }
 
-absl::StatusOr<v1::FinishedImages> Ask(const Flags& flags, const Connection& connection) {
+absl::StatusOr<v1::FinishedImages> Ask(const ClientPaintFlags& flags,
+                                       const Connection& connection) {
   const absl::StatusOr<v1::GenerateImageRequest> request = MakeRequest(flags);
   if (!request.ok()) return request.status();
   const auto stub = connection.NewStub();
@@ -96,7 +97,7 @@ absl::StatusOr<v1::FinishedImages> Ask(const Flags& flags, const Connection& con
   return Follow(connection, flags.quiet, stream.get());
 }
 
-absl::Status RunPaint(const Flags& flags) {
+absl::Status RunClientPaint(const ClientPaintFlags& flags) {
   if (flags.image.empty() && !flags.mask.empty()) {
     return absl::InvalidArgumentError("--mask is of a picture that changes; give it as --image");
   }
@@ -122,7 +123,7 @@ absl::Status RunPaint(const Flags& flags) {
 }  // namespace
 
 void AddClientPaint(CLI::App& client, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ClientPaintFlags>();
   CLI::App* command = client.add_subcommand("paint", "pictures from words");
   command->add_option("TEXT", flags->text, "what to paint")->required();
   flags->server.Add(*command);
@@ -154,7 +155,7 @@ void AddClientPaint(CLI::App& client, Run* run) {
   command->footer(
       "Prints the path of each picture.\n"
       "Example:\n  qianyi client paint 一只猫 --style 轮廓画 --candidates 8 --output cat.png");
-  command->callback([=] { *run = [=] { return RunPaint(*flags); }; });
+  command->callback([=] { *run = [=] { return RunClientPaint(*flags); }; });
 }
 
 }  // namespace qianyi

@@ -6,13 +6,13 @@
 namespace qianyi {
 namespace {
 
-struct Flags {
+struct ClientPoemFlags {
   TextFlags text;
   std::string title, form, author;
   bool no_rhyme = false, tones = false;
 };
 
-absl::Status RunPoem(const Flags& flags) {
+absl::Status RunPoem(const ClientPoemFlags& flags) {
   const absl::StatusOr<Connection> connection = Connection::Open(flags.text.server);
   if (!connection.ok()) return connection.status();
   v1::GenerateRequest request;
@@ -29,7 +29,7 @@ absl::Status RunPoem(const Flags& flags) {
 }  // namespace
 
 void AddClientPoem(CLI::App& client, Run* run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ClientPoemFlags>();
   CLI::App* command = client.add_subcommand("poem", "a poem that keeps its form");
   command->add_option("TITLE", flags->title, "what it is about")->required();
   command->add_option("--form", flags->form, "五绝, 七绝, 五律, 七律, or a tune [free verse]");

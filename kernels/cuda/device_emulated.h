@@ -9,7 +9,7 @@
 #include "kernels/cuda/emulation.h"
 #include "kernels/cuda/math_emulated.h"
 
-#define QIANYI_FLAVOUR emulated
+#define QIANYI_FLAVOUR inline emulated
 #define QIANYI_DEVICE
 #define QIANYI_SHARED(type, name, count) \
   static const char name##_site = 0;     \

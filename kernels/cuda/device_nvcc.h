@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/device.h"
 
-#define QIANYI_FLAVOUR hardware
+#define QIANYI_FLAVOUR inline hardware
 #define QIANYI_DEVICE __device__
 #define QIANYI_SHARED(type, name, count)             \
   __shared__ alignas(16) type name##_storage[count]; \

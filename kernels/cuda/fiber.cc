@@ -5,15 +5,17 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+
+#include "kernels/sanitizers.h"
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(QIANYI_ADDRESS_SANITIZER)
 #include <pthread.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_THREAD_SANITIZER)
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -49,7 +51,7 @@ namespace qianyi::cuda::emulation {
 namespace {
 
 constexpr size_t kGuardBytes = 4096;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_ADDRESS_SANITIZER) || defined(QIANYI_THREAD_SANITIZER)
 constexpr size_t kStackBytes = 256 << 10;
 #else
 constexpr size_t kStackBytes = 64 << 10;
@@ -75,7 +77,7 @@ Fiber::Fiber() {
   }
   context_.stack = static_cast<std::byte*>(mapping_) + kGuardBytes;
   context_.stack_bytes = kStackBytes;
-#if defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_THREAD_SANITIZER)
   context_.sanitizer_fiber = __tsan_create_fiber(0);
 #endif
 #if !defined(__x86_64__)
@@ -84,13 +86,13 @@ Fiber::Fiber() {
 }
 
 Fiber::~Fiber() {
-#if defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_THREAD_SANITIZER)
   __tsan_destroy_fiber(context_.sanitizer_fiber);
 #endif
 #if !defined(__x86_64__)
   delete static_cast<ucontext_t*>(context_.stack_pointer);
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(QIANYI_ADDRESS_SANITIZER)
   // Frames that were left and never returned from; the addresses may be weights next.
   ASAN_UNPOISON_MEMORY_REGION(context_.stack, kStackBytes);
 #endif
@@ -117,23 +119,23 @@ void Fiber::Start(Entry entry) {
 }
 
 void Switch(Context& from, Context& to) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(QIANYI_ADDRESS_SANITIZER)
   __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_THREAD_SANITIZER)
   __tsan_switch_to_fiber(to.sanitizer_fiber, 0);
 #endif
   SwitchStack(from, to);
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(QIANYI_ADDRESS_SANITIZER)
   __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
 #endif
 }
 
 void Leave(Context& from, Context& to) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(QIANYI_ADDRESS_SANITIZER)
   __sanitizer_start_switch_fiber(nullptr, to.stack, to.stack_bytes);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_THREAD_SANITIZER)
   __tsan_switch_to_fiber(to.sanitizer_fiber, 0);
 #endif
   SwitchStack(from, to);
@@ -141,19 +143,19 @@ void Leave(Context& from, Context& to) {
 }
 
 void Entered() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(QIANYI_ADDRESS_SANITIZER)
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
 }
 
 void AdoptThread(Context& self) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(QIANYI_ADDRESS_SANITIZER)
   pthread_attr_t attributes;
   pthread_getattr_np(pthread_self(), &attributes);
   pthread_attr_getstack(&attributes, &self.stack, &self.stack_bytes);
   pthread_attr_destroy(&attributes);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_THREAD_SANITIZER)
   self.sanitizer_fiber = __tsan_get_current_fiber();
 #endif
 #if !defined(__x86_64__)

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
+#include "runtime/adapters/in_file.h"
 #include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 
@@ -24,10 +25,6 @@ constexpr uint64_t kMaxConfigBytes = 1 << 20;
 
 std::string Shown(const Json& value) {
   return value.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 80);
-}
-
-absl::Status In(const std::string& path, absl::string_view message) {
-  return absl::InvalidArgumentError(absl::StrCat(path, ": ", message));
 }
 
 bool IsOff(const Json& value) {

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runtime/adapters/in_file.h"
 #include "runtime/parse_json.h"
 #include "runtime/storage/file_util.h"
 
@@ -17,10 +18,6 @@ namespace {
 constexpr absl::string_view kEmbedding = "prefix_encoder.embedding.weight";
 constexpr int64_t kMaxInner = 1 << 17;
 constexpr int64_t kChunkFloats = 1 << 20;  // of a projection's weight at once
-
-absl::Status In(const std::string& path, absl::string_view message) {
-  return absl::InvalidArgumentError(absl::StrCat(path, ": ", message));
-}
 
 bool HoldsPrefix(const Safetensors& tensors) {
   return std::any_of(tensors.entries().begin(), tensors.entries().end(),

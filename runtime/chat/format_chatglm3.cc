@@ -17,7 +17,7 @@ void Begin(const char* role, const std::string& metadata, ChatWriter* out) {
   out->Break();
 }
 
-void WriteTools(const ChatOptions& options, ChatWriter* out) {
+void WriteChatGlm3Tools(const ChatOptions& options, ChatWriter* out) {
   OrderedJson functions = OrderedJson::array();
   for (const ChatTool& tool : options.tools) {
     functions.push_back(Member(ParseOrderedJson(tool.json), "function"));
@@ -47,7 +47,7 @@ void WriteCall(const ToolCall& call, ChatWriter* out) {
 void WriteChatGlm3(ChatFormat::Messages messages, const ChatOptions& options, ChatWriter* out) {
   out->Control("[gMASK]");
   out->Control("sop");
-  if (options.calls_tools()) WriteTools(options, out);
+  if (options.calls_tools()) WriteChatGlm3Tools(options, out);
   for (const ChatMessage& message : messages) {
     const bool calls = !message.tool_calls.empty();
     if (!calls || !message.content.empty()) {

@@ -8,7 +8,7 @@
 namespace qianyi {
 namespace {
 
-void WriteTools(const ChatOptions& options, ChatWriter* out) {
+void WriteGlm4Tools(const ChatOptions& options, ChatWriter* out) {
   for (const ChatTool& tool : options.tools) {
     const OrderedJson json = ParseOrderedJson(tool.json);
     const OrderedJson& function = Member(json, "function");
@@ -48,7 +48,7 @@ void WriteGlm4(ChatFormat::Messages messages, const ChatOptions& options, ChatWr
     out->Literal(
         "\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
         "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具");
-    WriteTools(options, out);
+    WriteGlm4Tools(options, out);
   }
   for (const ChatMessage& message : messages) WriteMessage(message, out);
   out->Control("<|assistant|>");
@@ -61,7 +61,7 @@ void WriteGlm4Of0414(ChatFormat::Messages messages, const ChatOptions& options, 
   if (options.calls_tools()) {
     out->Control("<|system|>");
     out->Literal("\n# 可用工具");
-    WriteTools(options, out);
+    WriteGlm4Tools(options, out);
   }
   for (const ChatMessage& message : messages) {
     if (message.role == "system") WriteMessage(message, out);

@@ -18,7 +18,7 @@ static_assert(std::endian::native == std::endian::little, "GGUF is little-endian
 constexpr uint64_t kFirstHeadBytes = 1 << 20;
 constexpr uint64_t kMaxHeadBytes = 64 << 20;
 constexpr uint64_t kMaxCount = 1 << 20;  // of tensors and of metadata
-constexpr uint64_t kMaxNameBytes = 4096;
+constexpr uint64_t kMaxGgufNameBytes = 4096;
 constexpr uint32_t kMaxDimensions = 4;
 constexpr uint64_t kDefaultAlignment = 32;
 
@@ -119,7 +119,7 @@ class Parser {
   }
 
   void ReadMetadata() {
-    std::string key = TakeText(kMaxNameBytes, "key");
+    std::string key = TakeText(kMaxGgufNameBytes, "key");
     const uint32_t type = Take<uint32_t>();
     GgufValue value = type == kArray ? TakeArray(key) : TakeValue(type, key);
     if (status_.ok() && !result_.metadata.emplace(key, std::move(value)).second) {
@@ -188,7 +188,7 @@ class Parser {
   // ---- tensors
 
   void ReadTensor() {
-    SourceTensor tensor{.name = TakeText(kMaxNameBytes, "name")};
+    SourceTensor tensor{.name = TakeText(kMaxGgufNameBytes, "name")};
     const uint32_t dimensions = Take<uint32_t>();
     if (dimensions > kMaxDimensions) {
       return Fail(absl::StrFormat("tensor '%s' has %d dimensions; %d are allowed",

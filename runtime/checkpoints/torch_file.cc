@@ -20,7 +20,7 @@ constexpr uint64_t kMaxPickleBytes = 64 << 20;
 constexpr uint64_t kFirstPickleBytes = 1 << 20;
 constexpr size_t kMaxTensors = 1 << 20;
 constexpr int kMaxDepth = 16;
-constexpr size_t kMaxNameBytes = 4096;
+constexpr size_t kMaxTorchNameBytes = 4096;
 // The number that begins the stream of pickles: 0x1950a86a20f9469cfc6c.
 constexpr std::string_view kLegacyMagic("\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 10);
 constexpr int64_t kLegacyVersion = 1001;
@@ -63,7 +63,7 @@ class Walk {
       const bool tensor = value.kind == Kind::kTensor;
       if (key.kind != Kind::kText || (!tensor && value.kind != Kind::kDict)) continue;
       std::string name = absl::StrCat(prefix, key.text);
-      if (name.size() > kMaxNameBytes) {
+      if (name.size() > kMaxTorchNameBytes) {
         return absl::InvalidArgumentError(absl::StrFormat("has a name of %d bytes", name.size()));
       }
       // A dictionary that holds itself many times over ends here too.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/storage/padded.h"
 #include "xxhash.h"
 
 namespace qianyi {
@@ -16,8 +17,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kMakeBytes = 8 << 20;  // of memory, at a time
-
-uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 std::vector<uint64_t> PassingBytes(const std::vector<SweepBlock>& blocks) {
   std::vector<uint64_t> bytes;

@@ -7,13 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "runtime/storage/shape_text.h"
 
 namespace qianyi {
 namespace {
-
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
-}
 
 absl::Status WrongShape(const TensorPlace& place, const std::string& wanted) {
   return absl::InvalidArgumentError(absl::StrFormat(

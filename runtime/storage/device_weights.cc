@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/memory_size.h"
 #include "runtime/storage/block_reads.h"
+#include "runtime/storage/padded.h"
 
 namespace qianyi {
 namespace {
@@ -15,7 +16,6 @@ constexpr uint64_t kAlignment = 256;  // of a block on the device
 constexpr size_t kMostSlots = 16;
 
 uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 bool IsSwept(const StoredTensor& tensor) {
   if (tensor.spec.kept) return false;

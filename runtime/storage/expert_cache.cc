@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/storage/padded.h"
 #include "runtime/storage/reader.h"
 #include "xxhash.h"
 
@@ -22,8 +23,6 @@ using Clock = std::chrono::steady_clock;
 constexpr double kHalfLifeSteps = 128;
 // Of what is read, this share may turn out to have been read in vain.
 constexpr uint64_t kVainShare = 20;
-
-uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 uint64_t BytesOf(const ExpertCache::Expert& expert) {
   uint64_t bytes = 0;

@@ -5,14 +5,11 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "runtime/storage/padded.h"
 #include "xxhash.h"
 
 namespace qianyi {
-namespace {
-
-uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
-
-}  // namespace
+namespace {}  // namespace
 
 GatherCache::GatherCache(std::byte* memory, uint64_t memory_bytes, uint64_t block_bytes, int blocks,
                          std::vector<std::unique_ptr<Reader>> readers)

@@ -13,6 +13,7 @@
 #include "runtime/parse_json.h"
 #include "runtime/storage/format.h"
 #include "runtime/storage/model_layout.h"
+#include "runtime/storage/shape_text.h"
 
 namespace qianyi {
 namespace {
@@ -23,10 +24,6 @@ constexpr int64_t kMaxRows = int64_t{1} << 31;
 
 absl::Status Bad(const std::string& path, std::string_view what) {
   return absl::InvalidArgumentError(absl::StrFormat("%s: %s", path, what));
-}
-
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  return absl::StrFormat("[%s]", absl::StrJoin(shape, ", "));
 }
 
 std::optional<int64_t> IntegerOf(const json& value) {

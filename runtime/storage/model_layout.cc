@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "runtime/storage/format.h"
+#include "runtime/storage/shape_text.h"
 
 namespace qianyi {
 namespace {
@@ -16,10 +17,6 @@ namespace {
 constexpr int64_t kMaxDimension = int64_t{1} << 31;
 constexpr uint64_t kMaxModelBytes = uint64_t{1} << 46;  // 64 TiB: sizes stay far from overflow
 constexpr uint64_t kMaxBlocks = 1 << 20;                // per tensor
-
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  return absl::StrFormat("[%s]", absl::StrJoin(shape, ", "));
-}
 
 int64_t Elements(const std::vector<int64_t>& shape) {
   int64_t elements = 1;
@@ -47,21 +44,21 @@ std::string TensorMetadata(const StoredTensor& tensor) {
 }
 
 std::string HeaderJson(const ModelFile& model, uint64_t data_begin, uint64_t file_bytes) {
-  std::string json = absl::StrFormat(R"({"__metadata__":{"%s":"%s")", kFormatKey, kFormatVersion);
+  std::string header = absl::StrFormat(R"({"__metadata__":{"%s":"%s")", kFormatKey, kFormatVersion);
   for (const StoredTensor& tensor : model.tensors) {
     const std::string key = absl::StrFormat("%s%s", kTensorKeyPrefix, tensor.spec.name);
-    absl::StrAppendFormat(&json, ",%s:%s", nlohmann::json(key).dump(),
+    absl::StrAppendFormat(&header, ",%s:%s", nlohmann::json(key).dump(),
                           nlohmann::json(TensorMetadata(tensor)).dump());
   }
-  json += '}';
+  header += '}';
   uint64_t covered = data_begin;
   int pads = 0;
   const auto pad_to = [&](uint64_t offset) {
     if (covered == offset) return;
     const uint64_t bytes = offset - covered;
-    json += ',';
-    json += Entry(absl::StrFormat("%s%d", kPaddingPrefix, pads++), "U8",
-                  absl::StrFormat("[%d]", bytes), covered - data_begin, bytes);
+    header += ',';
+    header += Entry(absl::StrFormat("%s%d", kPaddingPrefix, pads++), "U8",
+                    absl::StrFormat("[%d]", bytes), covered - data_begin, bytes);
     covered = offset;
   };
   for (const BlockIndex& index : FileOrder(model)) {
@@ -69,16 +66,16 @@ std::string HeaderJson(const ModelFile& model, uint64_t data_begin, uint64_t fil
     const Block& block = tensor.blocks[index.block];
     const bool constant = tensor.spec.use == TensorUse::kConstant;
     pad_to(block.offset);
-    json += ',';
-    json += Entry(BlockName(tensor, block), constant ? "F32" : "U8",
-                  constant ? absl::StrFormat("[%s]", absl::StrJoin(tensor.spec.shape, ","))
-                           : absl::StrFormat("[%d]", block.bytes),
-                  block.offset - data_begin, block.bytes);
+    header += ',';
+    header += Entry(BlockName(tensor, block), constant ? "F32" : "U8",
+                    constant ? absl::StrFormat("[%s]", absl::StrJoin(tensor.spec.shape, ","))
+                             : absl::StrFormat("[%d]", block.bytes),
+                    block.offset - data_begin, block.bytes);
     covered += block.bytes;
   }
   pad_to(file_bytes);
-  json += '}';
-  return json;
+  header += '}';
+  return header;
 }
 
 }  // namespace

@@ -7,13 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/memory_size.h"
+#include "runtime/storage/padded.h"
 #include "runtime/storage/synth.h"
 #include "xxhash.h"
 
 namespace qianyi {
 namespace {
-
-uint64_t Padded(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 absl::StatusOr<std::vector<std::unique_ptr<Reader>>> OpenAll(const ModelFile& file,
                                                              const ReaderFactory& readers) {

@@ -8,8 +8,6 @@
 namespace qianyi {
 namespace {
 
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
-
 // One unit of a darts-clone double array: a label to compare, the offset of the children
 // (xor-ed with the node's index and the byte), or, with the top bit set, a value.
 uint32_t Label(uint32_t unit) { return unit & 0x800000FFu; }

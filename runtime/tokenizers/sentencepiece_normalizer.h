@@ -11,6 +11,8 @@
 
 namespace qianyi {
 
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+
 // The user-defined pieces of a model, whose strings it views.
 LongestWord UserDefinedPieces(const SentencePieceModel& model);
 

@@ -14,8 +14,6 @@ namespace {
 
 using Type = SentencePieceModel::Type;
 
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
-
 std::string WithSpaces(std::string_view piece) {
   std::string text;
   while (!piece.empty()) {

@@ -21,7 +21,7 @@ constexpr int64_t kMaxContextTokens = 1 << 20;
 
 }  // namespace
 
-absl::StatusOr<std::vector<int32_t>> Ids(const Json& list, const std::string& name) {
+absl::StatusOr<std::vector<int32_t>> ReadIds(const Json& list, const std::string& name) {
   std::vector<int32_t> ids;
   if (!list.is_array()) {
     return absl::InvalidArgumentError(absl::StrFormat("cases.json: %s is not a list of ids", name));
@@ -52,8 +52,7 @@ Json FieldOf(const Json& object, const char* key) {
 }
 
 double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  double most = a.size() == b.size() ? 0 : kInfinity;
+  double most = a.size() == b.size() ? 0 : std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     const double difference = std::abs(double{a[i]} - b[i]);
     most = std::max(most, std::isnan(difference) ? kInfinity : difference);

@@ -34,7 +34,7 @@ absl::StatusOr<nlohmann::json> ReadJson(const std::string& path);
 absl::StatusOr<LoadOptions> RoomFor(const nlohmann::json& cases);
 
 // A list of ids; `name` is for the message.
-absl::StatusOr<std::vector<int32_t>> Ids(const nlohmann::json& list, const std::string& name);
+absl::StatusOr<std::vector<int32_t>> ReadIds(const nlohmann::json& list, const std::string& name);
 
 // Whole numbers of a possibly nested list, or of one number; others become "no such number".
 std::vector<int64_t> Flatten(const nlohmann::json& value);

@@ -72,11 +72,11 @@ ModelCase::ModelCase(const Json& fields, const std::vector<int32_t>& end_tokens,
 
 absl::Status ModelCase::ReadInputs() {
   absl::StatusOr<std::vector<int32_t>> inputs =
-      Ids(fields_.value("input_ids", Json()), Name("input_ids"));
+      ReadIds(fields_.value("input_ids", Json()), Name("input_ids"));
   if (!inputs.ok()) return inputs.status();
   input_ids_ = *std::move(inputs);
   const char* key = fields_.contains("context_ids") ? "context_ids" : "prompt_ids";
-  absl::StatusOr<std::vector<int32_t>> context = Ids(fields_.value(key, Json()), Name(key));
+  absl::StatusOr<std::vector<int32_t>> context = ReadIds(fields_.value(key, Json()), Name(key));
   if (!context.ok()) return context.status();
   context_ = *context;
   absl::StatusOr<Prompt> prompt = loaded_.model().LayOut(*std::move(context));

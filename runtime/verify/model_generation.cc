@@ -13,7 +13,9 @@
 
 namespace qianyi {
 
+namespace {
 using Json = nlohmann::json;
+}
 
 absl::StatusOr<ModelCase::Greedy> ModelCase::RunGreedy(int32_t max_tokens,
                                                        const std::vector<int32_t>& end_tokens) {
@@ -63,7 +65,7 @@ absl::StatusOr<ModelCase::Greedy> ModelCase::RunGreedy(int32_t max_tokens,
 
 absl::Status ModelCase::ReplayGreedy(std::set<std::string>* replayed) {
   absl::StatusOr<std::vector<int32_t>> expected =
-      Ids(fields_["greedy_tokens"], Name("greedy_tokens"));
+      ReadIds(fields_["greedy_tokens"], Name("greedy_tokens"));
   if (!expected.ok()) return expected.status();
   absl::StatusOr<Greedy> run =
       RunGreedy(std::max<int32_t>(1, static_cast<int32_t>(expected->size())), {});
@@ -95,7 +97,8 @@ void ModelCase::ReplayMargin(std::vector<float> logits) {
 absl::StatusOr<ModelCase::Greedy> ModelCase::RunBlanks(const char* length_field) {
   std::vector<int32_t> ends = end_tokens_;
   if (fields_.contains("end_token_ids")) {
-    absl::StatusOr<std::vector<int32_t>> own = Ids(fields_["end_token_ids"], Name("end_token_ids"));
+    absl::StatusOr<std::vector<int32_t>> own =
+        ReadIds(fields_["end_token_ids"], Name("end_token_ids"));
     if (!own.ok()) return own.status();
     ends = *std::move(own);
   }
@@ -136,7 +139,7 @@ absl::Status ModelCase::ReplayRefills() {
   const Json& steps = fields_["steps"];
   const Json first = steps.is_array() && !steps.empty() ? steps[0] : Json();
   absl::StatusOr<std::vector<int32_t>> context =
-      Ids(FieldOf(first, "sequence"), Name("steps[0].sequence"));
+      ReadIds(FieldOf(first, "sequence"), Name("steps[0].sequence"));
   if (!context.ok()) return context.status();
   absl::StatusOr<Prompt> prompt = loaded_.model().LayOut(*std::move(context));
   if (!prompt.ok()) return prompt.status();

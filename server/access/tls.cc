@@ -4,6 +4,7 @@
 #include <iterator>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "openssl/bio.h"
 #include "openssl/err.h"
@@ -64,10 +65,10 @@ absl::StatusOr<Tls> ReadTls(const TlsFiles& files) {
   const PrivateKey key(PEM_read_bio_PrivateKey(Open(tls.key).get(), nullptr, NoPassword, nullptr));
   if (key == nullptr || X509_check_private_key(certificate->get(), key.get()) != 1) {
     ERR_clear_error();
-    return absl::InvalidArgumentError(absl::StrFormat(
-        key == nullptr ? "--tls-key %s holds no unencrypted private key in PEM"
-                       : "--tls-key %s is not the key of the certificate of --tls-cert",
-        files.key));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tls-key ", files.key,
+                     key == nullptr ? " holds no unencrypted private key in PEM"
+                                    : " is not the key of the certificate of --tls-cert"));
   }
   if (!files.client_ca.empty()) {
     auto ca = ReadCertificate("--tls-client-ca", files.client_ca, &tls.client_ca);

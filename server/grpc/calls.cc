@@ -1,12 +1,9 @@
 #include "server/grpc/calls.h"
 
-#include <chrono>
-#include <cstdio>
 #include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <variant>
@@ -15,27 +12,16 @@
 #include "runtime/verse/verse_text.h"
 #include "server/grpc/cancellation.h"
 #include "server/grpc/messages.h"
+#include "server/request_id.h"
+#include "server/unix_time.h"
 
 namespace qianyi {
 namespace {
-
-std::string NewId(const char* prefix = "gen-") {
-  thread_local std::mt19937_64 random{std::random_device{}()};
-  char id[32];
-  std::snprintf(id, sizeof id, "%s%016llx", prefix, static_cast<unsigned long long>(random()));
-  return id;
-}
 
 void SetCall(const ToolCall& call, v1::ToolCall* message) {
   message->set_id(NewId("call_"));
   message->set_name(call.name);
   message->set_arguments(call.arguments);
-}
-
-int64_t NowSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 // On whose account it runs.
@@ -84,9 +70,9 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     is_task_ = std::holds_alternative<TaskInput>(request->input);
     logprobs_ = request->parameters.sampling.report_logprob;
     const absl::StatusOr<uint64_t> call = text_.Start(*request, [&](const Accepted& accepted) {
-      response_->set_id(NewId());
+      response_->set_id(NewId("gen-"));
       response_->set_model(accepted.model_name);
-      response_->set_created(NowSeconds());
+      response_->set_created(UnixSeconds());
       response_->set_seed(static_cast<int64_t>(accepted.seed));
       for (int64_t i = 0; i < request->parameters.n; ++i) {
         v1::Choice* choice = response_->add_choices();
@@ -150,7 +136,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
 class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
  public:
-  explicit StreamCall(TextService& text) : text_(text), id_(NewId()), cancellation_(text) {}
+  explicit StreamCall(TextService& text) : text_(text), id_(NewId("gen-")), cancellation_(text) {}
 
   void Start(const absl::StatusOr<Caller>& caller, const v1::GenerateRequest& message) {
     absl::StatusOr<TextRequest> request =

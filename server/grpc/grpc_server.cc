@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "google/protobuf/stubs/logging.h"
@@ -33,9 +34,10 @@ constexpr size_t kMaxMemoryBytes = 256 << 20;  // of connections and messages
 constexpr int kMinute = 60 * 1000;             // in milliseconds
 constexpr auto kCutOff = std::chrono::seconds(2);
 
-class Service final : public v1::Inference::CallbackService {
+class InferenceService final : public v1::Inference::CallbackService {
  public:
-  Service(TextService& text, ImageService& images, AdapterAdmin& adapters, const KeyRing& keys)
+  InferenceService(TextService& text, ImageService& images, AdapterAdmin& adapters,
+                   const KeyRing& keys)
       : text_(text), images_(images), adapters_(adapters), gate_(keys, text.metrics()) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
@@ -248,8 +250,9 @@ class Server final : public GrpcServer {
     absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    const std::string address =
-        absl::StrFormat(host.find(':') == std::string::npos ? "%s:%d" : "[%s]:%d", host, port);
+    const std::string address = host.find(':') == std::string::npos
+                                    ? absl::StrCat(host, ":", port)
+                                    : absl::StrCat("[", host, "]:", port);
     grpc::ServerBuilder builder;
     // Without this, two servers may share a port, and each gets some of the calls.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -285,7 +288,7 @@ class Server final : public GrpcServer {
 
  private:
   Log& log_;
-  Service service_;
+  InferenceService service_;
   const std::unique_ptr<grpc::Service> kserve_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;

@@ -138,9 +138,9 @@ class InferCall final : public grpc::ServerUnaryReactor {
   bool cancelled_ = false;
 };
 
-class Service final : public inference::GRPCInferenceService::CallbackService {
+class KserveService final : public inference::GRPCInferenceService::CallbackService {
  public:
-  Service(TextService& text, ImageService& images, const KeyRing& keys)
+  KserveService(TextService& text, ImageService& images, const KeyRing& keys)
       : text_(text), infer_(text, images), gate_(keys, text.metrics()) {}
 
   grpc::ServerUnaryReactor* ServerLive(grpc::CallbackServerContext* context,
@@ -228,7 +228,7 @@ class Service final : public inference::GRPCInferenceService::CallbackService {
 
 std::unique_ptr<grpc::Service> MakeKserveService(TextService& text, ImageService& images,
                                                  const KeyRing& keys) {
-  return std::make_unique<Service>(text, images, keys);
+  return std::make_unique<KserveService>(text, images, keys);
 }
 
 }  // namespace qianyi

@@ -1,5 +1,4 @@
 // Answers of /v1/responses.
-#include <chrono>
 #include <utility>
 
 #include "server/error.h"
@@ -7,18 +6,13 @@
 #include "server/http/rest_answer.h"
 #include "server/http/shaped_answers.h"
 #include "server/request_id.h"
+#include "server/unix_time.h"
 
 namespace qianyi {
 namespace {
 
 using nlohmann::json;
 using Kind = AnswerBlock::Kind;
-
-int64_t NowSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 class ResponsesAnswer final : public BlockAnswer {
  public:
@@ -27,7 +21,7 @@ class ResponsesAnswer final : public BlockAnswer {
       : BlockAnswer(request.rest.stream, std::move(reply)), response_(request.echo) {
     response_["id"] = NewId("resp_");
     response_["object"] = "response";
-    response_["created_at"] = NowSeconds();
+    response_["created_at"] = UnixSeconds();
     response_["model"] = accepted.model_name;
     for (const char* name : {"error", "incomplete_details", "previous_response_id", "usage"}) {
       response_[name] = nullptr;

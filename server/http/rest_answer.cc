@@ -1,33 +1,19 @@
 #include "server/http/rest_answer.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <iterator>
-#include <random>
 #include <utility>
 
 #include "runtime/verse/verse_text.h"
 #include "server/error.h"
 #include "server/http/rest_logprobs.h"
+#include "server/request_id.h"
+#include "server/unix_time.h"
 
 namespace qianyi {
 namespace {
 
 using nlohmann::json;
-
-std::string NewId(const std::string& prefix) {
-  thread_local std::mt19937_64 random{std::random_device{}()};
-  char digits[20];
-  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(random()));
-  return prefix + digits;
-}
-
-int64_t NowSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 // Stands for a piece of text: of characters that no name of a model has.
 constexpr std::string_view kPiece = "\x01piece\x01";
@@ -213,7 +199,7 @@ RestAnswer::RestAnswer(const RestRequest& request, const Accepted& accepted, std
                        std::shared_ptr<HttpReply> reply)
     : id_(NewId(id_prefix)),
       model_(accepted.model_name),
-      created_seconds_(NowSeconds()),
+      created_seconds_(UnixSeconds()),
       seed_(accepted.seed),
       include_usage_(request.include_usage),
       logprobs_(request.text.parameters.sampling.report_logprob),

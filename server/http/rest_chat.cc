@@ -135,7 +135,7 @@ absl::Status TakeThinking(RestBody& body, ChatInput* chat) {
                   "medium, high or xhigh, which are one here");
 }
 
-absl::Status TakeTools(RestBody& body, const OrderedJson& ordered, ChatOptions* options) {
+absl::Status TakeChatTools(RestBody& body, const OrderedJson& ordered, ChatOptions* options) {
   for (const char* name : {"tools", "tool_choice"}) body.Take(name);
   absl::Status status = ReadTools(Member(ordered, "tools"), &options->tools);
   if (status.ok()) status = ReadToolChoice(Member(ordered, "tool_choice"), options);
@@ -155,7 +155,7 @@ absl::StatusOr<RestRequest> ParseChat(const std::string& text) {
   body->Take("messages");
   absl::Status status = ReadMessages(Member(ordered, "messages"), &chat.messages);
   if (!status.ok()) return status;
-  if (status = TakeTools(*body, ordered, &chat.options); !status.ok()) return status;
+  if (status = TakeChatTools(*body, ordered, &chat.options); !status.ok()) return status;
   if (status = TakeThinking(*body, &chat); !status.ok()) return status;
   chat.options.thinking = chat.thinking.value_or(true);
   bool logprobs = false;

@@ -1,5 +1,4 @@
 // The endpoints about pictures: answers whole or as events.
-#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -9,18 +8,13 @@
 #include "server/error.h"
 #include "server/http/rest_api.h"
 #include "server/http/rest_image_body.h"
+#include "server/unix_time.h"
 
 namespace qianyi {
 namespace {
 
 using nlohmann::json;
 using Reply = std::shared_ptr<HttpReply>;
-
-int64_t NowSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 // Answers in OpenAI's shapes: {"created", "data": […]}, or an event for each partial picture and
 // each finished one.
@@ -133,7 +127,7 @@ class ImageAnswer final : public ImageListener {
   const AcceptedImage accepted_;
   const bool stream_;
   const Reply reply_;
-  const int64_t created_seconds_ = NowSeconds();
+  const int64_t created_seconds_ = UnixSeconds();
   bool begun_ = false;
 };
 

@@ -138,7 +138,7 @@ absl::Status TakeMessages(RestBody& body, const OrderedJson& ordered, ChatInput*
   return absl::OkStatus();
 }
 
-absl::Status TakeTools(RestBody& body, const OrderedJson& ordered, ChatOptions* options) {
+absl::Status TakeMessagesTools(RestBody& body, const OrderedJson& ordered, ChatOptions* options) {
   for (const char* name : {"tools", "tool_choice"}) body.Take(name);
   const OrderedJson& tools = Member(ordered, "tools");
   OrderedJson functions;
@@ -228,7 +228,7 @@ absl::StatusOr<ShapedRequest> Parse(const std::string& text, bool counts_only) {
   ShapedRequest request;
   ChatInput chat;
   absl::Status status = TakeMessages(*body, ordered, &chat);
-  if (status.ok()) status = TakeTools(*body, ordered, &chat.options);
+  if (status.ok()) status = TakeMessagesTools(*body, ordered, &chat.options);
   if (status.ok()) status = TakeThinking(*body, &chat);
   if (status.ok()) status = TakeParameters(*body, counts_only, &request.rest);
   if (!status.ok()) return status;

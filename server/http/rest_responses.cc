@@ -115,7 +115,7 @@ absl::Status TakeInput(RestBody& body, const OrderedJson& ordered, ChatInput* ch
   return status;
 }
 
-absl::Status TakeTools(RestBody& body, const OrderedJson& ordered, ChatOptions* options) {
+absl::Status TakeResponsesTools(RestBody& body, const OrderedJson& ordered, ChatOptions* options) {
   for (const char* name : {"tools", "tool_choice"}) body.Take(name);
   const OrderedJson& tools = Member(ordered, "tools");
   OrderedJson functions;
@@ -242,7 +242,7 @@ absl::StatusOr<ShapedRequest> ParseResponses(const std::string& text) {
   ChatInput chat;
   absl::Status status = RefuseKeeping(*body);
   if (status.ok()) status = TakeInput(*body, ordered, &chat);
-  if (status.ok()) status = TakeTools(*body, ordered, &chat.options);
+  if (status.ok()) status = TakeResponsesTools(*body, ordered, &chat.options);
   if (status.ok()) status = TakeReasoning(*body, &chat);
   if (status.ok()) status = TakeText(*body);
   if (status.ok()) status = TakeParameters(*body, &request.rest);

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "kernels/sanitizers.h"
 #include "tests/cli/qianyi.h"
 
 namespace qianyi::testing {
@@ -199,7 +200,7 @@ TEST(Plan, RefusesWhatCannotFitAndSaysWhatWould) {
       1, {"needs at least", "GiB"}));
 }
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef QIANYI_ADDRESS_SANITIZER
 constexpr uint64_t kVariesMiB = 16;  // what the sanitizer takes differs from run to run
 #else
 constexpr uint64_t kVariesMiB = 0;

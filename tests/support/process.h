@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/sanitizers.h"
+
 namespace qianyi::testing {
 
 struct ProcessResult {
@@ -55,7 +57,7 @@ ProcessResult RunProcess(const std::vector<std::string>& command,
                          const ProcessOptions& options = {});
 
 // True where sanitizers make memory figures meaningless.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(QIANYI_ADDRESS_SANITIZER) || defined(QIANYI_THREAD_SANITIZER)
 inline constexpr bool kSanitized = true;
 #else
 inline constexpr bool kSanitized = false;

@@ -235,7 +235,7 @@ TEST(Reader, RunningOutOfDescriptorsIsAnError) {
 // What a device's answers mean, tried without a device.
 class Progress : public ::testing::Test {
  protected:
-  std::byte memory_[1];
+  std::byte memory_[8 * kPageBytes];
   // Eight pages of a file that ends 100 bytes into the last.
   ReadProgress read_{{16 * kPageBytes, 8 * kPageBytes, memory_, 9}, 23 * kPageBytes + 100};
 };

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "kernels/sanitizers.h"
+
 namespace {
 thread_local int64_t allocations = 0;
 }
@@ -11,7 +13,7 @@ int64_t qianyi::testing::Allocations() { return allocations; }
 
 // These replace the library's own in the whole test program. A sanitizer has its own and must
 // keep them all: under one, nothing is counted.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(QIANYI_ADDRESS_SANITIZER) && !defined(QIANYI_THREAD_SANITIZER)
 void* operator new(size_t bytes) {
   ++allocations;
   if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
