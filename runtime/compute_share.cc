@@ -1,7 +1,6 @@
 #include "runtime/compute_share.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "runtime/now.h"
 

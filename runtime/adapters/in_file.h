@@ -10,7 +10,7 @@
 namespace qianyi {
 
 // "PATH: MESSAGE", invalid argument.
-inline absl::Status In(const std::string& path, absl::string_view message) {
+inline absl::Status InFile(const std::string& path, absl::string_view message) {
   return absl::InvalidArgumentError(absl::StrCat(path, ": ", message));
 }
 

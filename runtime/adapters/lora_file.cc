@@ -36,14 +36,14 @@ bool IsOff(const Json& value) {
 absl::Status RefuseUnsupported(const Json& config, const std::string& path) {
   const Json bias = config.value("bias", Json("none"));
   if (bias != "none") {
-    return In(path, absl::StrCat("bias is ", Shown(bias), "; only \"none\" can be run"));
+    return InFile(path, absl::StrCat("bias is ", Shown(bias), "; only \"none\" can be run"));
   }
   for (const char* field :
        {"modules_to_save", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform",
         "layer_replication", "lora_bias", "trainable_token_indices", "target_parameters"}) {
     if (config.contains(field) && !IsOff(config[field])) {
-      return In(path, absl::StrCat(field, " is ", Shown(config[field]),
-                                   "; adapters that use it cannot be run"));
+      return InFile(path, absl::StrCat(field, " is ", Shown(config[field]),
+                                       "; adapters that use it cannot be run"));
     }
   }
   return absl::OkStatus();
@@ -130,22 +130,23 @@ absl::StatusOr<LoraFile> LoraFile::Parse(const std::string& config_text,
 
 absl::Status LoraFile::CheckConfig(const Json& config) {
   const std::string& path = config_path_;
-  if (!config.is_object()) return In(path, "is not a JSON object");
+  if (!config.is_object()) return InFile(path, "is not a JSON object");
   const Json type = config.value("peft_type", Json("LORA"));
   if (type != "LORA") {
-    return In(path, absl::StrCat("peft_type is ", Shown(type), "; only \"LORA\" can be run"));
+    return InFile(path, absl::StrCat("peft_type is ", Shown(type), "; only \"LORA\" can be run"));
   }
   const Json rank = config.value("r", Json());
   if (!rank.is_number_integer() || rank.get<double>() < 1 || rank.get<double>() > kMaxLoraRank) {
-    return In(path, absl::StrCat("r is ", Shown(rank), "; it must be 1..", kMaxLoraRank));
+    return InFile(path, absl::StrCat("r is ", Shown(rank), "; it must be 1..", kMaxLoraRank));
   }
   const Json alpha = config.value("lora_alpha", Json());
   if (!alpha.is_number() || !(std::abs(alpha.get<double>()) <= 1e6)) {
-    return In(path, absl::StrCat("lora_alpha is ", Shown(alpha), "; it must be -1e6..1e6"));
+    return InFile(path, absl::StrCat("lora_alpha is ", Shown(alpha), "; it must be -1e6..1e6"));
   }
   const Json rslora = config.value("use_rslora", Json(false));
   if (!rslora.is_boolean()) {
-    return In(path, absl::StrCat("use_rslora is ", Shown(rslora), "; it must be true or false"));
+    return InFile(path,
+                  absl::StrCat("use_rslora is ", Shown(rslora), "; it must be true or false"));
   }
   // fan_in_fan_out says how the base stored its weight; A and B are the same either way.
   rank_ = rank.get<int64_t>();
@@ -161,17 +162,17 @@ absl::Status LoraFile::Match(const Targets& targets) {
     std::string module;
     const char side = SplitName(entry.name, &module);
     if (side == 0) {
-      return In(tensors_.path(), absl::StrCat("tensor '", entry.name,
-                                              "' is no lora_A, lora_B, matrix_A or matrix_B"));
+      return InFile(tensors_.path(), absl::StrCat("tensor '", entry.name,
+                                                  "' is no lora_A, lora_B, matrix_A or matrix_B"));
     }
     const SafetensorsEntry*& place = side == 'A' ? parts[module].a : parts[module].b;
     if (place != nullptr) {
-      return In(tensors_.path(), absl::StrCat("tensors '", place->name, "' and '", entry.name,
-                                              "' are for the same module"));
+      return InFile(tensors_.path(), absl::StrCat("tensors '", place->name, "' and '", entry.name,
+                                                  "' are for the same module"));
     }
     place = &entry;
   }
-  if (parts.empty()) return In(tensors_.path(), "has no tensors");
+  if (parts.empty()) return InFile(tensors_.path(), "has no tensors");
   for (const auto& [module, part] : parts) {
     if (absl::Status status = AddPart(targets, module, part); !status.ok()) return status;
   }
@@ -183,21 +184,22 @@ absl::Status LoraFile::AddPart(const Targets& targets, const std::string& module
   const std::string& path = tensors_.path();
   const SafetensorsEntry* present = part.a != nullptr ? part.a : part.b;
   if (part.a == nullptr || part.b == nullptr) {
-    return In(path, absl::StrCat("tensor '", present->name, "' has no ",
-                                 part.a == nullptr ? "A" : "B", " beside it"));
+    return InFile(path, absl::StrCat("tensor '", present->name, "' has no ",
+                                     part.a == nullptr ? "A" : "B", " beside it"));
   }
   const auto target = targets.by_module.find(module);
   if (target == targets.by_module.end()) {
-    return In(path,
-              absl::StrCat("tensor '", present->name, "': the model has no matrix of the name ",
-                           module, "; was the adapter made for another model?"));
+    return InFile(path,
+                  absl::StrCat("tensor '", present->name, "': the model has no matrix of the name ",
+                               module, "; was the adapter made for another model?"));
   }
   const auto& [tensor, cols, rows] = target->second;
   const auto check = [&](const SafetensorsEntry& entry, std::vector<int64_t> shape) {
     if (entry.shape == shape) return absl::OkStatus();
-    return In(path, absl::StrCat("tensor '", entry.name, "' is [", absl::StrJoin(entry.shape, ", "),
-                                 "]; with r ", rank_, " of adapter_config.json it must be [",
-                                 absl::StrJoin(shape, ", "), "]"));
+    return InFile(path,
+                  absl::StrCat("tensor '", entry.name, "' is [", absl::StrJoin(entry.shape, ", "),
+                               "]; with r ", rank_, " of adapter_config.json it must be [",
+                               absl::StrJoin(shape, ", "), "]"));
   };
   if (absl::Status status = check(*part.a, {rank_, cols}); !status.ok()) return status;
   if (absl::Status status = check(*part.b, {rows.rows(), rank_}); !status.ok()) return status;
@@ -221,19 +223,21 @@ absl::Status LoraFile::CheckRows(const ModelFile& model) {
       for (int64_t i = 0; i < part.rows.rows(); ++i) {
         const int64_t row = part.rows.Row(i);
         if (owner[row] != nullptr) {
-          return In(tensors_.path(), absl::StrCat("tensors '", owner[row]->b->name, "' and '",
-                                                  part.b->name, "' both add to row ", row, " of ",
-                                                  model.tensors[matrix.tensor].spec.name));
+          return InFile(tensors_.path(),
+                        absl::StrCat("tensors '", owner[row]->b->name, "' and '", part.b->name,
+                                     "' both add to row ", row, " of ",
+                                     model.tensors[matrix.tensor].spec.name));
         }
         owner[row] = &part;
       }
     }
     const int64_t parts = static_cast<int64_t>(matrix.parts.size());
     if (parts * rank_ > kMaxLoraRank || parts > kMaxLoraParts) {
-      return In(tensors_.path(),
-                absl::StrCat(parts, " parts of rank ", rank_, " add to ",
-                             model.tensors[matrix.tensor].spec.name, "; at most ", kMaxLoraParts,
-                             " parts and a rank of ", kMaxLoraRank, " together can be run"));
+      return InFile(
+          tensors_.path(),
+          absl::StrCat(parts, " parts of rank ", rank_, " add to ",
+                       model.tensors[matrix.tensor].spec.name, "; at most ", kMaxLoraParts,
+                       " parts and a rank of ", kMaxLoraRank, " together can be run"));
     }
     const int64_t stacked_rows = matrix.stacked ? parts * rows : 0;
     for (const Part& part : matrix.parts) {
@@ -263,12 +267,12 @@ absl::Status LoraFile::CheckTargets(const Json& config, const Targets& targets) 
   const Json names = config.value("target_modules", Json());
   if (names.is_string()) return absl::OkStatus();  // an expression: what matched it is in the file
   if (!names.is_array() || names.empty()) {
-    return In(config_path_, absl::StrCat("target_modules is ", Shown(names),
-                                         "; it must be a list of names, or a text"));
+    return InFile(config_path_, absl::StrCat("target_modules is ", Shown(names),
+                                             "; it must be a list of names, or a text"));
   }
   for (const Json& name : names) {
     if (!name.is_string()) {
-      return In(config_path_, absl::StrCat("target_modules has ", Shown(name), ", no name"));
+      return InFile(config_path_, absl::StrCat("target_modules has ", Shown(name), ", no name"));
     }
     const std::string text = name.get<std::string>();
     bool found = false;
@@ -276,13 +280,13 @@ absl::Status LoraFile::CheckTargets(const Json& config, const Targets& targets) 
       if (module != text && !absl::EndsWith(module, absl::StrCat(".", text))) continue;
       found = true;
       if (!Covers(target.tensor, target.rows)) {
-        return In(tensors_.path(), absl::StrCat("target_modules names ", text,
-                                                ", but there is nothing for ", module));
+        return InFile(tensors_.path(), absl::StrCat("target_modules names ", text,
+                                                    ", but there is nothing for ", module));
       }
     }
     if (!found) {
-      return In(config_path_,
-                absl::StrCat("target_modules names ", text, ", which the model does not have"));
+      return InFile(config_path_,
+                    absl::StrCat("target_modules names ", text, ", which the model does not have"));
     }
   }
   return absl::OkStatus();
@@ -293,8 +297,8 @@ absl::Status LoraFile::ReadFinite(const SafetensorsEntry& entry, float* out) con
   if (!status.ok()) return status;
   for (int64_t i = 0; i < entry.elements(); ++i) {
     if (!std::isfinite(out[i])) {
-      return In(tensors_.path(), absl::StrCat("tensor '", entry.name, "' has ", out[i],
-                                              " at element ", i, "; it must be finite"));
+      return InFile(tensors_.path(), absl::StrCat("tensor '", entry.name, "' has ", out[i],
+                                                  " at element ", i, "; it must be finite"));
     }
   }
   return absl::OkStatus();

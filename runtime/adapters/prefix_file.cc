@@ -58,11 +58,11 @@ absl::Status CheckConfig(const std::string& folder, int64_t slots) {
   absl::StatusOr<std::string> text = ReadTextFile(path, 16 << 20);
   if (!text.ok()) return text.status();
   const nlohmann::json config = ParseJson(*text);
-  if (!config.is_object()) return In(path, "is not a JSON object");
+  if (!config.is_object()) return InFile(path, "is not a JSON object");
   const auto length = config.find("pre_seq_len");
   if (length == config.end() || length->is_null() || *length == slots) return absl::OkStatus();
-  return In(path, absl::StrCat("pre_seq_len is ", length->dump().substr(0, 60),
-                               ", but the prefix has ", slots, " rows"));
+  return InFile(path, absl::StrCat("pre_seq_len is ", length->dump().substr(0, 60),
+                                   ", but the prefix has ", slots, " rows"));
 }
 
 }  // namespace
@@ -80,8 +80,8 @@ absl::StatusOr<PrefixFile> PrefixFile::Open(const std::string& folder, const KvS
 
 absl::StatusOr<PrefixFile> PrefixFile::Parse(Safetensors tensors, const KvSpec& kv) {
   if (kv.values_in_keys) {
-    return In(tensors.path(),
-              "cannot run: this model caches latents, which no prefix encoder makes");
+    return InFile(tensors.path(),
+                  "cannot run: this model caches latents, which no prefix encoder makes");
   }
   PrefixFile file;
   file.kv_ = kv;
@@ -94,19 +94,19 @@ absl::StatusOr<PrefixFile> PrefixFile::Parse(Safetensors tensors, const KvSpec& 
 absl::Status PrefixFile::Find() {
   for (const SafetensorsEntry& entry : tensors_.entries()) {
     if (!absl::EndsWith(entry.name, kEmbedding)) continue;
-    if (!prefix_.empty()) return In(tensors_.path(), "has two prefix encoders");
+    if (!prefix_.empty()) return InFile(tensors_.path(), "has two prefix encoders");
     const absl::string_view name = entry.name;
     prefix_ =
         std::string(name.substr(0, name.size() - absl::string_view("embedding.weight").size()));
     if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[0] > kMaxPrefixSlots) {
-      return In(tensors_.path(),
-                absl::StrCat("tensor '", entry.name, "' is [", absl::StrJoin(entry.shape, ", "),
-                             "]; it must have 1..", kMaxPrefixSlots, " rows"));
+      return InFile(tensors_.path(),
+                    absl::StrCat("tensor '", entry.name, "' is [", absl::StrJoin(entry.shape, ", "),
+                                 "]; it must have 1..", kMaxPrefixSlots, " rows"));
     }
     slots_ = entry.shape[0];
     embedding_cols_ = entry.shape[1];
   }
-  if (prefix_.empty()) return In(tensors_.path(), absl::StrCat("has no tensor ", kEmbedding));
+  if (prefix_.empty()) return InFile(tensors_.path(), absl::StrCat("has no tensor ", kEmbedding));
   projected_ = tensors_.Find(prefix_ + "trans.0.weight") != nullptr ||
                tensors_.Find(prefix_ + "trans.2.weight") != nullptr;
   return absl::OkStatus();
@@ -115,13 +115,13 @@ absl::Status PrefixFile::Find() {
 absl::Status PrefixFile::CheckShape(const SafetensorsEntry* entry, absl::string_view name,
                                     std::vector<int64_t> shape) const {
   if (entry == nullptr) {
-    return In(tensors_.path(), absl::StrCat("has no tensor '", prefix_, name, "'"));
+    return InFile(tensors_.path(), absl::StrCat("has no tensor '", prefix_, name, "'"));
   }
   if (entry->shape == shape) return absl::OkStatus();
-  return In(tensors_.path(),
-            absl::StrCat("tensor '", entry->name, "' is [", absl::StrJoin(entry->shape, ", "),
-                         "]; for ", kv_.layers, " layers of this model it must be [",
-                         absl::StrJoin(shape, ", "), "]"));
+  return InFile(tensors_.path(),
+                absl::StrCat("tensor '", entry->name, "' is [", absl::StrJoin(entry->shape, ", "),
+                             "]; for ", kv_.layers, " layers of this model it must be [",
+                             absl::StrJoin(shape, ", "), "]"));
 }
 
 absl::Status PrefixFile::CheckShapes() {
@@ -133,9 +133,9 @@ absl::Status PrefixFile::CheckShapes() {
   const SafetensorsEntry* first = find("trans.0.weight");
   inner_ = first != nullptr && first->shape.size() == 2 ? first->shape[0] : 1;
   if (inner_ < 1 || inner_ > kMaxInner || embedding_cols_ > cols + kMaxInner) {
-    return In(tensors_.path(),
-              absl::StrCat("the projection goes from ", embedding_cols_, " to ", inner_,
-                           " columns; at most ", kMaxInner, " can be run"));
+    return InFile(tensors_.path(),
+                  absl::StrCat("the projection goes from ", embedding_cols_, " to ", inner_,
+                               " columns; at most ", kMaxInner, " can be run"));
   }
   const std::pair<const char*, std::vector<int64_t>> wanted[] = {
       {"trans.0.weight", {inner_, embedding_cols_}},
@@ -216,8 +216,8 @@ absl::Status PrefixFile::Decode(float largest, const Backend& backend, Stream st
     if (!status.ok()) return status;
     for (const float value : layer) {
       if (std::abs(value) <= largest) continue;  // false for NaN
-      return In(tensors_.path(), absl::StrCat("the prefix has ", value, " in layer ", i,
-                                              "; the cache holds up to ", largest));
+      return InFile(tensors_.path(), absl::StrCat("the prefix has ", value, " in layer ", i,
+                                                  "; the cache holds up to ", largest));
     }
     on_layer(i, both.Columns(0, key_cols), both.Columns(key_cols, cols - key_cols));
   }

@@ -9,8 +9,6 @@
 #include "xxhash.h"
 
 namespace qianyi {
-namespace {}  // namespace
-
 GatherCache::GatherCache(std::byte* memory, uint64_t memory_bytes, uint64_t block_bytes, int blocks,
                          std::vector<std::unique_ptr<Reader>> readers)
     : slots_(std::max<uint64_t>(1, memory_bytes / block_bytes)),

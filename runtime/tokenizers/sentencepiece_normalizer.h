@@ -11,7 +11,8 @@
 
 namespace qianyi {
 
-inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+// What stands for a space in pieces: U+2581.
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
 
 // The user-defined pieces of a model, whose strings it views.
 LongestWord UserDefinedPieces(const SentencePieceModel& model);

@@ -52,10 +52,11 @@ Json FieldOf(const Json& object, const char* key) {
 }
 
 double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
-  double most = a.size() == b.size() ? 0 : std::numeric_limits<double>::infinity();
+  constexpr double kDifferent = std::numeric_limits<double>::infinity();
+  double most = a.size() == b.size() ? 0 : kDifferent;
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     const double difference = std::abs(double{a[i]} - b[i]);
-    most = std::max(most, std::isnan(difference) ? kInfinity : difference);
+    most = std::max(most, std::isnan(difference) ? kDifferent : difference);
   }
   return most;
 }
