@@ -86,6 +86,7 @@ def table(figures):
     for task, name in names.items():
         mixed = figures.get(f"{task}_shuffled_perplexity", "")
         rows.append((name, figures[f"{task}_perplexity"], trigram[task], mixed))
+    rows.append(("blanks of one to three characters in a poem", figures["blank_perplexity"], "", ""))
     shares = {"dynasty": "a poet's dynasty right, phrasings not in training",
               "dynasty_10_poems": "the same, poets of ten poems or more",
               "unknown": "invented names said to be unknown"}

@@ -43,17 +43,36 @@ class Evaluator:
     def _autocast(self):
         return fast_products(self.device)
 
-    @torch.no_grad()
     def perplexity(self, task, rows):
         """Per Unicode character of the answers, without their end tokens."""
         answer = ANSWERS[task]
-        examples, characters, total = [], 0, 0.0
+        examples, characters = [], 0
         for row in rows:
             fields = {k: v for k, v in row.items() if k != answer}
             example = scoring_example(task, fields, row[answer], self.vocabulary)
             if example.length <= self.model.shape.positions:
                 examples.append(example)
                 characters += len(row[answer])
+        return self._perplexity(examples, characters)
+
+    def blanks(self, rows, rng):
+        """The same of one to three characters anywhere in a poem, which has a mask in their place."""
+        examples, characters = [], 0
+        for text in (row["text"] for row in rows):
+            count = rng.randrange(1, 4)
+            at = rng.randrange(len(text) - count)
+            context = self.vocabulary.encode(text[:at])
+            mask = len(context)
+            context += [self.vocabulary.commands["MASK"]]
+            context += self.vocabulary.encode(text[at + count:])
+            answer = self.vocabulary.encode(text[at:at + count])
+            examples.append(Example(context, [(mask, answer)]))
+            characters += count
+        return self._perplexity(examples, characters)
+
+    @torch.no_grad()
+    def _perplexity(self, examples, characters):
+        total = 0.0
         for group in batches([[example] for example in examples], 2048):
             batch = self._tensors(group)
             with self._autocast():
@@ -127,6 +146,7 @@ def measure(evaluator, folder, limit):
     for task in ("poem", "couplet"):
         mixed = [row | {"text": shuffled(row["text"], rng)} for row in rows[task]]
         figures[f"{task}_shuffled_perplexity"] = round(evaluator.perplexity(task, mixed), 2)
+    figures["blank_perplexity"] = round(evaluator.blanks(rows["poem"], random.Random(3)), 2)
     figures.update(evaluator.facts(rows["qa"]))
     figures["rows"] = {task: len(found) for task, found in rows.items()}
     return figures
