@@ -80,6 +80,7 @@ void AddBench(CLI::App& app, Run* run) {
   CLI::App* bench = app.add_subcommand("bench", "measure this machine");
   bench->require_subcommand(1);
   AddBenchMemory(bench, run);
+  AddBenchDecode(*bench, run);
   CLI::App* command = bench->add_subcommand("io", "read a file as weights are read");
   command->add_option("FILE", flags->path, "best a large one, such as model.safetensors")
       ->required();

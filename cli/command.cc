@@ -179,15 +179,17 @@ void RunFlags::Add(CLI::App& command) {
       .add_option_function<std::string>(
           "--kv-cache-dtype",
           [this](const std::string& name) { options.kv_dtype = DTypeFromName(name); },
-          "of keys and values: f32, f16, or int8 with a scale for each token and head, which takes "
-          "half the room [f16, or f32 with weights in f32]")
-      ->check(CLI::IsMember({"f32", "f16", "int8"}))
+          "of keys and values: f32, f16, bf16, which has the range of f32, or int8 with a scale "
+          "for "
+          "each token and head, which takes half the room [f16, or f32 with weights in f32]")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
       ->type_name("TYPE");
   command
       .add_option(
           "--numerics", numerics,
           "exact: the same tokens whatever the batch, split or residency; fast: with a GPU, "
-          "rows of matrices that lie in RAM are computed there as far as that is faster")
+          "rows of matrices that lie in RAM are computed there, and large batches by cuBLASLt "
+          "where it is installed, as far as that is faster")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->capture_default_str();
 }
@@ -227,10 +229,25 @@ absl::Status RunFlags::Check() {
   return absl::OkStatus();
 }
 
-void RunFlags::ShareRows(const ModelFile& file) {
+void RunFlags::TuneFast(const ModelFile& file) {
   if (numerics != "fast" || options.backend == nullptr) return;
-  options.host_rows = MeasureHostRows(*options.backend, file.tensors.back().format, options.batch,
-                                      WorkerThreads(options.threads));
+  const PackedFormat format = file.tensors.back().format;
+  options.host_rows =
+      MeasureHostRows(*options.backend, format, options.batch, WorkerThreads(options.threads));
+  std::string large_batches = "by kernels of ours (cuBLASLt is not installed)";
+  if (const Backend& library = *FastCuda(); !library.library.empty()) {
+    const LibraryGain gain = MeasureLibrary(*options.backend, library, format);
+    if (gain.from_tokens > 0) {
+      options.backend = &library;
+      large_batches = absl::StrFormat("from %d tokens on by %s (measured: %.2f times as fast)",
+                                      gain.from_tokens, library.library, gain.times);
+    } else {
+      large_batches = absl::StrFormat("by kernels of ours (measured: %s is %.2f times as fast)",
+                                      library.library, gain.times);
+    }
+  }
+  std::fprintf(stderr, "numerics: fast; of rows in RAM the CPU computes %.0f%%; large batches %s\n",
+               100 * options.host_rows, large_batches.c_str());
 }
 
 absl::StatusOr<ModelSpec> DescribeNamed(const std::string& name_or_path) {

@@ -28,6 +28,7 @@ void AddSynth(CLI::App& app, Run* run);
 void AddPlan(CLI::App& app, Run* run);
 void AddVerify(CLI::App& app, Run* run);
 void AddBench(CLI::App& app, Run* run);
+void AddBenchDecode(CLI::App& bench, Run* run);
 void AddTokenize(CLI::App& app, Run* run);
 void AddScore(CLI::App& app, Run* run);
 void AddServe(CLI::App& app, Run* run);
@@ -61,9 +62,10 @@ struct RunFlags {
   void AddGuesses(CLI::App& command);
   // Sets what the flags mean in `options`.
   absl::Status Check();
-  // With --numerics fast beside a device: measures which share of the rows in RAM of models like
-  // this one the processor computes, in steps of options.batch tokens.
-  void ShareRows(const ModelFile& file);
+  // With --numerics fast beside a device, for models like this one: measures which share of the
+  // rows in RAM the processor computes, in steps of options.batch tokens, and whether large batches
+  // are faster by cuBLASLt. Says on standard error what is in force.
+  void TuneFast(const ModelFile& file);
 };
 
 // "NAME=DIR" of --adapter.

@@ -320,7 +320,7 @@ absl::Status RunGenerate(GenerateFlags flags) {
       MakeRequests(*file, tokenizer->get(), &flags);
   if (!requests.ok()) return requests.status();
 
-  flags.run.ShareRows(*file);
+  flags.run.TuneFast(*file);
   const auto adapters = flags.adapters.Parse(*file, &flags.run.options);
   if (!adapters.ok()) return adapters.status();
 

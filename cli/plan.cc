@@ -5,12 +5,11 @@
 #include <memory>
 #include <string>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "cli/command.h"
+#include "cli/rates.h"
 #include "nlohmann/json.hpp"
 #include "runtime/choose_batch.h"
-#include "runtime/measure.h"
 #include "runtime/memory_size.h"
 
 namespace qianyi {
@@ -22,42 +21,9 @@ struct PlanFlags {
   int64_t context = 2048;
   int64_t batch = 1;
   std::string cpu_rows = "auto";
-  Rates rates;
-  double compute = 0;
+  RateFlags rates;
   bool json = false;
 };
-
-// What was not given is measured; a device that is not here cannot be.
-absl::Status FillRates(const PlanFlags& flags, const ModelFile& file, const Plan& plan,
-                       Rates* rates) {
-  *rates = flags.rates;
-  rates->compute = flags.compute;
-  const int threads = WorkerThreads(flags.run.options.threads);
-  const bool device = flags.run.device_bytes > 0;
-  if (device && (rates->device_bandwidth == 0 || rates->link == 0)) {
-    return absl::InvalidArgumentError(
-        "--device-memory without a device to measure needs --device-bandwidth and --link, for "
-        "example --device-bandwidth 1000GB/s --link 25GB/s");
-  }
-  if (rates->host_bandwidth == 0) rates->host_bandwidth = MeasureHostBandwidth(threads);
-  if (rates->compute == 0 && !device) {
-    rates->compute = MeasureCompute(file.tensors.back().format, threads);
-  }
-  const bool from_disk = std::any_of(
-      plan.models.begin(), plan.models.end(),
-      [](const ModelPlan& model) { return model.disk_bytes > 0 || model.expert_disk_bytes > 0; });
-  if (rates->disk == 0 && from_disk) {
-    if (flags.model.folder.empty()) {
-      return absl::InvalidArgumentError(
-          "part of the weights would stream from disk; say how fast it is, for example --disk "
-          "3GB/s");
-    }
-    absl::StatusOr<double> measured = MeasureDisk(file.files[0]);
-    if (!measured.ok()) return measured.status();
-    rates->disk = *measured;
-  }
-  return absl::OkStatus();
-}
 
 nlohmann::json ToJson(const Plan& plan, const Bound& bound, const Rates& rates, int64_t batch) {
   const ModelPlan& model = plan.models[0];
@@ -79,12 +45,7 @@ nlohmann::json ToJson(const Plan& plan, const Bound& bound, const Rates& rates, 
           {"disk_weight_bytes", model.disk_bytes},
           {"host_used_bytes", plan.host_used_bytes()},
           {"device_used_bytes", plan.device_used_bytes()},
-          {"rates",
-           {{"device_bandwidth", rates.device_bandwidth},
-            {"host_bandwidth", rates.host_bandwidth},
-            {"link", rates.link},
-            {"disk", rates.disk},
-            {"compute", rates.compute}}},
+          {"rates", ToJson(rates)},
           {"bound",
            {{"link", bound.link()},
             {"step_seconds", bound.step_seconds()},
@@ -140,8 +101,9 @@ absl::Status RunPlan(const PlanFlags& flags) {
   if (!file.ok()) return file.status();
   LoadOptions options = flags.run.options;
   options.context_tokens = std::min(flags.context, file->spec.max_positions);
+  if (flags.run.device == "cuda") options.backend = Cuda();  // null: the flags describe another
   MemoryBudget budget = HostBudget(options);
-  budget.device_bytes = flags.run.device_bytes;
+  if (flags.run.device_bytes > 0) budget.device_bytes = flags.run.device_bytes;
   const auto plan_for = [&](int64_t batch) -> absl::StatusOr<Plan> {
     options.batch = batch;
     const ModelUse use = UseOf(*file, options);
@@ -149,19 +111,19 @@ absl::Status RunPlan(const PlanFlags& flags) {
   };
   absl::StatusOr<Plan> plan = plan_for(flags.batch == kAutoBatch ? 1 : flags.batch);
   if (!plan.ok()) return plan.status();
-  Rates rates;
-  if (absl::Status status = FillRates(flags, *file, *plan, &rates); !status.ok()) return status;
+  absl::StatusOr<Rates> rates = flags.rates.Fill(*file, *plan, flags.run);
+  if (!rates.ok()) return rates.status();
   int64_t batch = flags.batch;
   if (batch == kAutoBatch) {
-    absl::StatusOr<int64_t> chosen = ChooseBatch(plan_for, rates, flags.cpu_rows == "auto");
+    absl::StatusOr<int64_t> chosen = ChooseBatch(plan_for, *rates, flags.cpu_rows == "auto");
     if (!chosen.ok()) return chosen.status();
     batch = *chosen;
     plan = plan_for(batch);
     if (!plan.ok()) return plan.status();
   }
-  const Bound bound = EstimateBound(*plan, rates, flags.cpu_rows == "auto");
+  const Bound bound = EstimateBound(*plan, *rates, flags.cpu_rows == "auto");
   if (flags.json) {
-    std::printf("%s\n", ToJson(*plan, bound, rates, batch).dump(1).c_str());
+    std::printf("%s\n", ToJson(*plan, bound, *rates, batch).dump(1).c_str());
   } else {
     PrintTable(*plan, bound, batch);
   }
@@ -189,19 +151,7 @@ void AddPlan(CLI::App& app, Run* run) {
           "than moving them; off: all move")
       ->check(CLI::IsMember({"auto", "off"}))
       ->capture_default_str();
-  AddRate(*command, "--device-bandwidth", &flags->rates.device_bandwidth, "of device memory");
-  AddRate(*command, "--host-bandwidth", &flags->rates.host_bandwidth, "of RAM [measured]");
-  AddRate(*command, "--link", &flags->rates.link, "from RAM to the device");
-  AddRate(*command, "--disk", &flags->rates.disk, "of reading weights [measured]");
-  command
-      ->add_option("--compute", flags->compute,
-                   "operations per second, two per multiply-add, e.g. 3e12 [measured]")
-      ->check([](const std::string& text) {  // CLI::Range lets NaN pass
-        double value = 0;
-        const bool good = absl::SimpleAtod(text, &value) && value >= 1 && value <= 1e18;
-        return good ? std::string() : "'" + text + "' is not a number from 1 to 1e18";
-      })
-      ->type_name("OPS");
+  flags->rates.Add(*command);
   command->add_flag("--json", flags->json, "print JSON");
   command->footer(
       "Example:\n  qianyi plan --config glm-4-9b --dtype int4 --host-memory 3GiB --disk 3GB/s");

@@ -123,7 +123,7 @@ absl::Status RunScore(ScoreFlags flags) {
   absl::StatusOr<std::vector<Row>> rows = ReadRows(flags, *task, *file, **tokenizer);
   if (!rows.ok()) return rows.status();
   SetRoom(*rows, &flags.run.options);
-  flags.run.ShareRows(*file);
+  flags.run.TuneFast(*file);
   const auto adapters = flags.adapters.Parse(*file, &flags.run.options);
   if (!adapters.ok()) return adapters.status();
   absl::StatusOr<std::unique_ptr<LoadedModel>> model =

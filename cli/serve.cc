@@ -218,7 +218,7 @@ absl::Status RunServe(ServeFlags flags) {
   absl::StatusOr<std::vector<NamedModelFile>> files = OpenFiles(flags);
   if (!files.ok()) return files.status();
   flags.run.options.batch = std::max<int64_t>(flags.batch, 1);  // of kAutoBatch, one
-  flags.run.ShareRows(files->front().file);
+  flags.run.TuneFast(files->front().file);
   ServeModelOptions options{.load = flags.run.options,
                             .queue = flags.queue,
                             .prefix_folder = flags.prefix_folder,

@@ -28,6 +28,7 @@ struct Graph {
 struct Backend {
   std::string_view name;
   std::string_view variant;  // instruction set or chip in use
+  std::string_view library;  // for large batches; empty: all products are by kernels of ours
 
   void (*quantize)(const Quantize&, Stream) = nullptr;
   void (*linear)(const Linear&, Stream) = nullptr;
@@ -102,6 +103,9 @@ struct Backend {
 
   // True once the device has failed; nothing that it computed since can be trusted.
   bool (*failed)() = nullptr;
+  size_t library_bytes = 0;  // of the device, that `library` takes for each stream
+  // With a library: from so many tokens on it makes products, in all streams; at first from 128.
+  void (*use_library_from)(int64_t tokens) = nullptr;
   // Bytes of the device in all, and free; 0 where that is the host's.
   void (*memory_info)(size_t* total, size_t* free) = nullptr;
 };
@@ -120,5 +124,8 @@ const BackendList& CpuVariants();
 // The first CUDA device; null when the program was built without CUDA, or there is no driver or
 // device for it.
 const Backend* Cuda();
+// The same with cuBLASLt for large batches, whose results then depend on what is in a batch; the
+// table of Cuda() where that library is not installed.
+const Backend* FastCuda();
 
 }  // namespace qianyi

@@ -9,10 +9,10 @@
 namespace qianyi {
 
 // One layer of the paged key-value cache. A page holds kPageTokens tokens:
-// K [kPageTokens][key_cols] then V [kPageTokens][value_cols], dtype f32, f16 or i8. After those of
-// i8 come floats, [kPageTokens][kv_heads] for K, then for V: an element is its integer times the
-// scale of its slot and head, which is the largest magnitude there over 127. Values in keys share a
-// scale.
+// K [kPageTokens][key_cols] then V [kPageTokens][value_cols], dtype f32, f16, bf16 or i8. After
+// those of i8 come floats, [kPageTokens][kv_heads] for K, then for V: an element is its integer
+// times the scale of its slot and head, which is the largest magnitude there over 127. Values in
+// keys share a scale.
 inline constexpr int kPageTokens = 16;
 struct KvLayer {
   std::byte* pages = nullptr;  // page p starts at pages + p * page_bytes

@@ -65,8 +65,9 @@ ModelUse UseOf(const ModelFile& file, const LoadOptions& options) {
 }
 
 MemoryBudget HostBudget(const LoadOptions& options) {
-  uint64_t device_bytes = 0;
+  uint64_t device_bytes = 0, library_bytes = 0;
   if (options.backend != nullptr) {
+    library_bytes = options.backend->library_bytes;
     size_t total = 0, free = 0;
     options.backend->memory_info(&total, &free);
     device_bytes = options.device_bytes > 0 ? options.device_bytes : free / 20 * 19;
@@ -74,7 +75,8 @@ MemoryBudget HostBudget(const LoadOptions& options) {
   return {.host_bytes = options.host_bytes > 0 ? options.host_bytes : DefaultHostBytes(),
           .device_bytes = device_bytes,
           .process_bytes = options.process_bytes > 0 ? options.process_bytes
-                                                     : ResidentBytes() + kProcessSlackBytes};
+                                                     : ResidentBytes() + kProcessSlackBytes,
+          .library_bytes = library_bytes};
 }
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Open(ModelFile file,

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -53,6 +54,39 @@ double BestSeconds(PackedFormat format, int64_t rows, int64_t tokens, int thread
     cpu.free(weights, weight_bytes);
   }
   cpu.destroy_stream(stream);
+  return best;
+}
+
+// Seconds of a product on a device, at best; 0 without room. What is multiplied is zero, which
+// takes a device as long as anything else.
+constexpr int64_t kLargeBatch = 512;
+double BestDeviceSeconds(const Backend& device, PackedFormat format, int64_t rows, int64_t cols,
+                         int64_t tokens) {
+  const size_t weight_bytes = PackedBytes(format, rows, cols);
+  const size_t x_bytes = (tokens * cols * sizeof(float) + 255) / 256 * 256;
+  const size_t bytes = weight_bytes + 3 * x_bytes + tokens * rows * sizeof(float);
+  auto* const memory = static_cast<std::byte*>(device.alloc(bytes));
+  if (memory == nullptr) return 0;
+  std::byte* const x = memory + weight_bytes;
+  Linear task;
+  task.x = F32(reinterpret_cast<float*>(x), tokens, cols);
+  task.quantized = {reinterpret_cast<int8_t*>(x), reinterpret_cast<float*>(x + x_bytes),
+                    reinterpret_cast<int32_t*>(x + 2 * x_bytes), tokens, cols};
+  task.weight = {memory, format, rows, cols};
+  task.out = F32(reinterpret_cast<float*>(x + 3 * x_bytes), tokens, rows);
+  const Stream stream = device.create_stream(1);
+  double best = 0, total = 0;
+  for (int run = 0; run < 3 || (total < kSeconds / 4 && run < 100); ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    device.linear(task, stream);
+    device.synchronize(stream);
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = run == 0 ? seconds : std::min(best, seconds);
+    total += seconds;
+  }
+  device.destroy_stream(stream);
+  device.free(memory, bytes);
   return best;
 }
 
@@ -144,15 +178,32 @@ double MeasureHostRows(const Backend& device, PackedFormat format, int64_t batch
   return host / (host + link);
 }
 
-absl::StatusOr<Rates> MeasureRates(PackedFormat format, int threads, const std::string& path) {
-  Rates rates;
-  rates.host_bandwidth = MeasureHostBandwidth(threads);
-  rates.compute = MeasureCompute(format, threads);
-  if (path.empty()) return rates;
-  absl::StatusOr<double> disk = MeasureDisk(path);
-  if (!disk.ok()) return disk.status();
-  rates.disk = *disk;
-  return rates;
+LibraryGain MeasureLibrary(const Backend& ours, const Backend& library, PackedFormat format,
+                           int64_t size) {
+  LibraryGain gain;
+  library.use_library_from(1);
+  for (int64_t tokens = 2048; tokens >= 64; tokens /= 2) {
+    const double without = BestDeviceSeconds(ours, format, size, size, tokens);
+    const double with = BestDeviceSeconds(library, format, size, size, tokens);
+    if (gain.times == 0 && with > 0) gain.times = without / with;
+    if (with <= 0 || with >= without) break;  // and of fewer, too
+    gain.from_tokens = tokens;
+  }
+  library.use_library_from(gain.from_tokens > 0 ? gain.from_tokens
+                                                : std::numeric_limits<int64_t>::max());
+  return gain;
+}
+
+double MeasureDeviceBandwidth(const Backend& device, int64_t size) {
+  const PackedFormat format{DType::kI8};
+  const int64_t rows = 16 * size;  // far larger than any cache
+  const double seconds = BestDeviceSeconds(device, format, rows, size, 1);
+  return seconds > 0 ? PackedBytes(format, rows, size) / seconds : 0;
+}
+
+double MeasureDeviceCompute(const Backend& device, PackedFormat format, int64_t size) {
+  const double seconds = BestDeviceSeconds(device, format, size, size, kLargeBatch);
+  return seconds > 0 ? 2.0 * kLargeBatch * size * size / seconds : 0;
 }
 
 }  // namespace qianyi

@@ -6,7 +6,6 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/packed.h"
-#include "runtime/plan.h"
 
 namespace qianyi {
 
@@ -26,9 +25,21 @@ double MeasureLink(const Backend& device);
 // Of rows that lie in RAM, the share that `threads` threads compute while a device gets the others
 // over its link, for steps of `batch` tokens: that with which both finish together.
 double MeasureHostRows(const Backend& device, PackedFormat format, int64_t batch, int threads);
-// All of them that bound a plan without a device, the disk's only where `path` is not empty. Takes
-// kMeasureBytes of RAM while it lasts.
+// From how many tokens on the products of the table `library` are faster than those of `ours`, both
+// of one device, for weights of `size` rows and columns, and how many times as fast those of the
+// largest batch are that was tried (0: no room to try). The table is left to use its library from
+// there on.
+struct LibraryGain {
+  int64_t from_tokens = 0;  // 0: never
+  double times = 0;
+};
+LibraryGain MeasureLibrary(const Backend& ours, const Backend& library, PackedFormat format,
+                           int64_t size = 4096);
+// What a device sustains of its memory, through our own kernel, and in operations per second (2 per
+// multiply-add) of a large batch, for weights of `size` columns; 0 where there is no room to try.
+double MeasureDeviceBandwidth(const Backend& device, int64_t size = 4096);
+double MeasureDeviceCompute(const Backend& device, PackedFormat format, int64_t size = 4096);
+// RAM that any of them takes while it lasts, but for the 1 GiB of MeasureMemoryReads.
 inline constexpr uint64_t kMeasureBytes = 256 << 20;
-absl::StatusOr<Rates> MeasureRates(PackedFormat format, int threads, const std::string& path);
 
 }  // namespace qianyi

@@ -358,7 +358,7 @@ uint64_t Plan::device_used_bytes() const {
   for (const ModelPlan& model : models) {
     bytes += model.device_bytes + model.device_expert_bytes + model.kv_bytes -
              model.MappedPart(model.kv_bytes) + model.workspace_bytes + model.adapter_bytes +
-             model.constant_bytes +
+             model.constant_bytes + budget.library_bytes +
              (model.device_bytes < model.weight_bytes ? kDeviceRingBytes : 0);
   }
   return bytes;
@@ -381,7 +381,7 @@ absl::StatusOr<Plan> MakePlan(std::span<const ModelUse> models, const MemoryBudg
     fixed_host += it.constant_bytes + it.gather_bytes + it.staging_bytes;
     least_host += LeastRing(model) + LeastExpertCache(model);
     (device ? fixed_device : fixed_host) += it.kv_bytes + it.workspace_bytes + it.adapter_bytes;
-    if (device) fixed_device += it.constant_bytes + kDeviceRingBytes;
+    if (device) fixed_device += it.constant_bytes + budget.library_bytes + kDeviceRingBytes;
     total_weights += it.weight_bytes;
   }
   if (device) SpillCaches(budget.device_bytes, &needs, &fixed_device, &fixed_host);

@@ -17,6 +17,7 @@ struct MemoryBudget {
   uint64_t host_bytes = 0;     // everything the process takes in RAM
   uint64_t device_bytes = 0;   // everything it takes on the accelerator; 0 = CPU only
   uint64_t process_bytes = 0;  // of host_bytes, what the program itself needs
+  uint64_t library_bytes = 0;  // of device_bytes, what libraries need for each model
 };
 
 // How a model is to be used.

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "runtime/choose_batch.h"
+#include "runtime/known_rates.h"
 #include "runtime/measure.h"
 #include "runtime/memory_size.h"
 #include "runtime/pictures/painter.h"
@@ -156,14 +157,10 @@ MemoryBudget BudgetOf(const std::vector<Opening>& openings, const ServeModelOpti
   return budget;
 }
 
-// What this machine gets most tokens/s from, by rates measured now.
+// What this machine gets most tokens/s from, by rates measured now or before.
 absl::StatusOr<int64_t> MeasuredBatch(const std::vector<Opening>& openings,
                                       const ServeModelOptions& options) {
   const MemoryBudget budget = BudgetOf(openings, options);
-  if (budget.device_bytes > 0) {
-    return absl::InvalidArgumentError(
-        "--batch auto measures processors, and not yet a device; give a number");
-  }
   if (budget.host_bytes < budget.process_bytes + kMeasureBytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "--batch auto measures in %s of RAM, and --host-memory is %s; give a number",
@@ -171,8 +168,9 @@ absl::StatusOr<int64_t> MeasuredBatch(const std::vector<Opening>& openings,
   }
   const ModelFile& first = openings[0].named.file;
   const int threads = WorkerThreads(options.load.threads);
-  const std::string path = first.files.empty() ? "" : first.files[0];
-  absl::StatusOr<Rates> rates = MeasureRates(first.tensors.back().format, threads, path);
+  KnownRates known(KnownRates::DefaultFile(), MachineName(), /*again=*/false);
+  absl::StatusOr<Rates> rates = RatesOf(known, {}, first.tensors.back().format, threads,
+                                        options.load.backend, WeightsPath(first));
   if (!rates.ok()) return rates.status();
   return ChooseBatch(
       [&](int64_t batch) -> absl::StatusOr<Plan> {

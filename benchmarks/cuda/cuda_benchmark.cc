@@ -25,10 +25,12 @@ struct Options {
 
 class Bench {
  public:
-  Bench(const Backend& device, Options options)
+  Bench(const Backend& device, const Backend& library, Options options)
       : device_(device),
+        library_(library),
         options_(std::move(options)),
         stream_(device.create_stream(1)),
+        library_stream_(library.create_stream(1)),
         pool_(static_cast<std::byte*>(device.alloc(kPoolBytes))),
         out_(static_cast<float*>(device.alloc(int64_t{256} << 20))),
         host_(static_cast<std::byte*>(device.alloc_host(int64_t{256} << 20))) {}
@@ -36,8 +38,8 @@ class Bench {
   bool ready() const { return pool_ != nullptr && out_ != nullptr && host_ != nullptr; }
 
   void Run() {
-    std::printf("{\"kind\": \"cuda\", \"device\": \"%s\", \"results\": [\n",
-                std::string(device_.variant).c_str());
+    std::printf("{\"kind\": \"cuda\", \"device\": \"%s\", \"library\": \"%s\", \"results\": [\n",
+                std::string(device_.variant).c_str(), std::string(library_.library).c_str());
     Peaks();
     const struct {
       const char* name;
@@ -50,7 +52,9 @@ class Bench {
       for (int64_t tokens : {1, 4, 16, 64, 512}) {
         for (const auto& [rows, cols] :
              {std::pair<int64_t, int64_t>{36864, 12288}, {12288, 32768}, {4096, 4096}}) {
-          RunLinear(name, format, tokens, rows, cols);
+          RunLinear("linear", device_, stream_, name, format, tokens, rows, cols);
+          if (tokens < 64 || library_.library.empty()) continue;
+          RunLinear("linear_library", library_, library_stream_, name, format, tokens, rows, cols);
         }
       }
     }
@@ -62,12 +66,15 @@ class Bench {
  private:
   // Seconds of one call, of as many as fill the time.
   double Seconds(const std::function<void(int64_t)>& call) {
+    return Seconds(call, device_, stream_);
+  }
+  double Seconds(const std::function<void(int64_t)>& call, const Backend& device, Stream stream) {
     call(0);
-    device_.synchronize(stream_);
+    device.synchronize(stream);
     for (int64_t calls = 1;; calls *= 2) {
       const auto begin = std::chrono::steady_clock::now();
       for (int64_t i = 0; i < calls; ++i) call(i);
-      device_.synchronize(stream_);
+      device.synchronize(stream);
       const double seconds =
           std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       if (seconds > options_.seconds) return seconds / static_cast<double>(calls);
@@ -112,10 +119,12 @@ class Bench {
   }
 
   // A pool of weights is gone through in turn, so that none is in a cache.
-  void RunLinear(const std::string& format_name, PackedFormat format, int64_t tokens, int64_t rows,
+  void RunLinear(const char* workload, const Backend& device, Stream stream,
+                 const std::string& format_name, PackedFormat format, int64_t tokens, int64_t rows,
                  int64_t cols) {
-    const std::string name = "linear/" + format_name + "/" + std::to_string(tokens) + "x" +
-                             std::to_string(rows) + "x" + std::to_string(cols);
+    const std::string name = std::string(workload) + "/" + format_name + "/" +
+                             std::to_string(tokens) + "x" + std::to_string(rows) + "x" +
+                             std::to_string(cols);
     if (!Wants(name)) return;
     const int64_t bytes = static_cast<int64_t>(PackedBytes(format, rows, cols));
     const int64_t copies = kPoolBytes / bytes;
@@ -132,13 +141,18 @@ class Bench {
     task.quantized.scales = reinterpret_cast<float*>(at);
     at += tokens * task.quantized.slices() * 4 + 256;
     task.quantized.sums = reinterpret_cast<int32_t*>(at);
-    const double seconds = Seconds([&](int64_t i) {
-      if (format.integer()) device_.quantize({task.x, task.quantized}, stream_);
-      task.weight = {pool_ + i % copies * bytes, format, rows, cols};
-      device_.linear(task, stream_);
-    });
+    const double seconds = Seconds(
+        [&](int64_t i) {
+          if (format.integer()) device.quantize({task.x, task.quantized}, stream);
+          task.weight = {pool_ + i % copies * bytes, format, rows, cols};
+          device.linear(task, stream);
+        },
+        device, stream);
     const double operations = 2.0 * tokens * rows * cols;
-    const double peak = format.integer() ? int8_peak_ : tf32_peak_ / 2;  // two products each
+    // The library multiplies bf16, twice as fast as tf32; our f16 takes two products in tf32.
+    const double peak = !device.library.empty() ? 2 * tf32_peak_
+                        : format.integer()      ? int8_peak_
+                                                : tf32_peak_ / 2;
     const double by_memory = bytes / read_peak_, by_arithmetic = operations / peak;
     if (by_memory > by_arithmetic) {
       Report(name, seconds, bytes / seconds / 1e9, "gb_per_second", by_memory / seconds);
@@ -188,8 +202,9 @@ class Bench {
   }
 
   const Backend& device_;
+  const Backend& library_;  // the same with cuBLASLt, where that is installed
   const Options options_;
-  const Stream stream_;
+  const Stream stream_, library_stream_;
   std::byte* const pool_;
   float* const out_;
   std::byte* const host_;
@@ -207,7 +222,8 @@ int Main(int count, char** words) {
     std::fprintf(stderr, "cuda_benchmark: there is no CUDA device\n");
     return 1;
   }
-  Bench bench(*Cuda(), options);
+  if (FastCuda()->use_library_from != nullptr) FastCuda()->use_library_from(1);
+  Bench bench(*Cuda(), *FastCuda(), options);
   if (!bench.ready()) {
     std::fprintf(stderr, "cuda_benchmark: needs 1.5 GiB of the device\n");
     return 1;

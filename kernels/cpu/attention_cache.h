@@ -29,6 +29,17 @@ struct F16Cache {
     return V::LoadHalfFirst(reinterpret_cast<const uint16_t*>(row) + i, n);
   }
 };
+struct BF16Cache {
+  static constexpr bool kScaled = false;
+  template <typename V>
+  static V Load(const std::byte* row, int64_t i) {
+    return V::LoadBFloat(reinterpret_cast<const uint16_t*>(row) + i);
+  }
+  template <typename V>
+  static V LoadFirst(const std::byte* row, int64_t i, int64_t n) {
+    return V::LoadBFloatFirst(reinterpret_cast<const uint16_t*>(row) + i, n);
+  }
+};
 
 // Integers; what is made of them is multiplied by the scale of a slot and head later.
 struct I8Cache {

@@ -238,6 +238,8 @@ void AttendRows(const AttentionBlock& block) {
     AttendBlock<V, F32Cache>(block);
   } else if (block.dtype == DType::kI8) {
     AttendBlock<V, I8Cache>(block);
+  } else if (block.dtype == DType::kBF16) {
+    AttendBlock<V, BF16Cache>(block);
   } else {
     AttendBlock<V, F16Cache>(block);
   }

@@ -15,6 +15,8 @@ void Store(const float* row, int64_t heads, int64_t dim, DType dtype, const RowK
       scales[head] =
           kernels.to_int8(row + head * dim, dim, reinterpret_cast<int8_t*>(out) + head * dim);
     }
+  } else if (dtype == DType::kBF16) {
+    kernels.to_bfloat(row, heads * dim, reinterpret_cast<uint16_t*>(out));
   } else {
     kernels.to_half(row, heads * dim, reinterpret_cast<uint16_t*>(out));
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/backend.h"
+#include "kernels/cpu/row_templates.h"
 
 namespace qianyi::cpu {
 namespace {
@@ -178,6 +179,21 @@ void QuantizeInt4Row(const float* x, int64_t cols, int group, float* row_scale, 
     group_scale[begin / group] = static_cast<int8_t>(scale);
     Int4Values<V>(x + begin, n, *row_scale * static_cast<float>(scale), values + begin);
   }
+}
+
+// Keys and values of a cache in sixteen bits.
+template <typename V>
+void ToHalfRow(const float* x, int64_t n, uint16_t* out) {
+  ForEachVec(
+      n, [&](int64_t i) { V::Load(x + i).StoreHalfFirst(out + i, 16); },
+      [&](int64_t i, int64_t left) { V::LoadFirst(x + i, left).StoreHalfFirst(out + i, left); });
+}
+
+template <typename V>
+void ToBFloatRow(const float* x, int64_t n, uint16_t* out) {
+  ForEachVec(
+      n, [&](int64_t i) { V::Load(x + i).StoreBFloatFirst(out + i, 16); },
+      [&](int64_t i, int64_t left) { V::LoadFirst(x + i, left).StoreBFloatFirst(out + i, left); });
 }
 
 }  // namespace

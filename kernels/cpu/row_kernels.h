@@ -108,6 +108,7 @@ struct RowKernels {
                          float* out);
   void (*add)(const float* row, int64_t n, float* x);
   void (*to_half)(const float* x, int64_t n, uint16_t* out);
+  void (*to_bfloat)(const float* x, int64_t n, uint16_t* out);
   // Returns the scale.
   float (*to_int8)(const float* x, int64_t n, int8_t* out);
   void (*attention)(const AttentionBlock& block);

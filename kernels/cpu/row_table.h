@@ -23,6 +23,7 @@ constexpr RowKernels RowTable() {
           .gated_activate = GatedActivateRow<V>,
           .add = AddRow<V>,
           .to_half = ToHalfRow<V>,
+          .to_bfloat = ToBFloatRow<V>,
           .to_int8 = ToInt8Row<V>,
           .attention = AttendRows<V>,
           .sparse_attention = AttendSlots<V>,

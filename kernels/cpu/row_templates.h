@@ -135,12 +135,5 @@ void AddRow(const float* row, int64_t n, float* x) {
       });
 }
 
-template <typename V>
-void ToHalfRow(const float* x, int64_t n, uint16_t* out) {
-  ForEachVec(
-      n, [&](int64_t i) { V::Load(x + i).StoreHalfFirst(out + i, 16); },
-      [&](int64_t i, int64_t left) { V::LoadFirst(x + i, left).StoreHalfFirst(out + i, left); });
-}
-
 }  // namespace
 }  // namespace qianyi::cpu

@@ -61,6 +61,8 @@ void AttendSlots(const SparseHead& head) {
     AttendSlotsOf<V, F32Cache>(head);
   } else if (head.dtype == DType::kI8) {
     AttendSlotsOf<V, I8Cache>(head);
+  } else if (head.dtype == DType::kBF16) {
+    AttendSlotsOf<V, BF16Cache>(head);
   } else {
     AttendSlotsOf<V, F16Cache>(head);
   }

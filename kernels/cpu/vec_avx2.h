@@ -45,6 +45,18 @@ struct Vec {
     for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
     return LoadHalf(padded);
   }
+  static Vec LoadBFloat(const uint16_t* p) {
+    const __m256i bits = LoadInt(p);
+    const auto widen = [](__m128i eight) {
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16));
+    };
+    return {widen(_mm256_castsi256_si128(bits)), widen(_mm256_extracti128_si256(bits, 1))};
+  }
+  static Vec LoadBFloatFirst(const uint16_t* p, int64_t n) {
+    uint16_t padded[16] = {};
+    for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
+    return LoadBFloat(padded);
+  }
   static Vec LoadInt8(const int8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
@@ -89,6 +101,23 @@ struct Vec {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(half + 8),
                      _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
     for (int64_t i = 0; i < n; ++i) p[i] = half[i];
+  }
+  // To nearest even: the half below the last bit that is kept, and less where that bit is even.
+  // What is not a number keeps its upper bits, and is made quiet.
+  static __m256i BFloatBits(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_srli_epi32(_mm256_blendv_epi8(_mm256_add_epi32(bits, up), quiet, nan), 16);
+  }
+  void StoreBFloatFirst(uint16_t* p, int64_t n) const {
+    alignas(32) uint16_t bits[16];
+    _mm256_store_si256(
+        reinterpret_cast<__m256i*>(bits),
+        _mm256_permute4x64_epi64(_mm256_packus_epi32(BFloatBits(a), BFloatBits(b)), 0b11011000));
+    for (int64_t i = 0; i < n; ++i) p[i] = bits[i];
   }
   void StoreInt8(int8_t* p) const {
     const __m256i words = _mm256_permute4x64_epi64(

@@ -33,6 +33,15 @@ struct Vec {
   static Vec LoadHalfFirst(const uint16_t* p, int64_t n) {
     return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(First(n), p))};
   }
+  static Vec WidenBFloat(__m256i bits) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+  }
+  static Vec LoadBFloat(const uint16_t* p) {
+    return WidenBFloat(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Vec LoadBFloatFirst(const uint16_t* p, int64_t n) {
+    return WidenBFloat(_mm256_maskz_loadu_epi16(First(n), p));
+  }
   static Vec LoadInt8(const int8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
@@ -55,6 +64,16 @@ struct Vec {
   void StoreFirst(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, First(n), v); }
   void StoreHalfFirst(uint16_t* p, int64_t n) const {
     _mm256_mask_storeu_epi16(p, First(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
+  // As in vec_avx2.h.
+  void StoreBFloatFirst(uint16_t* p, int64_t n) const {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded =
+        _mm512_mask_or_epi32(_mm512_add_epi32(bits, up), _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q),
+                             bits, _mm512_set1_epi32(0x400000));
+    _mm512_mask_cvtepi32_storeu_epi16(p, First(n), _mm512_srli_epi32(rounded, 16));
   }
   void StoreInt8(int8_t* p) const { StoreInt8First(p, 16); }
   void StoreInt8First(int8_t* p, int64_t n) const {

@@ -49,6 +49,12 @@ struct Vec {
     for (int64_t i = 0; i < n; ++i) v.lane[i] = HalfToFloat(p[i]);
     return v;
   }
+  static Vec LoadBFloat(const uint16_t* p) { return LoadBFloatFirst(p, 16); }
+  static Vec LoadBFloatFirst(const uint16_t* p, int64_t n) {
+    Vec v = Zero();
+    for (int64_t i = 0; i < n; ++i) v.lane[i] = BFloat16ToFloat(p[i]);
+    return v;
+  }
   static Vec LoadInt8(const int8_t* p) { return LoadInt8First(p, 16); }
   static Vec LoadInt8First(const int8_t* p, int64_t n) {
     Vec v = Zero();
@@ -61,6 +67,9 @@ struct Vec {
   }
   void StoreHalfFirst(uint16_t* p, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) p[i] = FloatToHalf(lane[i]);
+  }
+  void StoreBFloatFirst(uint16_t* p, int64_t n) const {
+    for (int64_t i = 0; i < n; ++i) p[i] = FloatToBFloat16(lane[i]);
   }
   // For whole numbers in -128..127.
   void StoreInt8(int8_t* p) const {

@@ -4,5 +4,6 @@
 namespace qianyi {
 
 const Backend* Cuda() { return nullptr; }
+const Backend* FastCuda() { return nullptr; }
 
 }  // namespace qianyi

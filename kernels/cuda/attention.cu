@@ -381,6 +381,8 @@ void RunAttention(const Attention& args, Stream stream) {
     Launch(stream, grid, AttentionKernel<float>{task});
   } else if (args.layer.dtype == DType::kI8) {
     Launch(stream, grid, AttentionKernel<int8_t>{task});
+  } else if (args.layer.dtype == DType::kBF16) {
+    Launch(stream, grid, AttentionKernel<BFloat>{task});
   } else {
     Launch(stream, grid, AttentionKernel<uint16_t>{task});
   }

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/emulation.h"
+#include "kernels/cuda/library_room.h"
 #include "kernels/cuda/math_emulated.h"
 
 #define QIANYI_FLAVOUR inline emulated
@@ -22,6 +23,7 @@ inline namespace emulated {
 struct DeviceStream {
   emulation::WorkQueue queue;
   void* workspace = nullptr;
+  LibraryRoom library;
 };
 struct DeviceEvent {
   DeviceStream* stream = nullptr;  // of the last record

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/library_room.h"
 
 #define QIANYI_FLAVOUR inline hardware
 #define QIANYI_DEVICE __device__
@@ -18,6 +19,7 @@ inline namespace hardware {
 struct DeviceStream {
   cudaStream_t stream = nullptr;
   void* workspace = nullptr;
+  LibraryRoom library;
 };
 struct DeviceEvent {
   cudaEvent_t event = nullptr;

@@ -11,9 +11,22 @@ QIANYI_DEVICE inline Global<float> RowOf(const Tensor& tensor, int64_t row) {
   return Global<float>(static_cast<float*>(tensor.data) + row * tensor.stride, tensor.cols);
 }
 
-// An element of the cache, f32, f16 or i8, the last without its scale.
+struct BFloat {
+  uint16_t bits;
+};
+// Rounded to nearest even; what is not a number stays so.
+QIANYI_DEVICE inline BFloat BFloatOfFloat(float value) {
+  const uint32_t bits = BitsOf(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
+// An element of the cache, f32, f16, bf16 or i8, the last without its scale.
 QIANYI_DEVICE inline float Widen(float value) { return value; }
 QIANYI_DEVICE inline float Widen(uint16_t value) { return FloatOfHalf(value); }
+QIANYI_DEVICE inline float Widen(BFloat value) {
+  return FloatOf(static_cast<uint32_t>(value.bits) << 16);
+}
 QIANYI_DEVICE inline float Widen(int8_t value) { return static_cast<float>(value); }
 template <typename T>
 inline constexpr bool kScaledCache = sizeof(T) == 1;

@@ -19,6 +19,7 @@ Stream CreateStream(int threads) {
 }
 void DestroyStream(Stream stream) {
   Of(stream).queue.RunAll();
+  Of(stream).library.Close(emulation::Free);
   emulation::Free(Of(stream).workspace, kWorkspaceBytes);
   delete &Of(stream);
 }
@@ -93,10 +94,35 @@ Backend MakeTable() {
   return b;
 }
 
+const char* library = nullptr;
+
+Stream CreateFastStream(int threads) {
+  constexpr size_t kFewRowsBytes = size_t{64} << 10;
+  const Stream stream = CreateStream(threads);
+  if (threads > 0) {
+    Of(stream).library.Open(library, kFewRowsBytes, emulation::Allocate, emulation::Free);
+  }
+  return stream;
+}
+
 }  // namespace
 
 const Backend& EmulatedCuda() {
   static const Backend table = MakeTable();
+  return table;
+}
+
+const Backend& EmulatedFastCuda(const char* library_path) {
+  static const Backend table = [] {
+    Backend b = MakeTable();
+    b.linear = emulated::RunLibraryLinear;
+    b.create_stream = CreateFastStream;
+    b.library = "cuBLASLt";
+    b.library_bytes = LibraryRoom::kBytes;
+    b.use_library_from = emulated::UseLibraryFrom;
+    return b;
+  }();
+  library = library_path;
   return table;
 }
 

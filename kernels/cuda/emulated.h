@@ -7,4 +7,8 @@ namespace qianyi::cuda {
 
 const Backend& EmulatedCuda();
 
+// The table of --numerics fast, with a library in cuBLASLt's place: of the last call, for streams
+// that are created after it. Room for few rows, so that products are made in parts.
+const Backend& EmulatedFastCuda(const char* library_path);
+
 }  // namespace qianyi::cuda

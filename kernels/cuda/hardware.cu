@@ -1,6 +1,7 @@
 // The CUDA table on a real device: memory, streams, copies and events by the CUDA runtime, which
 // is linked statically and finds the driver when it is first called.
 #include <cstring>
+#include <string>
 
 #include "kernels/cuda/kernel_table.h"
 
@@ -22,6 +23,7 @@ void* AllocDevice(size_t bytes) {
   }
   return data;
 }
+void FreeDevice(void* data, size_t) { cudaFree(data); }
 // With unified addresses, which every 64-bit system has, kernels reach this memory by the host's
 // pointer.
 template <unsigned kFlags>
@@ -47,9 +49,17 @@ Stream CreateStream(int threads) {
 }
 void DestroyStream(Stream stream) {
   cudaStreamSynchronize(Of(stream).stream);
+  Of(stream).library.Close(FreeDevice);
   cudaStreamDestroy(Of(stream).stream);
-  cudaFree(Of(stream).workspace);
+  FreeDevice(Of(stream).workspace, kWorkspaceBytes);
   delete &Of(stream);
+}
+Stream CreateFastStream(int threads) {
+  const Stream stream = CreateStream(threads);
+  if (threads > 0) {
+    Of(stream).library.Open(nullptr, LibraryRoom::kRowsBytes, AllocDevice, FreeDevice);
+  }
+  return stream;
 }
 Event CreateEvent() {
   DeviceEvent* event = new DeviceEvent;
@@ -100,7 +110,7 @@ Backend MakeTable() {
   Backend b = hardware::KernelTable();
   b.variant = DeviceName();
   b.alloc = AllocDevice;
-  b.free = [](void* data, size_t) { cudaFree(data); };
+  b.free = FreeDevice;
   b.create_stream = CreateStream;
   b.destroy_stream = DestroyStream;
   b.use_threads = [](Stream, int) {};
@@ -141,6 +151,23 @@ const Backend* Cuda() {
       return nullptr;
     }
     static const Backend made = cuda::MakeTable();
+    return &made;
+  }();
+  return table;
+}
+
+const Backend* FastCuda() {
+  static const Backend* const table = []() -> const Backend* {
+    const std::unique_ptr<cuda::CublasLt> library =
+        Cuda() == nullptr ? nullptr : cuda::CublasLt::Open(nullptr);
+    if (library == nullptr) return Cuda();
+    static const std::string name = library->name();
+    static Backend made = cuda::MakeTable();
+    made.linear = cuda::hardware::RunLibraryLinear;
+    made.create_stream = cuda::CreateFastStream;
+    made.library = name;
+    made.library_bytes = cuda::LibraryRoom::kBytes;
+    made.use_library_from = cuda::hardware::UseLibraryFrom;
     return &made;
   }();
   return table;

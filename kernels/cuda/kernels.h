@@ -10,6 +10,9 @@ inline constexpr int kMaxHeadDim = 2048;  // of attention
 
 void RunQuantize(const Quantize& args, Stream stream);
 void RunLinear(const Linear& args, Stream stream);
+// By cuBLASLt from so many tokens on, where the stream has it; else the same as RunLinear.
+void RunLibraryLinear(const Linear& args, Stream stream);
+void UseLibraryFrom(int64_t tokens);
 void RunGather(const Gather& args, Stream stream);
 void RunAddRows(const AddRows& args, Stream stream);
 void RunCopyRows(const CopyRows& args, Stream stream);

@@ -26,7 +26,9 @@ struct KvWriteKernel {
     if (layer.dtype == DType::kF32) {
       Global<float>(reinterpret_cast<float*>(page), elements).Store(at, value);
     } else {
-      Global<uint16_t>(reinterpret_cast<uint16_t*>(page), elements).Store(at, HalfOfFloat(value));
+      const bool bfloat = layer.dtype == DType::kBF16;
+      Global<uint16_t>(reinterpret_cast<uint16_t*>(page), elements)
+          .Store(at, bfloat ? BFloatOfFloat(value).bits : HalfOfFloat(value));
     }
   }
 };

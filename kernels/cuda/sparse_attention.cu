@@ -146,6 +146,8 @@ void RunSparseAttention(const SparseAttention& args, Stream stream) {
     Launch(stream, {args.q.rows, args.heads}, SparseAttentionKernel<float>{args});
   } else if (args.layer.dtype == DType::kI8) {
     Launch(stream, {args.q.rows, args.heads}, SparseAttentionKernel<int8_t>{args});
+  } else if (args.layer.dtype == DType::kBF16) {
+    Launch(stream, {args.q.rows, args.heads}, SparseAttentionKernel<BFloat>{args});
   } else {
     Launch(stream, {args.q.rows, args.heads}, SparseAttentionKernel<uint16_t>{args});
   }

@@ -79,7 +79,7 @@ class Fields {
   bool malformed_ = false;
 };
 
-absl::Status Malformed(const std::string& where) {
+absl::Status NotWellFormed(const std::string& where) {
   return absl::InvalidArgumentError(
       absl::StrCat("not a sentencepiece model: ", where, " is not a well-formed message"));
 }
@@ -105,7 +105,7 @@ absl::Status ParsePiece(std::string_view message, SentencePieceModel* model) {
       piece.type = static_cast<SentencePieceModel::Type>(field.varint);
     }
   }
-  if (field.malformed()) return Malformed(absl::StrCat("piece ", id));
+  if (field.malformed()) return NotWellFormed(absl::StrCat("piece ", id));
   if (piece.text.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("piece ", id, " is empty"));
   }
@@ -128,7 +128,7 @@ absl::Status ParseTrainer(std::string_view message, SentencePieceModel* model,
       return absl::UnimplementedError("white space as a suffix (trainer_spec field 24) is set");
     }
   }
-  if (field.malformed()) return Malformed("trainer_spec");
+  if (field.malformed()) return NotWellFormed("trainer_spec");
   if (model_type != 1 && model_type != 2) {
     return absl::UnimplementedError(
         absl::StrCat("model_type is ", model_type, "; only unigram (1) and BPE (2) are supported"));
@@ -180,7 +180,7 @@ absl::Status ParseNormalizer(std::string_view message, SentencePieceModel* model
     }
     if (field.number == 5 && field.is_varint()) model->escape_whitespaces = field.varint != 0;
   }
-  if (field.malformed()) return Malformed("normalizer_spec");
+  if (field.malformed()) return NotWellFormed("normalizer_spec");
   return ParseReplacements(map, model);
 }
 
@@ -191,7 +191,7 @@ absl::Status CheckDenormalizer(std::string_view message) {
       return absl::UnimplementedError("it has a denormalizer");
     }
   }
-  return field.malformed() ? Malformed("denormalizer_spec") : absl::OkStatus();
+  return field.malformed() ? NotWellFormed("denormalizer_spec") : absl::OkStatus();
 }
 
 absl::Status ParseModel(std::string_view file, SentencePieceModel* model) {
@@ -203,17 +203,17 @@ absl::Status ParseModel(std::string_view file, SentencePieceModel* model) {
     absl::Status status;
     if (field.number == 1 && field.is_bytes()) status = ParsePiece(field.bytes, model);
     if (field.number == 2 && field.is_bytes()) {
-      if (std::exchange(trainer, true)) return Malformed("a second trainer_spec");
+      if (std::exchange(trainer, true)) return NotWellFormed("a second trainer_spec");
       status = ParseTrainer(field.bytes, model, &byte_fallback);
     }
     if (field.number == 3 && field.is_bytes()) {
-      if (std::exchange(normalizer, true)) return Malformed("a second normalizer_spec");
+      if (std::exchange(normalizer, true)) return NotWellFormed("a second normalizer_spec");
       status = ParseNormalizer(field.bytes, model);
     }
     if (field.number == 5 && field.is_bytes()) status = CheckDenormalizer(field.bytes);
     if (!status.ok()) return status;
   }
-  if (field.malformed()) return Malformed("the file");
+  if (field.malformed()) return NotWellFormed("the file");
   if (!trainer) return absl::InvalidArgumentError("it has no trainer_spec");
   return model->CheckPieces(byte_fallback);
 }

@@ -106,7 +106,7 @@ TEST(AttentionExtremes, NoRows) {
 }
 
 TEST(AttentionExtremes, NotANumberInAKeyReachesTheOutput) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     AttentionProblem problem({4, 2, 32, 32, dtype, {300}, {1}});
     const Matrix k(1, 64, 1), v(1, 64, 1);
     k.view().f32()[3] = NAN;  // of the first kv head

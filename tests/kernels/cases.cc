@@ -156,6 +156,11 @@ std::vector<AttentionCase> AttentionCases() {
       {20, 1, 576, 512, DType::kF32, {40}, {2}, true},
       {5, 1, 40, 32, DType::kF32, {270, 3}, {9, 1}, true},
       {3, 1, 23, 17, DType::kF16, {33}, {4}, true},
+      {4, 2, 15, 17, DType::kBF16, {17, 3}, {3, 1}},
+      {6, 2, 80, 48, DType::kBF16, {256, 257, 255}, {1, 2, 7}},
+      {32, 2, 128, 128, DType::kBF16, {600, 31}, {1, 1}},
+      {8, 8, 40, 24, DType::kBF16, {530, 31, 257}, {1, 1, 1}},
+      {3, 1, 23, 17, DType::kBF16, {33}, {4}, true},
       // Integers with a scale for each slot and head, in all of these ways.
       {1, 1, 16, 16, DType::kI8, {1}, {1}},
       {4, 2, 15, 17, DType::kI8, {17, 3}, {3, 1}},
@@ -175,7 +180,8 @@ std::string NameOf(const AttentionCase& c) {
     name += std::to_string(size) + "_";
   }
   name += std::to_string(c.lengths[0]) + (c.values_in_keys ? "_latent" : "");
-  return name + (c.dtype == DType::kF32 ? "_f32" : c.dtype == DType::kI8 ? "_i8" : "_f16");
+  constexpr const char* kDTypes[] = {"_f32", "_f16", "_bf16", "_i8"};
+  return name + kDTypes[static_cast<int>(c.dtype)];
 }
 
 double CacheElement(const KvLayer& layer, int32_t page, int64_t slot, int64_t head, int64_t d,
@@ -189,6 +195,9 @@ double CacheElement(const KvLayer& layer, int32_t page, int64_t slot, int64_t he
   if (layer.dtype == DType::kF32) return reinterpret_cast<const float*>(first.pages)[at];
   if (layer.dtype == DType::kF16) {
     return HalfToFloat(reinterpret_cast<const uint16_t*>(first.pages)[at]);
+  }
+  if (layer.dtype == DType::kBF16) {
+    return BFloat16ToFloat(reinterpret_cast<const uint16_t*>(first.pages)[at]);
   }
   const float* scales = value ? first.value_scales() : first.key_scales();
   return double{scales[slot * layer.kv_heads + head]} *

@@ -1,5 +1,6 @@
 // Kernels that move, rotate and quantize rows.
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "tests/kernels/cases.h"
@@ -121,7 +122,7 @@ TEST(RopeTest, RotatesPairs) {
 }
 
 TEST(KvWriteTest, StoresAtTheSlots) {
-  for (DType dtype : {DType::kF32, DType::kF16}) {
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const AttentionCase shape{2, 2, 17, 9, dtype, {40}, {1}};
     const int64_t slots[] = {5, 39, 16};
     ForEachVariant([&](const Backend& backend, Stream stream) {
@@ -138,9 +139,37 @@ TEST(KvWriteTest, StoresAtTheSlots) {
           if (dtype == DType::kF32) {
             EXPECT_EQ(reinterpret_cast<const float*>(page)[at], given);
           } else {
-            EXPECT_EQ(reinterpret_cast<const uint16_t*>(page)[at], FloatToHalf(given));
+            EXPECT_EQ(reinterpret_cast<const uint16_t*>(page)[at],
+                      dtype == DType::kBF16 ? FloatToBFloat16(given) : FloatToHalf(given));
           }
         }
+      }
+    });
+  }
+}
+
+// Ties, what rounds up to infinity, the smallest, and what is no number, in full vectors and rests.
+TEST(KvWriteTest, SixteenBitsAreRoundedToNearestEven) {
+  std::vector<float> hard;
+  for (const uint32_t bits :
+       {0x3f808000u, 0x3f818000u, 0x3f808001u, 0x3f807fffu, 0x7f7fffffu, 0x7f7f7fffu, 0x00000001u,
+        0x00008000u, 0x00008001u, 0x7f800000u, 0x7f800001u, 0x7fc00000u, 0x00000000u, 0x477ff000u,
+        0x477fefffu, 0x33000000u, 0x33000001u, 0x38800000u, 0x387fffffu}) {
+    hard.push_back(std::bit_cast<float>(bits));
+    hard.push_back(std::bit_cast<float>(bits | 0x80000000u));
+  }
+  for (DType dtype : {DType::kF16, DType::kBF16}) {
+    const int64_t dim = static_cast<int64_t>(hard.size());
+    const AttentionCase shape{1, 1, dim, 1, dtype, {16}, {1}};
+    ForEachVariant([&](const Backend& backend, Stream stream) {
+      AttentionProblem problem(shape);
+      const int64_t slot = 3;
+      float value = 1.0f;
+      backend.kv_write({F32(hard.data(), 1, dim), F32(&value, 1, 1), &slot, problem.layer}, stream);
+      const auto* stored = reinterpret_cast<const uint16_t*>(problem.layer.pages) + slot * dim;
+      for (int64_t i = 0; i < dim; ++i) {
+        EXPECT_EQ(stored[i], dtype == DType::kF16 ? FloatToHalf(hard[i]) : FloatToBFloat16(hard[i]))
+            << hard[i] << " " << backend.variant;
       }
     });
   }

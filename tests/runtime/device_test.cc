@@ -385,6 +385,32 @@ TEST(DeviceTest, TheShareOfTheHostIsMeasured) {
   EXPECT_LT(alone, 1);
 }
 
+TEST(DeviceTest, ALibraryIsMeasuredAndItsRoomIsPlannedFor) {
+  const Backend& library = cuda::EmulatedFastCuda("/nowhere/libcublasLt.so");
+  const LibraryGain gain = MeasureLibrary(Device(), library, {DType::kI8}, 64);
+  EXPECT_GT(gain.times, 0);
+  library.use_library_from(128);
+  LoadOptions options;
+  options.backend = &Device();
+  EXPECT_EQ(HostBudget(options).library_bytes, 0u);
+  options.backend = &library;
+  EXPECT_EQ(HostBudget(options).library_bytes, library.library_bytes);
+  EXPECT_GT(library.library_bytes, 160u << 20);
+  const ModelFile file = Lay(kCausal, {DType::kI8});
+  const ModelUse use = UseOf(file, options);
+  MemoryBudget budget = HostBudget(options);
+  const auto with = MakePlan({&use, 1}, budget);
+  budget.library_bytes = 0;
+  const auto without = MakePlan({&use, 1}, budget);
+  ASSERT_TRUE(with.ok() && without.ok()) << with.status() << without.status();
+  EXPECT_EQ(with->device_used_bytes(), without->device_used_bytes() + library.library_bytes);
+}
+
+TEST(DeviceTest, ItsMemoryAndArithmeticAreMeasured) {
+  EXPECT_GT(MeasureDeviceBandwidth(Device(), 64), 0);
+  EXPECT_GT(MeasureDeviceCompute(Device(), {DType::kI4, 32}, 64), 0);
+}
+
 TEST(DeviceTest, TooLittleMemoryIsAnErrorThatSaysWhatWouldDo) {
   ModelFile file = Lay(kCausal, {DType::kI8});
   LoadOptions options;

@@ -78,7 +78,9 @@ std::string FamilyName(const testing::TestParamInfo<EngineFamilyTest::ParamType>
   for (const auto& [config, family] : families) {
     if (std::get<0>(test.param) == config) name = family;
   }
-  if (std::get<2>(test.param)) name += "int8_cache_";
+  if (const std::optional<DType> cache = std::get<2>(test.param)) {
+    name += std::string(kNames[static_cast<int>(*cache)]) + "_cache_";
+  }
   return name + kNames[static_cast<int>(format.dtype)] + "_" + std::to_string(format.group);
 }
 
@@ -96,14 +98,21 @@ INSTANTIATE_TEST_SUITE_P(Int8Cache, EngineFamilyTest,
                                                           PackedFormat{DType::kI4, 32}),
                                           testing::Values(std::optional(DType::kI8))),
                          FamilyName);
+INSTANTIATE_TEST_SUITE_P(BFloatCache, EngineFamilyTest,
+                         testing::Combine(testing::Values(kCausal, kLatent),
+                                          testing::Values(PackedFormat{DType::kBF16}),
+                                          testing::Values(std::optional(DType::kBF16))),
+                         FamilyName);
 
-// What is lost by keys and values as integers, and that they are in use.
-TEST(EngineTest, AnInt8CacheChangesProbabilitiesALittle) {
+// What is lost by keys and values of fewer bits, and that they are in use.
+class SmallCacheTest : public testing::TestWithParam<DType> {};
+
+TEST_P(SmallCacheTest, ChangesProbabilitiesALittle) {
   for (const char* config : {kCausal, kBlanks, kLatent}) {
     std::vector<double> found[2];
-    for (const bool integers : {false, true}) {
+    for (const bool small : {false, true}) {
       EngineSetup setup{.config = config, .format = {DType::kF32}};
-      if (integers) setup.kv_dtype = DType::kI8;
+      if (small) setup.kv_dtype = GetParam();
       auto engine = Open(setup);
       for (GenerateRequest& request : SeventeenRequests(*engine)) {
         request.max_tokens = 1;
@@ -113,7 +122,7 @@ TEST(EngineTest, AnInt8CacheChangesProbabilitiesALittle) {
         ASSERT_TRUE(engine->Submit(std::move(request), sink).ok());
         const TokenEvent* event = sink->Wait();
         ASSERT_NE(event, nullptr);
-        found[integers].push_back(event->token.logprob);
+        found[small].push_back(event->token.logprob);
         while (sink->Wait() != nullptr) {
         }
       }
@@ -126,6 +135,9 @@ TEST(EngineTest, AnInt8CacheChangesProbabilitiesALittle) {
     EXPECT_LT(most, 0.05) << config;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, SmallCacheTest,
+                         testing::Values(DType::kF16, DType::kBF16, DType::kI8));
 
 TEST(EngineTest, BlanksAreFilledLeftToRightOverOneCache) {
   auto engine = Open({.config = kBlanks, .format = {DType::kF32}});

@@ -86,7 +86,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, CudaAttentionTest, ::testing::ValuesIn(Attention
 
 // Scores far beyond f16: 6·10⁴ in queries and keys of f32, and of f16 as far as it goes.
 TEST(CudaAttentionExtremes, ActivationsOf60000StayFinite) {
-  for (DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     AttentionProblem problem({4, 2, 32, 32, dtype, {300}, {5}});
     for (int64_t t = 0; t < 5; ++t) std::fill_n(problem.q.view().f32(t), 4 * 32, 6e4f);
     Matrix k(300, 64, 20), v(300, 64, 40);

@@ -88,7 +88,7 @@ TEST(CudaRowsTest, Rope) {
 TEST(CudaRowsTest, KvWrite) {
   const int64_t slots[] = {5, 39, 16};
   for (const Backend* device : Devices()) {
-    for (DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
       const AttentionCase shape{2, 2, 17, 9, dtype, {40}, {1}};
       AttentionProblem problem(shape), expected(shape);
       Matrix k(3, 34, 5), v(3, 18, 6);
