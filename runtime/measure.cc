@@ -19,6 +19,21 @@ namespace {
 constexpr int64_t kCols = 4096;
 constexpr double kSeconds = 0.4;
 
+// Seconds of a product: the best of as many runs as fill `least_seconds`, three at least.
+double BestOfRuns(const Backend& backend, const Linear& task, Stream stream, double least_seconds) {
+  double best = 0, total = 0;
+  for (int run = 0; run < 3 || total < least_seconds; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    backend.linear(task, stream);
+    backend.synchronize(stream);
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = run == 0 ? seconds : std::min(best, seconds);
+    total += seconds;
+  }
+  return best;
+}
+
 // Seconds per product of `tokens` tokens with `rows` rows of weights, at best: the machine may
 // be shared, and what others take is not ours to give away.
 double BestSeconds(PackedFormat format, int64_t rows, int64_t tokens, int threads) {
@@ -41,16 +56,7 @@ double BestSeconds(PackedFormat format, int64_t rows, int64_t tokens, int thread
     task.weight = {weights, format, rows, kCols};
     task.out = F32(out.data(), tokens, rows);
     cpu.quantize({.x = task.x, .out = task.quantized}, stream);
-    double total = 0;
-    for (int run = 0; run < 3 || total < kSeconds; ++run) {
-      const auto start = std::chrono::steady_clock::now();
-      cpu.linear(task, stream);
-      cpu.synchronize(stream);
-      const double seconds =
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      best = run == 0 ? seconds : std::min(best, seconds);
-      total += seconds;
-    }
+    best = BestOfRuns(cpu, task, stream, kSeconds);
     cpu.free(weights, weight_bytes);
   }
   cpu.destroy_stream(stream);
@@ -75,16 +81,7 @@ double BestDeviceSeconds(const Backend& device, PackedFormat format, int64_t row
   task.weight = {memory, format, rows, cols};
   task.out = F32(reinterpret_cast<float*>(x + 3 * x_bytes), tokens, rows);
   const Stream stream = device.create_stream(1);
-  double best = 0, total = 0;
-  for (int run = 0; run < 3 || (total < kSeconds / 4 && run < 100); ++run) {
-    const auto start = std::chrono::steady_clock::now();
-    device.linear(task, stream);
-    device.synchronize(stream);
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    best = run == 0 ? seconds : std::min(best, seconds);
-    total += seconds;
-  }
+  const double best = BestOfRuns(device, task, stream, kSeconds / 4);
   device.destroy_stream(stream);
   device.free(memory, bytes);
   return best;
