@@ -1,7 +1,6 @@
 #include "runtime/storage/block_loader.h"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -15,8 +14,6 @@ namespace qianyi {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr uint64_t kMakeBytes = 8 << 20;  // of memory, at a time
 
 std::vector<uint64_t> PassingBytes(const std::vector<SweepBlock>& blocks) {
   std::vector<uint64_t> bytes;
@@ -51,20 +48,19 @@ BlockLoader::BlockLoader(std::vector<SweepBlock> blocks, const Memory& memory,
   for (auto& state : resident_state_) state.store(State::kAbsent, std::memory_order_relaxed);
   resident_status_.resize(resident_.size());
   unchecked_.reserve(blocks_.size());
+  fresh_ = std::make_unique<FreshMemory>(memory.resident, offset, FreshMemory::Threads());
   thread_ = std::thread([this] { Run(); });
   checker_ = std::thread([this] { RunChecks(); });
-  maker_ = std::thread([=, this] { MakeMemory(memory_.resident, offset); });
 }
 
 BlockLoader::~BlockLoader() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
-    stopping_ = true;
   }
+  fresh_->Stop();
   wanted_.notify_all();
   to_check_.notify_all();
-  maker_.join();
   thread_.join();
   checker_.join();
 }
@@ -76,7 +72,13 @@ void BlockLoader::Run() {
     if (!stop_) IssueAll();
     if (reads_.idle()) {
       if (stop_) return;
-      wanted_.wait(lock, [this] { return stop_ || HasWork(); });
+      if (next_resident_ < resident_.size()) {
+        lock.unlock();
+        fresh_->Help(NextResidentEnd());
+        lock.lock();
+      } else {
+        wanted_.wait(lock, [this] { return stop_ || HasWork(); });
+      }
       continue;
     }
     lock.unlock();
@@ -123,17 +125,6 @@ void BlockLoader::RunChecks() {
   }
 }
 
-// The system clears memory when it is first used. Here it does so beside the reads, instead of
-// within each.
-void BlockLoader::MakeMemory(std::byte* begin, uint64_t bytes) {
-#ifdef MADV_POPULATE_WRITE
-  pthread_setname_np(pthread_self(), "maker");
-  for (uint64_t at = 0; at < bytes && !stopping_; at += kMakeBytes) {
-    if (madvise(begin + at, std::min(kMakeBytes, bytes - at), MADV_POPULATE_WRITE) != 0) return;
-  }
-#endif
-}
-
 void BlockLoader::IssueAll() {
   const ReadAhead::Shape& shape = ahead_.shape();
   reads_.Limit(shape.in_flight);
@@ -159,21 +150,26 @@ bool BlockLoader::IssueNext() {
   const bool any_resident = next_resident_ < resident_.size();
   const bool first_sweep = next_issue_ < streamed_.size();
   if (any_resident && (!first_sweep || resident_[next_resident_] < streamed_[next_issue_])) {
-    IssueResident();
-    return true;
+    return IssueResident();
   }
   if (!streamed_.empty() && IssueStreamed()) return true;
-  if (!any_resident) return false;
-  IssueResident();
-  return true;
+  return any_resident && IssueResident();
 }
 
-void BlockLoader::IssueResident() {
+uint64_t BlockLoader::NextResidentEnd() const {
+  return resident_at_[next_resident_] - memory_.resident +
+         Padded(blocks_[resident_[next_resident_]].block.bytes);
+}
+
+// Not into memory that is still to be made.
+bool BlockLoader::IssueResident() {
+  if (!fresh_->Made(NextResidentEnd())) return false;
   const size_t at = next_resident_++;
   const Block& block = blocks_[resident_[at]].block;
   resident_state_[at].store(State::kLoading, std::memory_order_relaxed);
   reads_.Add({static_cast<uint64_t>(at) << 1, block.file, block.offset, Padded(block.bytes),
               resident_at_[at]});
+  return true;
 }
 
 // The next block that must be read: those in lent memory are left out, and one on its way there

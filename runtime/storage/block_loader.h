@@ -1,7 +1,7 @@
 // The thread that brings a model's blocks from disk: the resident set once, the others
-// through a ring, round and round. See weight_store.h. Two more help until each block has come
-// once, so that a cold start takes no longer than its reading: one has the system make the resident
-// memory ahead of the reads, the other compares checksums.
+// through a ring, round and round. See weight_store.h. More help until each block has come
+// once, so that a cold start takes no longer than its reading: resident memory is made ahead of the
+// reads (fresh_memory.h), and one thread compares checksums.
 #pragma once
 
 #include <atomic>
@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/storage/block_reads.h"
+#include "runtime/storage/fresh_memory.h"
 #include "runtime/storage/lent_places.h"
 #include "runtime/storage/model_file.h"
 #include "runtime/storage/read_ahead.h"
@@ -89,10 +90,10 @@ class BlockLoader {
 
   void Run();
   void RunChecks();
-  void MakeMemory(std::byte* begin, uint64_t bytes);
   void IssueAll();  // all below with mutex_ held
   bool IssueNext();
-  void IssueResident();
+  bool IssueResident();
+  uint64_t NextResidentEnd() const;
   bool IssueStreamed();
   std::byte* AllocateRing(uint64_t bytes, uint64_t* begin) const;
   void Finish(const BlockReads::Done& done);
@@ -134,8 +135,8 @@ class BlockLoader {
   std::atomic<uint64_t> read_bytes_{0};
   std::atomic<uint64_t> resident_read_{0}, lent_bytes_{0};
   std::atomic<int64_t> stall_nanoseconds_{0};
-  std::atomic<bool> stopping_{false};
-  std::thread thread_, checker_, maker_;
+  std::unique_ptr<FreshMemory> fresh_;  // of what is resident
+  std::thread thread_, checker_;
 };
 
 }  // namespace qianyi
