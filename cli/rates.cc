@@ -52,7 +52,8 @@ absl::StatusOr<Rates> RateFlags::Fill(const ModelFile& file, const Plan& plan,
         "part of the weights would stream from disk; say how fast it is, for example --disk "
         "3GB/s");
   }
-  KnownRates known(KnownRates::DefaultFile(), MachineName(), measure);
+  KnownRates known(KnownRates::DefaultFile(), MachineName(),
+                   measure ? KnownRates::Measures::kAll : KnownRates::Measures::kUnknown);
   const RatesWanted wanted = {
       .host_bandwidth = rates.host_bandwidth == 0,
       .device = device != nullptr && (rates.device_bandwidth == 0 || rates.link == 0),
@@ -67,6 +68,7 @@ absl::StatusOr<Rates> RateFlags::Fill(const ModelFile& file, const Plan& plan,
   fill(found->device_bandwidth, &rates.device_bandwidth);
   fill(found->host_bandwidth, &rates.host_bandwidth);
   fill(found->link, &rates.link);
+  rates.link_back = found->link_back;
   fill(found->disk, &rates.disk);
   fill(found->compute, &rates.compute);
   if (!known.oldest_day().empty()) {
@@ -80,6 +82,7 @@ nlohmann::json ToJson(const Rates& rates) {
   return {{"device_bandwidth", rates.device_bandwidth},
           {"host_bandwidth", rates.host_bandwidth},
           {"link", rates.link},
+          {"link_back", rates.link_back},
           {"disk", rates.disk},
           {"compute", rates.compute}};
 }

@@ -33,6 +33,7 @@ struct ServeFlags {
   int64_t queue = 64;
   std::string prefix_cache = "on";
   double prompt_stretch = EngineOptions().prompt_stretch;
+  bool measure = false;
   std::string prefix_folder;
   uint64_t prefix_bytes = 0;
   uint64_t queue_bytes = 0;
@@ -224,7 +225,8 @@ absl::Status RunServe(ServeFlags flags) {
                             .prefix_folder = flags.prefix_folder,
                             .prefix_bytes = flags.prefix_bytes,
                             .keeps_prefixes = flags.prefix_cache == "on",
-                            .prompt_stretch = flags.prompt_stretch};
+                            .prompt_stretch = flags.prompt_stretch,
+                            .measures = flags.measure};
   options.load.context_tokens = flags.context;
   options.load.batch = flags.batch;
   options.load.adapter_bytes = flags.adapter_bytes;
@@ -331,6 +333,9 @@ void AddServe(CLI::App& app, Run* run) {
   AddBatch(*command, &flags->batch, 1 << 12,
            "requests that run at once, or auto: as many as this machine, measured for two seconds, "
            "gets most tokens/s from");
+  command->add_flag("--measure", flags->measure,
+                    "first measure what the machine's links sustain, in about two seconds, for "
+                    "/metrics to say; otherwise it says what was measured before");
   command->add_option("--queue", flags->queue, "requests that may wait; more are refused")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();

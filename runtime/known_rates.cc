@@ -87,9 +87,9 @@ std::string KnownRates::DefaultFile() {
   return absl::StrCat(home, "/.cache/qianyi/rates.json");
 }
 
-KnownRates::KnownRates(std::string file, std::string machine, bool again)
-    : file_(std::move(file)), machine_(std::move(machine)) {
-  if (file_.empty() || again) return;
+KnownRates::KnownRates(std::string file, std::string machine, Measures measures)
+    : file_(std::move(file)), machine_(std::move(machine)), measures_(measures) {
+  if (file_.empty() || measures_ == Measures::kAll) return;
   const json all = ReadJson(file_);
   const auto mine = all.find(machine_);
   if (mine == all.end() || !mine->is_object()) return;
@@ -119,6 +119,7 @@ double KnownRates::Get(const std::string& name, const std::function<double()>& m
     if (oldest_day_.empty() || day < oldest_day_) oldest_day_ = day;
     return before->second.value;
   }
+  if (measures_ == Measures::kNothing) return 0;
   const double value = measure();
   if (value > 0) measured_[name] = {value, Today()};
   return value;
@@ -144,7 +145,10 @@ absl::StatusOr<Rates> RatesOf(KnownRates& known, const RatesWanted& wanted, Pack
     rates.host_bandwidth = known.Get("RAM" + with, [&] { return MeasureHostBandwidth(threads); });
   }
   if (wanted.device && device != nullptr) {
-    rates.link = known.Get("link to " + name, [&] { return MeasureLink(*device); });
+    rates.link = known.Get("link to " + name,
+                           [&] { return MeasureLink(*device, LinkDirection::kToDevice); });
+    rates.link_back = known.Get("link from " + name,
+                                [&] { return MeasureLink(*device, LinkDirection::kToHost); });
     rates.device_bandwidth =
         known.Get("memory of " + name, [&] { return MeasureDeviceBandwidth(*device); });
   }

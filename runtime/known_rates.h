@@ -18,13 +18,15 @@ class KnownRates {
  public:
   // $XDG_CACHE_HOME/qianyi/rates.json, or that of ~/.cache; empty where there is neither.
   static std::string DefaultFile();
-  // Of `machine`; the file may hold several. `again`: measures all that is asked for, once.
-  KnownRates(std::string file, std::string machine, bool again);
+  enum class Measures { kNothing, kUnknown, kAll };
+  // Of `machine`; the file may hold several. What is asked for is measured once at most.
+  KnownRates(std::string file, std::string machine, Measures measures);
   ~KnownRates();  // writes what is new
   KnownRates(const KnownRates&) = delete;
   KnownRates& operator=(const KnownRates&) = delete;
 
-  // The rate under `name`; where it is not known, that of `measure`, which is kept if above 0.
+  // The rate under `name`; where it is not known, that of `measure`, which is kept if above 0, or
+  // 0 where nothing is to be measured.
   double Get(const std::string& name, const std::function<double()>& measure);
   // The day of the oldest that Get gave and did not measure, "2026-12-01"; empty: none.
   const std::string& oldest_day() const { return oldest_day_; }
@@ -35,6 +37,7 @@ class KnownRates {
     std::string day;
   };
   const std::string file_, machine_;
+  const Measures measures_;
   std::map<std::string, Rate> known_;
   std::map<std::string, Rate> measured_;  // now
   std::string oldest_day_;

@@ -146,7 +146,7 @@ absl::StatusOr<double> MeasureDisk(const std::string& path) {
   return report->gb_per_second() * 1e9;
 }
 
-double MeasureLink(const Backend& device) {
+double MeasureLink(const Backend& device, LinkDirection direction) {
   constexpr size_t kBytes = 64 << 20;
   void* const there = device.alloc(kBytes);
   void* const here = device.alloc_host(kBytes);
@@ -154,7 +154,11 @@ double MeasureLink(const Backend& device) {
   double best = 0;
   for (int run = 0; run < 4 && there != nullptr && here != nullptr; ++run) {
     const auto start = std::chrono::steady_clock::now();
-    device.upload(there, here, kBytes, copies);
+    if (direction == LinkDirection::kToDevice) {
+      device.upload(there, here, kBytes, copies);
+    } else {
+      device.download(here, there, kBytes, copies);
+    }
     device.synchronize(copies);
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -168,7 +172,7 @@ double MeasureLink(const Backend& device) {
 
 double MeasureHostRows(const Backend& device, PackedFormat format, int64_t batch, int threads) {
   constexpr int64_t kHostRows = 24 << 10;
-  const double link = MeasureLink(device);
+  const double link = MeasureLink(device, LinkDirection::kToDevice);
   const double seconds = BestSeconds(format, kHostRows, batch, threads);
   if (link <= 0 || seconds <= 0) return 0;
   const double host = PackedBytes(format, kHostRows, kCols) / seconds;

@@ -19,9 +19,10 @@ double MeasureMemoryReads(int threads);
 double MeasureCompute(PackedFormat format, int threads);
 // Bytes per second of a weight file, as the weight store reads it.
 absl::StatusOr<double> MeasureDisk(const std::string& path);
-// Bytes per second of copies from the host to a device of memory of its own; 0 when there is no
-// room.
-double MeasureLink(const Backend& device);
+// Bytes per second of copies between the host and a device of memory of its own; 0 when there is
+// no room.
+enum class LinkDirection { kToDevice, kToHost };
+double MeasureLink(const Backend& device, LinkDirection direction);
 // Of rows that lie in RAM, the share that `threads` threads compute while a device gets the others
 // over its link, for steps of `batch` tokens: that with which both finish together.
 double MeasureHostRows(const Backend& device, PackedFormat format, int64_t batch, int threads);

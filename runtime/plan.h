@@ -106,7 +106,8 @@ int64_t KvPages(const ModelUse& use);
 struct Rates {
   double device_bandwidth = 0;
   double host_bandwidth = 0;
-  double link = 0;  // host to device
+  double link = 0;       // host to device
+  double link_back = 0;  // device to host: results, which bound nothing
   double disk = 0;
   double compute = 0;
 };

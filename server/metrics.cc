@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "prometheus/gauge.h"
+#include "runtime/link_bytes.h"
 #include "runtime/memory_size.h"
 
 namespace qianyi {
@@ -155,6 +156,10 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
                   counter);
   Reading turn("qianyi_compute_wait_seconds_total", "It waited for its turn", counter);
   Reading link("qianyi_link_bytes_total", "Weight bytes moved, by link", counter);
+  Reading link_limit("qianyi_link_limit_bytes_per_second",
+                     "What a link was measured to sustain on this machine", gauge);
+  Reading bound("qianyi_step_bound_seconds",
+                "The least time of a step with all places taken, by what it waits for", gauge);
   Reading stall("qianyi_weight_stall_seconds_total", "Steps waited for weights", counter);
   Reading expert_uses("qianyi_expert_uses_total",
                       "Experts that steps needed: hit = in memory already, miss = read for it",
@@ -215,7 +220,23 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
       compute.Add(labels, share.seconds);
       turn.Add(labels, share.wait_seconds);
     }
-    link.Add(with("link", "disk"), static_cast<double>(store.read_bytes));
+    const LinkBytes moved = MovedWeights(model->engine->plan(), stats, store);
+    const Rates& rates = model->rates;
+    const Bound least = EstimateBound(model->engine->plan(), rates, /*cpu_rows=*/false);
+    const auto add = [&](Reading& reading, const char* name, double value) {
+      if (value > 0) reading.Add(with("link", name), value);
+    };
+    for (const auto& [name, bytes, limit, seconds] :
+         {std::tuple("disk", moved.disk, rates.disk, least.disk),
+          std::tuple("host_memory", moved.host_memory, rates.host_bandwidth, least.host_memory),
+          std::tuple("host_to_device", moved.host_to_device, rates.link, least.host_to_device),
+          std::tuple("device_memory", moved.device_memory, rates.device_bandwidth,
+                     least.device_memory)}) {
+      add(link, name, bytes);
+      add(link_limit, name, limit);
+      add(bound, name, seconds);
+    }
+    add(bound, "compute", least.compute);
     stall.Add(labels, store.stall_seconds);
     running.Add(labels, static_cast<double>(stats.running));
     waiting.Add(labels, static_cast<double>(stats.waiting));
@@ -260,11 +281,11 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   }
   std::vector<MetricFamily> families = registry_.Collect();
   for (Reading* reading :
-       {&prompt,        &cached,       &generated,   &guesses,       &steps,       &step_sequences,
-        &step_seconds,  &step_threads, &image_steps, &weight,        &compute,     &turn,
-        &link,          &stall,        &expert_uses, &expert_bytes,  &expert_read, &running,
-        &waiting,       &batch,        &kv_tokens,   &pages,         &weights,     &adapters,
-        &adapter_bytes, &memory,       &admitted,    &admitted_limit}) {
+       {&prompt,       &cached,       &generated,     &guesses, &steps,       &step_sequences,
+        &step_seconds, &step_threads, &image_steps,   &weight,  &compute,     &turn,
+        &link,         &link_limit,   &bound,         &stall,   &expert_uses, &expert_bytes,
+        &expert_read,  &running,      &waiting,       &batch,   &kv_tokens,   &pages,
+        &weights,      &adapters,     &adapter_bytes, &memory,  &admitted,    &admitted_limit}) {
     if (!reading->empty()) families.push_back(reading->Take());
   }
   return MetricsText(families, format);

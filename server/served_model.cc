@@ -157,26 +157,42 @@ MemoryBudget BudgetOf(const std::vector<Opening>& openings, const ServeModelOpti
   return budget;
 }
 
-// What this machine gets most tokens/s from, by rates measured now or before.
+// What bounds each model on this machine: as far as it is known, or measured where that is asked
+// for or needed.
+absl::Status FindRates(const ServeModelOptions& options, std::vector<Opening>* openings) {
+  using Measures = KnownRates::Measures;
+  const bool for_batch = options.load.batch == kAutoBatch;
+  const MemoryBudget budget = BudgetOf(*openings, options);
+  if ((for_batch || options.measures) && budget.host_bytes < budget.process_bytes + kMeasureBytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s measures in %s of RAM, and --host-memory is %s; %s",
+        for_batch ? "--batch auto" : "--measure", FormatSize(budget.process_bytes + kMeasureBytes),
+        FormatSize(budget.host_bytes), for_batch ? "give a number" : "leave it out"));
+  }
+  const int threads = WorkerThreads(options.load.threads);
+  KnownRates known(KnownRates::DefaultFile(), MachineName(),
+                   options.measures ? Measures::kAll
+                   : for_batch      ? Measures::kUnknown
+                                    : Measures::kNothing);
+  for (Opening& opening : *openings) {
+    const ModelFile& file = opening.named.file;
+    absl::StatusOr<Rates> rates = RatesOf(known, {}, file.tensors.back().format, threads,
+                                          options.load.backend, WeightsPath(file));
+    if (!rates.ok()) return Named(opening.named.name, rates.status());
+    opening.model->rates = *rates;
+  }
+  return absl::OkStatus();
+}
+
+// What this machine gets most tokens/s from, by the rates of the first model.
 absl::StatusOr<int64_t> MeasuredBatch(const std::vector<Opening>& openings,
                                       const ServeModelOptions& options) {
   const MemoryBudget budget = BudgetOf(openings, options);
-  if (budget.host_bytes < budget.process_bytes + kMeasureBytes) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "--batch auto measures in %s of RAM, and --host-memory is %s; give a number",
-        FormatSize(budget.process_bytes + kMeasureBytes), FormatSize(budget.host_bytes)));
-  }
-  const ModelFile& first = openings[0].named.file;
-  const int threads = WorkerThreads(options.load.threads);
-  KnownRates known(KnownRates::DefaultFile(), MachineName(), /*again=*/false);
-  absl::StatusOr<Rates> rates = RatesOf(known, {}, first.tensors.back().format, threads,
-                                        options.load.backend, WeightsPath(first));
-  if (!rates.ok()) return rates.status();
   return ChooseBatch(
       [&](int64_t batch) -> absl::StatusOr<Plan> {
         return MakePlan(UsesOf(openings, batch), budget);
       },
-      *rates, /*cpu_rows=*/false);
+      openings[0].model->rates, /*cpu_rows=*/false);
 }
 
 // Loads the weights of a prepared model by its plan, and of its draft model by that one's.
@@ -257,6 +273,8 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
   absl::StatusOr<std::vector<Opening>> openings =
       Describe(std::move(files), options, &any_magnifies);
   if (!openings.ok()) return openings.status();
+  absl::Status status = FindRates(options, &*openings);
+  if (!status.ok()) return status;
   int64_t batch = options.load.batch;
   if (batch == kAutoBatch) {
     absl::StatusOr<int64_t> chosen = MeasuredBatch(*openings, options);
@@ -278,8 +296,8 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> OpenModels(
     Plan draft_plan{plan->budget, {}};
     if (opening.draft.has_value()) draft_plan.models.push_back(plan->models[next_draft++]);
     models.push_back(std::move(opening.model));
-    absl::Status status = Open(std::move(opening), Plan{plan->budget, {plan->models[i]}}, grid,
-                               share, std::move(draft_plan), options, models.back().get());
+    status = Open(std::move(opening), Plan{plan->budget, {plan->models[i]}}, grid, share,
+                  std::move(draft_plan), options, models.back().get());
     if (!status.ok()) return Named(name, status);
   }
   return models;

@@ -13,6 +13,7 @@
 #include "runtime/json/token_trie.h"
 #include "runtime/pictures/picture_config.h"
 #include "runtime/pictures/vqvae.h"
+#include "runtime/plan.h"
 #include "runtime/prompts/prompts.h"
 #include "runtime/tokenizers/tokenizer.h"
 #include "runtime/verse/verse_tokens.h"
@@ -35,6 +36,7 @@ struct ServedModel {
   std::unique_ptr<Vqvae> vqvae;            // of a picture model; null when its folder has none
   int64_t created_seconds = 0;             // when it was opened
   int64_t queue = 0;                       // requests that may wait, besides those that run
+  Rates rates;                             // of the machine and its disk, 0 where not known
   // Of the engine and of the VQ-VAE; null: it has the processors for itself.
   const ComputeShare::Member* share = nullptr;
   const ComputeShare::Member* picture_share = nullptr;
@@ -53,6 +55,7 @@ struct ServeModelOptions {
   ComputeShare* share = nullptr;
   bool keeps_prefixes = true;  // of requests, for others that begin the same
   double prompt_stretch = 4;   // see EngineOptions
+  bool measures = false;       // the machine's rates, though they be known
   uint64_t upload_bytes = 0;   // besides each model of pictures, for a client's picture
   // Besides what each model's own adapters take, when load.adapter_bytes is 0.
   uint64_t spare_adapter_bytes = 0;

@@ -12,10 +12,12 @@
 namespace qianyi {
 namespace {
 
-constexpr uint64_t kAlignment = 256;  // of a block on the device
+constexpr uint64_t kBlockAlignment = 256;  // of a block on the device
 constexpr size_t kMostSlots = 16;
 
-uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+uint64_t Aligned(uint64_t bytes) {
+  return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+}
 
 bool IsSwept(const StoredTensor& tensor) {
   if (tensor.spec.kept) return false;

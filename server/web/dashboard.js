@@ -70,11 +70,16 @@ const CHARTS = [
   { id: 'process', labels: ['resident', 'budget', 'kv_cache'], format: bytes, least: 1024, binary: true,
     values: (i) => by(readings[i], 'memory_bytes', 'kind', '') },
   { id: 'tiers', labels: [], format: bytes, least: 1024, binary: true, values: (i) => by(readings[i], 'weight_bytes', 'tier', state.model) },
-  { id: 'link', labels: ['disk', 'peak'], format: (value) => `${bytes(value)}/s`, least: 1024, binary: true,
-    values(i) {
-      const links = ratesBy(i, 'link_bytes_total', 'link');
-      state.peak = Math.max(state.peak ?? 0, ...Object.values(links));
-      return { ...links, peak: state.peak };
+  { id: 'link', labels: ['disk'], format: (value) => `${bytes(value)}/s`, least: 1024, binary: true,
+    values: (i) => ratesBy(i, 'link_bytes_total', 'link') },
+  { id: 'share', labels: ['disk'], format: percent, least: 0.01,
+    shown: () => labelsOf('link_limit_bytes_per_second', 'link').length > 0,
+    values(i) {  // while steps run; the links are those of any one model
+      const model = state.model || labelsOf('link_limit_bytes_per_second', 'model')[0];
+      const limits = by(readings[i], 'link_limit_bytes_per_second', 'link', model);
+      const moved = ratesBy(i, 'link_bytes_total', 'link');
+      const busy = rateOf(i, 'step_seconds_total');
+      return Object.fromEntries(Object.keys(limits).map((link) => [link, ratio(moved[link] ?? 0, busy * limits[link])]));
     } },
   { id: 'stall', labels: ['ofStep'], format: percent, least: 0.01,
     values: (i) => ({ ofStep: ratio(rateOf(i, 'weight_stall_seconds_total'), rateOf(i, 'step_seconds_total')) }) },
@@ -178,7 +183,6 @@ function pushCharts(i) {
 // All of it anew, for another model.
 function rebuild() {
   for (const chart of charts) chart.clear();
-  state.peak = 0;
   readings.forEach((reading, i) => pushCharts(i));
   tiles();
   draw();

@@ -379,7 +379,7 @@ TEST(DeviceTest, HiddenStatesComeBack) {
 }
 
 TEST(DeviceTest, TheShareOfTheHostIsMeasured) {
-  EXPECT_GT(MeasureLink(Device()), 0);
+  EXPECT_GT(MeasureLink(Device(), LinkDirection::kToDevice), 0);
   const double alone = MeasureHostRows(Device(), {DType::kI4, 32}, 1, 2);
   EXPECT_GT(alone, 0);
   EXPECT_LT(alone, 1);

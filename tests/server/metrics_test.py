@@ -2,6 +2,7 @@
 manifests of deploy/ against what is really there."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -19,7 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from credentials import make_key
-from serving import BINARY, END_TOKEN, ENDLESS, ROOT, Server
+from serving import BINARY, END_TOKEN, ENDLESS, POET, ROOT, Server
 
 DEPLOY = ROOT / "deploy"
 COMPLETE = "/v1/completions"
@@ -60,7 +61,9 @@ class Metrics(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         cls.admin = make_key(cls.folder.name, "boss", "--scopes", "admin")
         cls.watcher = make_key(cls.folder.name, "prometheus", "--scopes", "metrics")
-        cls.server = Server("--keys", f"{cls.folder.name}/keys.json", key=cls.admin)
+        cls.cache = {"XDG_CACHE_HOME": f"{cls.folder.name}/cache"}
+        cls.server = Server("--keys", f"{cls.folder.name}/keys.json", "--measure", key=cls.admin,
+                            environment=cls.cache)
         # Something of each kind: text, a refusal, a stranger, a call over gRPC is left to others.
         cls.server.post(COMPLETE, {**ENDLESS, "max_tokens": 30})
         cls.server.post(COMPLETE, {"prompt": 5})
@@ -108,6 +111,27 @@ class Metrics(unittest.TestCase):
         self.assertGreater(of("accepted"), accepted)
         self.assertLess(of("accepted") - accepted, 400)
         self.assertGreaterEqual(of("refused"), refused)
+
+    def test_what_links_moved_beside_what_they_can(self):
+        plan = json.loads(subprocess.run([BINARY, "plan", "--model", POET, "--json"], check=True, text=True,
+                                         capture_output=True, env={**os.environ, **self.cache}).stdout)
+        metric = lambda name, text=None, **labels: sample(text or self.text(), f"qianyi_{name}", model="poet", **labels)
+        text = self.text()
+        self.assertEqual(metric("link_bytes_total", text, link="host_memory"),
+                         metric("steps_total", text) * (plan["host_weight_bytes"] + plan["disk_weight_bytes"]))
+        self.assertGreater(metric("link_bytes_total", text, link="disk"), 0)
+        # What was measured before it loaded is what others know afterwards.
+        rates = {"host_memory": plan["rates"]["host_bandwidth"], "disk": plan["rates"]["disk"]}
+        self.assertAlmostEqual(metric("link_limit_bytes_per_second", text, link="host_memory") / rates["host_memory"], 1)
+        self.assertGreater(metric("step_bound_seconds", text, link="compute"), 0)
+        bound = metric("step_bound_seconds", text, link="host_memory")
+        self.assertGreater(bound, plan["host_weight_bytes"] / rates["host_memory"] * 0.999)
+        of_all = lambda text: {one.labels["link"] for family in text_string_to_metric_families(text)
+                               for one in family.samples if one.name == "qianyi_link_limit_bytes_per_second"}
+        self.assertEqual(of_all(text), {"host_memory", "disk"})
+        for cache, links in ((self.cache, of_all(text)), ({"XDG_CACHE_HOME": f"{self.folder.name}/none"}, set())):
+            with Server(environment=cache) as other:  # measures nothing
+                self.assertEqual(of_all(other.ask("GET", "/metrics")[2].decode()), links)
 
     def test_how_answers_ended_and_what_they_held(self):
         metric = lambda name, **labels: sample(self.text(), f"qianyi_{name}", model="poet", **labels)

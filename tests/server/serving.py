@@ -29,13 +29,13 @@ ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "quarantine_size_mb=1:thread_local_
 class Server:
     """One server process, on free ports unless some are named."""
 
-    def __init__(self, *flags, model=POET, key=None, http_port=0, grpc_port=0):
+    def __init__(self, *flags, model=POET, key=None, http_port=0, grpc_port=0, environment=()):
         self.key = key  # what requests show, unless they say otherwise
         self.log = tempfile.TemporaryFile("w+")
         command = [BINARY, "serve", "--model", model, "--http-port", str(http_port),
                    "--grpc-port", str(grpc_port)]
         self.process = subprocess.Popen(command + list(flags), stdout=subprocess.PIPE,
-                                        stderr=self.log, text=True, env=ENVIRONMENT)
+                                        stderr=self.log, text=True, env={**ENVIRONMENT, **dict(environment)})
         line = self.process.stdout.readline()
         match = re.search(r"https?://([^ ]+) .*and ([^ ]+) \(gRPC\)", line)
         if not match:
