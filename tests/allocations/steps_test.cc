@@ -61,7 +61,7 @@ struct Case {
   EngineSetup setup;
 };
 
-class StepsTest : public testing::TestWithParam<Case> {};
+class StepsTest : public ::testing::TestWithParam<Case> {};
 
 std::vector<GenerateRequest> Requests(const Engine& engine) {
   std::vector<GenerateRequest> requests;
@@ -128,15 +128,15 @@ TEST(CountingTest, SeesAllocations) {
 
 INSTANTIATE_TEST_SUITE_P(
     Engines, StepsTest,
-    testing::Values(Case{"resident", {}}, Case{"streamed", {.streamed = true}},
-                    Case{"floats", {.format = {DType::kF32}}},
-                    Case{"experts", {.config = kExperts}},
-                    Case{"experts_streamed", {.config = kExperts, .streamed = true}},
-                    Case{"latent", {.config = kLatent}}, Case{"guessing", {.guesses = 8}},
-                    Case{"branching", {.guesses = 8, .branches = 8}},
-                    Case{"drafting",
-                         {.guesses = 12, .branches = 8, .draft = PackedFormat{DType::kI8}}}),
-    [](const testing::TestParamInfo<Case>& one) { return std::string(one.param.name); });
+    ::testing::Values(Case{"resident", {}}, Case{"streamed", {.streamed = true}},
+                      Case{"floats", {.format = {DType::kF32}}},
+                      Case{"experts", {.config = kExperts}},
+                      Case{"experts_streamed", {.config = kExperts, .streamed = true}},
+                      Case{"latent", {.config = kLatent}}, Case{"guessing", {.guesses = 8}},
+                      Case{"branching", {.guesses = 8, .branches = 8}},
+                      Case{"drafting",
+                           {.guesses = 12, .branches = 8, .draft = PackedFormat{DType::kI8}}}),
+    [](const ::testing::TestParamInfo<Case>& one) { return std::string(one.param.name); });
 
 }  // namespace
 }  // namespace qianyi

@@ -12,18 +12,18 @@ namespace {
 
 TEST(Bench, ReadsAFile) {
   const std::string file = Fixture("chatglm2") + "/weights.safetensors";
-  const auto json = OutputJson({"bench", "io", file, "--json"});
-  EXPECT_EQ(json.at("file"), file);
-  EXPECT_GT(json.at("bytes").get<double>(), 0);
-  EXPECT_GT(json.at("gb_per_second").get<double>(), 0);
+  const auto report = OutputJson({"bench", "io", file, "--json"});
+  EXPECT_EQ(report.at("file"), file);
+  EXPECT_GT(report.at("bytes").get<double>(), 0);
+  EXPECT_GT(report.at("gb_per_second").get<double>(), 0);
 }
 
 TEST(Bench, ReadsMemoryWithAsManyThreadsAsAsked) {
-  const auto json = OutputJson({"bench", "memory", "--threads", "1", "--json"});
-  EXPECT_EQ(json.at("threads"), 1);
+  const auto report = OutputJson({"bench", "memory", "--threads", "1", "--json"});
+  EXPECT_EQ(report.at("threads"), 1);
   // No memory is slower, and a loop that the compiler left out would be far faster.
-  EXPECT_GT(json.at("gb_per_second").get<double>(), 0.01);
-  EXPECT_LT(json.at("gb_per_second").get<double>(), 2000);
+  EXPECT_GT(report.at("gb_per_second").get<double>(), 0.01);
+  EXPECT_LT(report.at("gb_per_second").get<double>(), 2000);
 }
 
 // A model that streams, with the figures of a machine that has been measured.
@@ -40,28 +40,28 @@ class BenchDecode : public ::testing::TestWithParam<Family> {
 
 TEST_P(BenchDecode, PutsPredictionAndTruthSideBySide) {
   for (const char* batch : {"1", "5"}) {
-    const auto json = OutputJson(Command({"--batch", batch, "--tokens", "6"}));
-    EXPECT_EQ(json.at("batch"), std::atoi(batch));
-    const auto &predicted = json.at("predicted"), &measured = json.at("measured");
+    const auto report = OutputJson(Command({"--batch", batch, "--tokens", "6"}));
+    EXPECT_EQ(report.at("batch"), std::atoi(batch));
+    const auto &predicted = report.at("predicted"), &measured = report.at("measured");
     EXPECT_EQ(measured.at("steps"), 5);
     EXPECT_GT(predicted.at("step_seconds").get<double>(), 0);
     EXPECT_GT(measured.at("step_seconds").get<double>(), 0);
     EXPECT_NEAR(
-        json.at("over_bound").get<double>(),
+        report.at("over_bound").get<double>(),
         measured.at("step_seconds").get<double>() / predicted.at("step_seconds").get<double>(),
-        1e-3 * json.at("over_bound").get<double>());
+        1e-3 * report.at("over_bound").get<double>());
     EXPECT_NEAR(measured.at("tokens_per_second").get<double>(),
                 std::atoi(batch) / measured.at("step_seconds").get<double>(),
                 1e-3 * measured.at("tokens_per_second").get<double>());
     EXPECT_GT(measured.at("prompt_tokens_per_second").get<double>(), 0);
-    EXPECT_EQ(json.at("rates").at("host_bandwidth"), 30e9);
+    EXPECT_EQ(report.at("rates").at("host_bandwidth"), 30e9);
   }
 }
 
 TEST_P(BenchDecode, MorePromptsThanAStepHolds) {
-  const auto json = OutputJson(
+  const auto report = OutputJson(
       Command({"--batch", "4", "--prompt-tokens", "24", "--step-tokens", "24", "--tokens", "12"}));
-  EXPECT_EQ(json.at("measured").at("steps"), 11);
+  EXPECT_EQ(report.at("measured").at("steps"), 11);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, BenchDecode,
@@ -78,16 +78,16 @@ TEST(Bench, DecodeOfAFileThatStreams) {
   const Arguments streaming = command + Arguments{"--host-memory", memory};
   const ProcessResult first = Qianyi(streaming);
   ASSERT_EQ(first.exit_code, 0) << first.err;
-  const auto json = nlohmann::json::parse(first.out);
-  EXPECT_GT(json.at("predicted").at("read_bytes").get<double>(), 0);
-  EXPECT_NEAR(json.at("measured").at("read_bytes").get<double>(),
-              json.at("predicted").at("read_bytes").get<double>(),
-              0.5 * json.at("predicted").at("read_bytes").get<double>());
+  const auto report = nlohmann::json::parse(first.out);
+  EXPECT_GT(report.at("predicted").at("read_bytes").get<double>(), 0);
+  EXPECT_NEAR(report.at("measured").at("read_bytes").get<double>(),
+              report.at("predicted").at("read_bytes").get<double>(),
+              0.5 * report.at("predicted").at("read_bytes").get<double>());
   // What was measured is remembered.
   EXPECT_TRUE(std::filesystem::exists(temp / "cache/qianyi/rates.json"));
   const ProcessResult again = Qianyi(streaming);
   ASSERT_EQ(again.exit_code, 0) << again.err;
-  EXPECT_EQ(nlohmann::json::parse(again.out).at("rates"), json.at("rates"));
+  EXPECT_EQ(nlohmann::json::parse(again.out).at("rates"), report.at("rates"));
   EXPECT_NE(again.err.find("--measure"), std::string::npos) << again.err;
   unsetenv("XDG_CACHE_HOME");
 }

@@ -65,11 +65,11 @@ class SameTokens : public ::testing::TestWithParam<Case> {
         EXPECT_TRUE(Fails(result, 1, {"needs at least"}));
         continue;
       }
-      const nlohmann::json json = nlohmann::json::parse(ReadText(stats), nullptr, false);
-      const uint64_t streamed = json.value("streamed_weight_bytes", 0);
-      const uint64_t resident = json.value("resident_weight_bytes", 0);
+      const nlohmann::json report = nlohmann::json::parse(ReadText(stats), nullptr, false);
+      const uint64_t streamed = report.value("streamed_weight_bytes", 0);
+      const uint64_t resident = report.value("resident_weight_bytes", 0);
       EXPECT_GT(streamed, 0u) << "nothing streamed with " << host_mib << " MiB";
-      EXPECT_GT(json.value("read_bytes", 0u), resident + 3 * streamed);
+      EXPECT_GT(report.value("read_bytes", 0u), resident + 3 * streamed);
       return result.out;
     }
     ADD_FAILURE() << "about " << least_mib << " MiB were said to be enough";

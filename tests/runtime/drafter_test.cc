@@ -75,7 +75,7 @@ std::vector<GenerateRequest> Various(const Engine& engine) {
   return FewWords(engine, 9, [](int i) { return 1 + i * 5 % 41; });
 }
 
-class DraftingTest : public testing::TestWithParam<const char*> {};
+class DraftingTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(DraftingTest, ChangesNoToken) {
   const EngineSetup plain{.config = GetParam(), .format = {DType::kI8}};
@@ -114,7 +114,7 @@ TEST_P(DraftingTest, ChangesNoToken) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DraftingTest,
-                         testing::Values(kCausal, kBlanks, kExperts, kLatent), FamilyName);
+                         ::testing::Values(kCausal, kBlanks, kExperts, kLatent), FamilyName);
 
 // A draft of the same weights is always right, of drawn tokens too: they are drawn alike.
 TEST(DrafterTest, SavesSteps) {

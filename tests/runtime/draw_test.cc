@@ -12,12 +12,13 @@
 #include "kernels/cuda/emulated.h"
 #include "runtime/sampler.h"
 #include "runtime/sampler_math.h"
+#include "tests/support/floats.h"
 
 namespace qianyi {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+using testing::kInfinity;
+using testing::kNan;
 
 using Logits = std::vector<std::vector<float>>;
 

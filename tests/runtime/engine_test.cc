@@ -29,7 +29,8 @@ std::vector<GenerateRequest> SeventeenRequests(const Engine& engine) {
 }
 
 class EngineFamilyTest
-    : public testing::TestWithParam<std::tuple<const char*, PackedFormat, std::optional<DType>>> {};
+    : public ::testing::TestWithParam<std::tuple<const char*, PackedFormat, std::optional<DType>>> {
+};
 
 // The promise: tokens depend on the request alone.
 TEST_P(EngineFamilyTest, SameTokensAloneTogetherSplitStreamedAndOnAnyThreads) {
@@ -69,7 +70,7 @@ TEST_P(EngineFamilyTest, SameTokensAloneTogetherSplitStreamedAndOnAnyThreads) {
   }
 }
 
-std::string FamilyName(const testing::TestParamInfo<EngineFamilyTest::ParamType>& test) {
+std::string FamilyName(const ::testing::TestParamInfo<EngineFamilyTest::ParamType>& test) {
   static const char* const kNames[] = {"f32", "f16", "bf16", "int8", "int4"};
   const PackedFormat format = std::get<1>(test.param);
   const std::pair<const char*, const char*> families[] = {
@@ -86,26 +87,26 @@ std::string FamilyName(const testing::TestParamInfo<EngineFamilyTest::ParamType>
 
 INSTANTIATE_TEST_SUITE_P(
     All, EngineFamilyTest,
-    testing::Combine(testing::Values(kCausal, kBlanks, kLatent),
-                     testing::Values(PackedFormat{DType::kF32}, PackedFormat{DType::kF16},
-                                     PackedFormat{DType::kBF16}, PackedFormat{DType::kI8},
-                                     PackedFormat{DType::kI4, 32}, PackedFormat{DType::kI4, 0}),
-                     testing::Values(std::nullopt)),
+    ::testing::Combine(::testing::Values(kCausal, kBlanks, kLatent),
+                       ::testing::Values(PackedFormat{DType::kF32}, PackedFormat{DType::kF16},
+                                         PackedFormat{DType::kBF16}, PackedFormat{DType::kI8},
+                                         PackedFormat{DType::kI4, 32}, PackedFormat{DType::kI4, 0}),
+                       ::testing::Values(std::nullopt)),
     FamilyName);
 INSTANTIATE_TEST_SUITE_P(Int8Cache, EngineFamilyTest,
-                         testing::Combine(testing::Values(kCausal, kBlanks, kLatent, kExperts),
-                                          testing::Values(PackedFormat{DType::kF32},
-                                                          PackedFormat{DType::kI4, 32}),
-                                          testing::Values(std::optional(DType::kI8))),
+                         ::testing::Combine(::testing::Values(kCausal, kBlanks, kLatent, kExperts),
+                                            ::testing::Values(PackedFormat{DType::kF32},
+                                                              PackedFormat{DType::kI4, 32}),
+                                            ::testing::Values(std::optional(DType::kI8))),
                          FamilyName);
 INSTANTIATE_TEST_SUITE_P(BFloatCache, EngineFamilyTest,
-                         testing::Combine(testing::Values(kCausal, kLatent),
-                                          testing::Values(PackedFormat{DType::kBF16}),
-                                          testing::Values(std::optional(DType::kBF16))),
+                         ::testing::Combine(::testing::Values(kCausal, kLatent),
+                                            ::testing::Values(PackedFormat{DType::kBF16}),
+                                            ::testing::Values(std::optional(DType::kBF16))),
                          FamilyName);
 
 // What is lost by keys and values of fewer bits, and that they are in use.
-class SmallCacheTest : public testing::TestWithParam<DType> {};
+class SmallCacheTest : public ::testing::TestWithParam<DType> {};
 
 TEST_P(SmallCacheTest, ChangesProbabilitiesALittle) {
   for (const char* config : {kCausal, kBlanks, kLatent}) {
@@ -137,7 +138,7 @@ TEST_P(SmallCacheTest, ChangesProbabilitiesALittle) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, SmallCacheTest,
-                         testing::Values(DType::kF16, DType::kBF16, DType::kI8));
+                         ::testing::Values(DType::kF16, DType::kBF16, DType::kI8));
 
 TEST(EngineTest, BlanksAreFilledLeftToRightOverOneCache) {
   auto engine = Open({.config = kBlanks, .format = {DType::kF32}});

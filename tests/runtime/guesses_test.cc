@@ -138,7 +138,7 @@ std::vector<GenerateRequest> Repetitive(const Engine& engine) {
   return FewWords(engine, 90, [](int) { return 40; });
 }
 
-class GuessingTest : public testing::TestWithParam<const char*> {};
+class GuessingTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GuessingTest, ChangesNoToken) {
   const EngineSetup plain{.config = GetParam(), .format = {DType::kI8}};
@@ -176,7 +176,7 @@ TEST_P(GuessingTest, ChangesNoToken) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GuessingTest,
-                         testing::Values(kCausal, kBlanks, kExperts, kLatent), FamilyName);
+                         ::testing::Values(kCausal, kBlanks, kExperts, kLatent), FamilyName);
 
 TEST(GuessesTest, SaveSteps) {
   auto plain = Open({.batch = 1}), guessing = Open({.batch = 1, .guesses = 8});

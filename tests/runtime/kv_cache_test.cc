@@ -125,7 +125,7 @@ TEST(KvCacheTest, ValuesInKeysTakeNoRoom) {
 
 // ---- What nobody needs is lent ----
 
-class LendingKvCacheTest : public testing::Test {
+class LendingKvCacheTest : public ::testing::Test {
  protected:
   static constexpr int64_t kPages = 8192;  // 12 MiB in each of three layers
 

@@ -29,7 +29,7 @@ std::vector<GenerateRequest> Some(const Engine& engine, int count, int length) {
   return requests;
 }
 
-class LendingEngineTest : public testing::TestWithParam<const char*> {};
+class LendingEngineTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(LendingEngineTest, TheSameTokensWhateverIsLent) {
   auto resident = Open(WithPlaces(false, GetParam()));
@@ -43,7 +43,7 @@ TEST_P(LendingEngineTest, TheSameTokensWhateverIsLent) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, LendingEngineTest, testing::Values(kCausal, kLatent));
+INSTANTIATE_TEST_SUITE_P(All, LendingEngineTest, ::testing::Values(kCausal, kLatent));
 
 TEST(LendingEngineTest, OneAloneReadsNothingOnceTheWeightsLieInTheRoomOfTheOthers) {
   auto engine = Open(WithPlaces(true));

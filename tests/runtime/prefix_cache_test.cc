@@ -10,7 +10,7 @@
 namespace qianyi {
 namespace {
 
-class PrefixCacheTest : public testing::Test {
+class PrefixCacheTest : public ::testing::Test {
  protected:
   explicit PrefixCacheTest(int64_t pages = 8)
       : kv_(*KvCache::Create(kSmallKv, DType::kF16, pages, Cpu())), prefixes_(*kv_) {}

@@ -44,7 +44,7 @@ std::vector<Told> Converse(Engine& engine, uint64_t flow) {
   return turns;
 }
 
-class PrefixEngineTest : public testing::TestWithParam<const char*> {};
+class PrefixEngineTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PrefixEngineTest, TheSameTokensComeWithAndWithoutWhatWasKept) {
   std::vector<Told> fresh;
@@ -72,7 +72,7 @@ TEST_P(PrefixEngineTest, TheSameTokensComeWithAndWithoutWhatWasKept) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PrefixEngineTest,
-                         testing::Values(kCausal, kBlanks, kLatent, kExperts));
+                         ::testing::Values(kCausal, kBlanks, kLatent, kExperts));
 
 TEST(PrefixEngineTest, ATurnComputesOnlyWhatIsNew) {
   auto engine = Open({});

@@ -16,12 +16,12 @@ struct Machine {
 };
 
 // A prompt of `tokens` while one generates: the longest step, and how many there were.
-struct Prompt {
+struct Asking {
   double longest = 0;
   int steps = 0;
 };
-Prompt Ride(PromptRoom& room, const Machine& machine, int64_t tokens) {
-  Prompt prompt;
+Asking Ride(PromptRoom& room, const Machine& machine, int64_t tokens) {
+  Asking prompt;
   for (; tokens > 0; ++prompt.steps) {
     const int64_t riding = std::min(tokens, room.Of(1));
     const double seconds = machine.Step(1 + riding);
@@ -55,7 +55,7 @@ TEST(PromptRoomTest, AStepInWhichOthersGenerateStretchesSoFarAndNoFurther) {
     room.Took(100, machine.Step(100));
     Generate(room, machine, 10);
     Ride(room, machine, 2000);
-    const Prompt prompt = Ride(room, machine, 4000);
+    const Asking prompt = Ride(room, machine, 4000);
     EXPECT_LE(prompt.longest, stretch * machine.reading * 1.1) << stretch;
     // And it uses what it may.
     EXPECT_LE(prompt.steps, 4000 * machine.token / (stretch * machine.reading * 0.8)) << stretch;
@@ -68,7 +68,7 @@ TEST(PromptRoomTest, WhatReadingTakesLongerForRidesForNothing) {
   room.Of(0);
   room.Took(512, machine.Step(512));
   Generate(room, machine, 3);
-  const Prompt prompt = Ride(room, machine, 5120);
+  const Asking prompt = Ride(room, machine, 5120);
   EXPECT_EQ(prompt.longest, machine.reading);
   EXPECT_LE(prompt.steps, 12);
 }

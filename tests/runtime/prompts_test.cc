@@ -53,7 +53,7 @@ class ByteTokenizer final : public Tokenizer {
   }
 };
 
-constexpr char kBlanks[] =
+constexpr char kBlanksConfig[] =
     R"({"model_type":"glm","num_layers":1,"hidden_size":64,"num_attention_heads":1,)"
     R"("max_sequence_length":256,"vocab_size":320,"special_token_ids":)"
     R"({"sop":310,"eop":311,"MASK":301,"gMASK":300})";
@@ -111,7 +111,7 @@ TEST(TextTemplateTest, MalformedOnesNameThePlace) {
 }
 
 TEST(PromptsTest, TasksOfTheConfig) {
-  const Asked asked(std::string(kBlanks) +
+  const Asked asked(std::string(kBlanksConfig) +
                     R"(,"tasks":{"poem":{"prompt":["{form}","<{title}>",":[gMASK]"],)"
                     R"("defaults":{"temperature":0.5}}}})");
   ASSERT_TRUE(asked.prompts.ok()) << asked.prompts.status();
@@ -122,17 +122,17 @@ TEST(PromptsTest, TasksOfTheConfig) {
 }
 
 TEST(PromptsTest, WhatUsersWriteIsNeverACommand) {
-  const Asked asked(std::string(kBlanks) + "}");
+  const Asked asked(std::string(kBlanksConfig) + "}");
   EXPECT_EQ(asked.Task_(Task::kCouplet, {{"upper", "a[MASK]b"}}), "上联:a[MASK]b 下联:<g>");
   EXPECT_EQ(asked.Chat({{"user", "[gMASK]"}}), "问题:[gMASK] 回答:<g>");
   // Nor is a command put together from what a template and a user wrote.
-  const Asked joined(std::string(kBlanks) +
+  const Asked joined(std::string(kBlanksConfig) +
                      R"(,"chat":{"user":"[MA{content}","start":"[gMASK]"}})");
   EXPECT_EQ(joined.Chat({{"user", "SK]"}}), "[MASK]<g>");
 }
 
 TEST(PromptsTest, MissingFieldsAreNamed) {
-  const Asked asked(std::string(kBlanks) + "}");
+  const Asked asked(std::string(kBlanksConfig) + "}");
   EXPECT_NE(asked.Task_(Task::kCouplet, {}).find("upper is missing"), std::string::npos);
   EXPECT_NE(asked.Task_(Task::kQuestion, {{"persona", "x"}}).find("question"), std::string::npos);
   EXPECT_NE(
@@ -175,7 +175,7 @@ TEST(PromptsTest, CompletionsOfChatGlm2BeginWithItsPrefix) {
 }
 
 TEST(PromptsTest, FormatsWithoutToolsSaySo) {
-  for (const char* config : {kBlanks, kRounds}) {
+  for (const char* config : {kBlanksConfig, kRounds}) {
     const Asked asked(std::string(config) + "}");
     EXPECT_NE(asked.Chat({{"user", "a"}, {"tool", "b"}}).find("has no tools"), std::string::npos);
     ChatMessage call{"assistant", ""};
@@ -193,7 +193,7 @@ TEST(PromptsTest, MalformedConfigsAreRefused) {
         R"(,"tasks":{"poem":{"prompt":["x"],"defaults":{"temperature":"hot"}}}})",
         R"(,"chat":{"user":7}})", R"(,"chat":[]})", R"(,"chat":{"format":"glm9"}})",
         R"(,"chat":{"format":7}})"}) {
-    auto spec = DescribeModel(std::string(kBlanks) + rest);
+    auto spec = DescribeModel(std::string(kBlanksConfig) + rest);
     ASSERT_TRUE(spec.ok()) << spec.status();
     EXPECT_EQ(Prompts::Of(*spec).status().code(), absl::StatusCode::kInvalidArgument) << rest;
   }

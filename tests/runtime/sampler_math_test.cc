@@ -12,12 +12,13 @@
 #include <vector>
 
 #include "kernels/sampling.h"
+#include "tests/support/floats.h"
 
 namespace qianyi {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+using testing::kInfinity;
+using testing::kNan;
 
 // Known answers published with the paper's implementation (Random123).
 TEST(Philox, GivesThePublishedNumbers) {

@@ -15,13 +15,14 @@
 
 #include "nlohmann/json.hpp"
 #include "tests/runtime/verse/allocations.h"
+#include "tests/support/floats.h"
 #include "tests/support/paths.h"
 
 namespace qianyi {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+using testing::kInfinity;
+using testing::kNan;
 
 using Floats = std::vector<float>;
 using Ids = std::vector<int32_t>;

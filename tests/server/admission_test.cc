@@ -14,7 +14,7 @@ namespace {
 
 using std::chrono::seconds;
 
-class AdmissionTest : public testing::Test {
+class AdmissionTest : public ::testing::Test {
  protected:
   Admission Make(Admission::LineLimit limit, int64_t bytes = 0) {
     return Admission({limit}, bytes, [this] { return now_; });

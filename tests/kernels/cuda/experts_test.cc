@@ -11,8 +11,6 @@
 namespace qianyi::testing {
 namespace {
 
-const Backend& Reference() { return *CpuVariants().items[0]; }
-
 Routed RunOn(const Backend& device, const RouteProblem& problem, Tensor x, const RouteCase& shape) {
   Routed routed;
   routed.chosen.assign(static_cast<size_t>(x.rows * shape.top_k), -9);

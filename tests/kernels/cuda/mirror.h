@@ -11,6 +11,9 @@
 
 namespace qianyi::testing {
 
+// What a device is compared with: the plain kernels of the processor.
+inline const Backend& Reference() { return *CpuVariants().items[0]; }
+
 class Mirror {
  public:
   explicit Mirror(const Backend& backend) : backend_(backend), stream_(backend.create_stream(1)) {}

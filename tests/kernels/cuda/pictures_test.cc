@@ -10,8 +10,6 @@
 namespace qianyi::testing {
 namespace {
 
-const Backend& Reference() { return *CpuVariants().items[0]; }
-
 TEST(CudaUnfoldTest, RowsAreTheWindowsWithZerosOutside) {
   for (const Backend* device : Devices()) {
     for (const UnfoldCase& c : kUnfoldCases) {

@@ -9,8 +9,6 @@
 namespace qianyi::testing {
 namespace {
 
-const Backend& Reference() { return *CpuVariants().items[0]; }
-
 std::vector<double> Doubles(const std::vector<float>& values) {
   return {values.begin(), values.end()};
 }

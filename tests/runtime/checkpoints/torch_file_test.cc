@@ -18,9 +18,9 @@ using absl::StatusCode;
 using testing::FailsWith;
 using testing::ReadText;
 
-const std::string kFolder = qianyi::testing::FixturePath("torch-checkpoints/");
+const std::string kTorchFolder = qianyi::testing::FixturePath("torch-checkpoints/");
 
-absl::StatusOr<std::vector<SourceTensor>> Parse(const std::string& text) {
+absl::StatusOr<std::vector<SourceTensor>> ParseTorch(const std::string& text) {
   return ReadTorchContents(MemoryBytes(text));
 }
 
@@ -50,7 +50,7 @@ std::map<std::string, std::vector<float>> Values(const std::string& path) {
 std::map<std::string, std::vector<float>> Expected() {
   std::map<std::string, std::vector<float>> values;
   for (const testing::TestTensor& tensor :
-       testing::ReadSafetensors(kFolder + "safetensors/model.safetensors")) {
+       testing::ReadSafetensors(kTorchFolder + "safetensors/model.safetensors")) {
     values[tensor.name] = testing::FloatsOf(tensor);
   }
   return values;
@@ -61,19 +61,19 @@ TEST(TorchFile, EveryFormHasTheSameValues) {
   ASSERT_EQ(expected.size(), 17u);
   for (const char* name :
        {"bin/pytorch_model.bin", "bin-f16/pytorch_model.bin", "bin-bf16/pytorch_model.bin"}) {
-    EXPECT_EQ(Values(kFolder + name), expected) << name;
+    EXPECT_EQ(Values(kTorchFolder + name), expected) << name;
   }
-  auto views = Values(kFolder + "views/model.pt");
+  auto views = Values(kTorchFolder + "views/model.pt");
   EXPECT_EQ(views["tied.weight"], views["word_embeddings.weight"]);
   views.erase("tied.weight");
   EXPECT_EQ(views, expected);
   std::map<std::string, std::vector<float>> wrapped;
   for (const auto& [name, values] : expected) wrapped["module." + name] = values;
-  EXPECT_EQ(Values(kFolder + "legacy/model.pt"), wrapped);
+  EXPECT_EQ(Values(kTorchFolder + "legacy/model.pt"), wrapped);
 }
 
 TEST(TorchFile, TakesTheModelOutOfATrainingState) {
-  const auto values = Values(kFolder + "ranks/49300/mp_rank_01_model_states.pt");
+  const auto values = Values(kTorchFolder + "ranks/49300/mp_rank_01_model_states.pt");
   EXPECT_EQ(values.size(), 17u);
   EXPECT_EQ(values.count("torch_rng_state"), 0u);
 }
@@ -87,31 +87,32 @@ TEST(TorchFile, CallsNothingAndSaysWhatItWasAskedFor) {
                                                     {"popen", "os.popen'"}};
   for (const auto& [name, words] : asked) {
     for (const char* form : {".pt", "-legacy.pt"}) {
-      const absl::Status status = Parse(ReadText(kFolder + "hostile/" + name + form)).status();
+      const absl::Status status =
+          ParseTorch(ReadText(kTorchFolder + "hostile/" + name + form)).status();
       EXPECT_TRUE(FailsWith(status, StatusCode::kInvalidArgument, "opcode GLOBAL")) << name << form;
       EXPECT_TRUE(FailsWith(status, StatusCode::kInvalidArgument, words)) << name << form;
     }
   }
-  EXPECT_TRUE(FailsWith(Parse(ReadText(kFolder + "hostile/object.pkl")).status(),
+  EXPECT_TRUE(FailsWith(ParseTorch(ReadText(kTorchFolder + "hostile/object.pkl")).status(),
                         StatusCode::kInvalidArgument, "'argparse.Namespace'"));
 }
 
 TEST(TorchFile, CutShortIsRefused) {
   for (const char* name : {"bin/pytorch_model.bin", "legacy/model.pt"}) {
-    const std::string good = ReadText(kFolder + name);
+    const std::string good = ReadText(kTorchFolder + name);
     for (size_t size = 0; size < good.size(); size += size < 3000 ? 97 : 1999) {
-      EXPECT_FALSE(Parse(good.substr(0, size)).ok()) << name << " " << size;
+      EXPECT_FALSE(ParseTorch(good.substr(0, size)).ok()) << name << " " << size;
     }
   }
 }
 
 TEST(TorchFile, FlippedBytesNeverReachOutside) {
   for (const char* name : {"bin/pytorch_model.bin", "views/model.pt", "legacy/model.pt"}) {
-    const std::string good = ReadText(kFolder + name);
+    const std::string good = ReadText(kTorchFolder + name);
     for (size_t at = 0; at < good.size(); at += at < 6000 ? 7 : 101) {
       std::string bad = good;
       bad[at] = static_cast<char>(bad[at] ^ 0x5a);
-      const auto tensors = Parse(bad);
+      const auto tensors = ParseTorch(bad);
       if (!tensors.ok()) continue;
       for (const SourceTensor& tensor : *tensors) EXPECT_OK(CheckPlace(tensor, bad.size()));
     }
@@ -119,7 +120,7 @@ TEST(TorchFile, FlippedBytesNeverReachOutside) {
 }
 
 TEST(Zip, RefusesWhatIsCompressedOrElsewhere) {
-  std::string good = ReadText(kFolder + "bin/pytorch_model.bin");
+  std::string good = ReadText(kTorchFolder + "bin/pytorch_model.bin");
   ASSERT_TRUE(ReadZipContents(MemoryBytes(good)).ok());
   const size_t directory = good.find("PK\x01\x02");
   ASSERT_NE(directory, good.npos);

@@ -27,7 +27,7 @@ class CountingObserver : public WaitObserver {
 };
 
 // A sweep over blocks of many sizes in one file in memory.
-class BlockLoaderTest : public testing::Test {
+class BlockLoaderTest : public ::testing::Test {
  protected:
   void Make(int blocks, uint64_t ring_bytes, double resident_share, FaultFn fault = nullptr,
             uint64_t lent_bytes = 0) {

@@ -20,7 +20,7 @@ namespace {
 constexpr int kExperts = 24;
 
 // Experts of three blocks of many sizes in one file in memory.
-class ExpertCacheTest : public testing::Test {
+class ExpertCacheTest : public ::testing::Test {
  protected:
   void Make(int slots, FaultFn fault = nullptr) {
     std::mt19937 random(7);

@@ -14,7 +14,7 @@ namespace {
 constexpr uint64_t kPiece = FreshMemory::kPieceBytes;
 
 // Memory that nobody has touched.
-class FreshMemoryTest : public testing::Test {
+class FreshMemoryTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kBytes = 5 * kPiece + 3 * 4096;
 

@@ -11,7 +11,7 @@
 namespace qianyi {
 namespace {
 
-class LentPlacesTest : public testing::Test {
+class LentPlacesTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kBlock = 1 << 20;
   ~LentPlacesTest() override { Cpu().free_host(memory_, 64 * kBlock); }

@@ -16,12 +16,14 @@
 #include "runtime/storage/convert.h"
 #include "runtime/storage/model_layout.h"
 #include "tests/runtime/storage/storage_testing.h"
+#include "tests/support/child.h"
 
 namespace qianyi {
 namespace {
 
 using absl::StatusCode;
 using testing::FailsWith;
+using testing::PassesInChild;
 using testing::TempFolder;
 
 ModelFile Layout() {
@@ -132,22 +134,9 @@ TEST(ModelWriter, ALinkToAnEmptyFolderIsFollowed) {
   EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
 }
 
-// Runs `body` in a child whose files may not grow beyond a limit it sets.
-template <typename Body>
-bool PassesInChild(Body body) {
-  const pid_t child = fork();
-  if (child == 0) {
-    signal(SIGXFSZ, SIG_IGN);  // then writes fail with EFBIG
-    body();
-    _exit(::testing::Test::HasFailure() ? 1 : 0);
-  }
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
+// In a child of its own.
 void LimitFiles(uint64_t bytes) {
+  signal(SIGXFSZ, SIG_IGN);  // then writes fail with EFBIG
   const rlimit limit = {bytes, bytes};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }

@@ -18,12 +18,14 @@
 #include "runtime/storage/model_file.h"
 #include "runtime/storage/reader_parts.h"
 #include "tests/runtime/storage/storage_testing.h"
+#include "tests/support/child.h"
 
 namespace qianyi {
 namespace {
 
 using absl::StatusCode;
 using testing::FailsWith;
+using testing::PassesInChild;
 using testing::TempFolder;
 
 std::string Pattern(uint64_t bytes) {
@@ -175,20 +177,6 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ReaderOfKind, ::testing::ValuesIn(Kinds()), [](c
          : param.param == ReaderKind::kUring ? "Uring"
                                              : "Pread";
 });
-
-// Runs `body` in a child process, whose limits and filters end with it; true when it passed.
-template <typename Body>
-bool PassesInChild(Body body) {
-  const pid_t child = fork();
-  if (child == 0) {
-    body();
-    _exit(::testing::Test::HasFailure() ? 1 : 0);
-  }
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
 
 // Makes a system call fail with EPERM from now on, as container sandboxes do.
 void Forbid(unsigned number) {

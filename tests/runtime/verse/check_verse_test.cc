@@ -7,7 +7,7 @@
 namespace qianyi {
 namespace {
 
-constexpr PoemRules kBoth{.rhyme = true, .tones = true};
+constexpr PoemRules kRhymeAndTones{.rhyme = true, .tones = true};
 constexpr PoemRules kRhyme{.rhyme = true};
 constexpr PoemRules kNone{};
 constexpr char kStork[] = "白日依山尽，黄河入海流。欲穷千里目，更上一层楼。";
@@ -37,7 +37,7 @@ TEST(VerseCheckTest, FamousPoemsPass) {
        "百年多病独登台。艰难苦恨繁霜鬓，潦倒新停浊酒杯。"},
   };
   for (const auto& poem : cases) {
-    for (const PoemRules rules : {kBoth, kRhyme, kNone, PoemRules{.tones = true}}) {
+    for (const PoemRules rules : {kRhymeAndTones, kRhyme, kNone, PoemRules{.tones = true}}) {
       EXPECT_EQ(Check(poem.text, poem.form, rules), absl::OkStatus()) << poem.text;
     }
   }
@@ -75,22 +75,22 @@ TEST(VerseCheckTest, NamesTheFirstViolation) {
       {"五绝", "白日\xFF", kNone, "not a Chinese character"},
       {"五绝", "白日依山尽，黄河入海流。欲穷千里目，更上一层楼。看", kNone, "\"看\" after"},
       // 静夜思: 光 霜 乡 rhyme, but its tones are free.
-      {"五绝", "床前看月光，疑是地上霜。举头望山月，低头思故乡。", kBoth, "clause"},
-      {"七绝", "渭城朝雨浥轻尘，客舍青青柳色新。劝君更尽一杯酒，西出阳关无故人。", kBoth,
+      {"五绝", "床前看月光，疑是地上霜。举头望山月，低头思故乡。", kRhymeAndTones, "clause"},
+      {"七绝", "渭城朝雨浥轻尘，客舍青青柳色新。劝君更尽一杯酒，西出阳关无故人。", kRhymeAndTones,
        "clause 3 has 君 in place 2, which is not oblique"},
-      {"五绝", "白日依山尽，黄河入海流。欲穷千里目，更上一层山。", kBoth,
+      {"五绝", "白日依山尽，黄河入海流。欲穷千里目，更上一层山。", kRhymeAndTones,
        "clause 4 ends with 山, which does not rhyme with 流"},
       {"五绝", "白日依山尽，黄河入海流。欲穷千里目，更上一层流。", kRhyme,
        "clauses 2 and 4 rhyme with the same character 流"},
       {"五绝", "白日依山尽，黄河入海上。欲穷千里目，更上一层楼。", kRhyme, "has no level rhyme"},
-      {"五绝", "白日依山尽，黄河日海流。欲穷千里目，白上一层楼。", kBoth, ""},
-      {"五绝", "白日依山尽，白河入海流。欲穷千里目，更上一层楼。", kBoth,
+      {"五绝", "白日依山尽，黄河日海流。欲穷千里目，白上一层楼。", kRhymeAndTones, ""},
+      {"五绝", "白日依山尽，白河入海流。欲穷千里目，更上一层楼。", kRhymeAndTones,
        "clause 2 has a level tone alone (孤平): 河 between 白 and 入"},
-      {"五绝", "白日依山尽，黄河入海流。欲穷一里目，更上一层楼。", kBoth,
+      {"五绝", "白日依山尽，黄河入海流。欲穷一里目，更上一层楼。", kRhymeAndTones,
        "clause 3 has 一 in place 3, which is not level"},  // 三仄尾
-      {"五绝", "白日依山尽，黄河入海流。欲穷千里目，更上天层楼。", kBoth,
+      {"五绝", "白日依山尽，黄河入海流。欲穷千里目，更上天层楼。", kRhymeAndTones,
        "clause 4 has 天 in place 3, which is not oblique"},  // 三平尾
-      {"五绝", "白日依山尽，黄河入海流。更上千里目，欲穷一层楼。", kBoth,
+      {"五绝", "白日依山尽，黄河入海流。更上千里目，欲穷一层楼。", kRhymeAndTones,
        "clause 3 has 上 in place 2, which is not level"},  // 失粘
       {"浣溪沙", kStork, {.tones = true}, "浣溪沙 is a tune"},
       {"满江红", kStork, kRhyme, "满江红 has no level rhymes"},
@@ -107,9 +107,9 @@ TEST(VerseCheckTest, NamesTheFirstViolation) {
 }
 
 TEST(VerseCheckTest, HalfWidthMarksAndUnknownTones) {
-  EXPECT_EQ(Check("白日依山尽,黄河入海流。欲穷千里目,更上一层楼。", "五绝", kBoth),
+  EXPECT_EQ(Check("白日依山尽,黄河入海流。欲穷千里目,更上一层楼。", "五绝", kRhymeAndTones),
             absl::OkStatus());
-  EXPECT_EQ(Check("白𠀀依山尽，黄河入海流。欲穷千里目，更上一层楼。", "五绝", kBoth),
+  EXPECT_EQ(Check("白𠀀依山尽，黄河入海流。欲穷千里目，更上一层楼。", "五绝", kRhymeAndTones),
             absl::OkStatus());
 }
 
