@@ -27,6 +27,11 @@ double CpuSeconds() {
 
 }  // namespace
 
+uint64_t StretchBegin(double time_share, int stretches, uint64_t bytes) {
+  const uint64_t stretch = static_cast<uint64_t>(std::clamp(time_share, 0.0, 1.0) * stretches);
+  return bytes / stretches * stretch / kPageBytes * kPageBytes;
+}
+
 absl::StatusOr<IoReport> BenchIo(const std::string& path, const BenchIoOptions& options) {
   const uint64_t chunk = options.chunk_bytes;
   if (chunk == 0 || chunk % kPageBytes != 0 || chunk > kMaxChunkBytes) {
@@ -62,6 +67,11 @@ absl::StatusOr<IoReport> BenchIo(const std::string& path, const BenchIoOptions& 
   };
   uint64_t next = 0;
   int in_flight = 0;
+  const auto go_on = [&] {  // false: no read begins any more
+    const double share = options.max_seconds > 0 ? elapsed() / options.max_seconds : 0;
+    next = std::max(next, StretchBegin(share, options.stretches, end));
+    return share < 1 && next < end;
+  };
   std::deque<uint64_t> places;  // free ones; the one that was longest is next
   for (uint64_t place = 0; place < wanted / chunk; ++place) places.push_back(place);
   const auto submit = [&] {
@@ -80,8 +90,7 @@ absl::StatusOr<IoReport> BenchIo(const std::string& path, const BenchIoOptions& 
     places.push_back(done.cookie);
     status.Update(done.status);
     report.bytes += done.bytes;
-    const bool late = options.max_seconds > 0 && elapsed() >= options.max_seconds;
-    if (status.ok() && next < end && !late) status = submit();
+    if (status.ok() && go_on()) status = submit();
   }
   if (!status.ok()) return status;
   report.seconds = elapsed();

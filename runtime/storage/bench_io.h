@@ -16,6 +16,8 @@ struct BenchIoOptions {
   uint64_t buffer_bytes = 0;               // reads go to its places in turn; 0 = depth chunks
   uint64_t max_bytes = 0;                  // stop after so many; 0 = the whole file
   double max_seconds = 0;                  // start no read after so long; 0 = no limit
+  // With a limit of time: so many stretches of the file that lie evenly, each for its share of it.
+  int stretches = 1;
 };
 
 struct IoReport {
@@ -31,7 +33,11 @@ struct IoReport {
   double cpu_seconds_per_gb() const { return bytes > 0 ? cpu_seconds / bytes * 1e9 : 0; }
 };
 
-// Reads a file once from its start. InvalidArgument for an empty file or bad options.
+// Where of `bytes` the stretch begins that is due after `time_share` of the time; a whole page.
+uint64_t StretchBegin(double time_share, int stretches, uint64_t bytes);
+
+// Reads a file once from its start, or in stretches. InvalidArgument for an empty file or bad
+// options.
 absl::StatusOr<IoReport> BenchIo(const std::string& path, const BenchIoOptions& options);
 
 }  // namespace qianyi

@@ -57,6 +57,25 @@ TEST(BenchIo, StopsAtItsLimits) {
   EXPECT_EQ(report->bytes, 4 * (64u << 10));  // what was under way already
 }
 
+TEST(BenchIo, StretchesLieEvenlyInTheFile) {
+  const uint64_t bytes = 160 * kPageBytes + 5;
+  EXPECT_EQ(StretchBegin(0, 16, bytes), 0u);
+  EXPECT_EQ(StretchBegin(0.0624, 16, bytes), 0u);
+  EXPECT_EQ(StretchBegin(0.0626, 16, bytes), 10 * kPageBytes);
+  EXPECT_EQ(StretchBegin(0.51, 16, bytes), 80 * kPageBytes);
+  EXPECT_EQ(StretchBegin(0.99, 16, bytes), 150 * kPageBytes);
+  EXPECT_EQ(StretchBegin(0.7, 1, bytes), 0u);
+}
+
+TEST(BenchIo, WithTimeEnoughStretchesAreTheWholeFileOnce) {
+  TempFolder folder;
+  testing::WriteText(folder / "f", std::string(5 << 20, 'x'));
+  const absl::StatusOr<IoReport> report =
+      BenchIo(folder / "f", {.chunk_bytes = 64 << 10, .max_seconds = 600, .stretches = 16});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->bytes, 5u << 20);
+}
+
 TEST(BenchIo, RefusesWhatItCannotMeasure) {
   TempFolder folder;
   testing::WriteText(folder / "empty", "");
