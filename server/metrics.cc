@@ -159,7 +159,8 @@ std::string ServerMetrics::Render(MetricsFormat format) const {
   Reading link_limit("qianyi_link_limit_bytes_per_second",
                      "What a link was measured to sustain on this machine", gauge);
   Reading bound("qianyi_step_bound_seconds",
-                "The least time of a step with all places taken, by what it waits for", gauge);
+                "The least time of a step with all places taken and full, by what it waits for",
+                gauge);
   Reading stall("qianyi_weight_stall_seconds_total", "Steps waited for weights", counter);
   Reading expert_uses("qianyi_expert_uses_total",
                       "Experts that steps needed: hit = in memory already, miss = read for it",
