@@ -158,8 +158,7 @@ absl::Status PrefixFile::Project(const SafetensorsEntry& weight, const Safetenso
     return status;
   }
   const size_t bytes = PackedBytes(format, std::min(chunk, out.cols), x.cols);
-  auto packed = std::unique_ptr<std::byte[], FreeDeleter>(
-      static_cast<std::byte*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+  const PageBuffer packed = AllocatePages(bytes);
   if (packed == nullptr) return absl::ResourceExhaustedError("no memory to decode the prefix");
   for (int64_t row = 0; row < out.cols; row += chunk) {
     const int64_t count = std::min(chunk, out.cols - row);

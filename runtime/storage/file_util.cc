@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/backend.h"
 
 namespace qianyi {
 namespace {
@@ -116,14 +116,23 @@ std::string JoinPath(std::string_view folder, std::string_view name) {
 }
 
 PageBuffer AllocatePages(uint64_t bytes) {
-  // A direct read into scattered small pages is cut into many pieces: on a virtual disk that
-  // halves the rate of reading. Large buffers take huge pages, as the weight store's do.
+  // A direct read into scattered small pages is cut into many pieces, which takes two to five times
+  // as long on a virtual disk. Large buffers take huge pages, as the weight store's do, of memory
+  // that was not the heap's: what the heap has used before is of small pages, and stays so.
   constexpr uint64_t kHugePage = 2 << 20;
-  const uint64_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
-  const uint64_t rounded = std::max(alignment, (bytes + alignment - 1) / alignment * alignment);
-  PageBuffer buffer(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
-  if (buffer != nullptr && alignment == kHugePage) madvise(buffer.get(), rounded, MADV_HUGEPAGE);
-  return buffer;
+  if (bytes >= kHugePage) {
+    return PageBuffer(static_cast<std::byte*>(Cpu().alloc(bytes)), FreePages{bytes});
+  }
+  const uint64_t rounded = std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  return PageBuffer(static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded)));
+}
+
+void FreePages::operator()(std::byte* data) const {
+  if (mapped_bytes > 0) {
+    Cpu().free(data, mapped_bytes);
+  } else {
+    std::free(data);
+  }
 }
 
 }  // namespace qianyi

@@ -58,10 +58,11 @@ absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& folder,
 std::string JoinPath(std::string_view folder, std::string_view name);
 
 // Page-aligned memory, as O_DIRECT wants it. Null when there is no room.
-struct FreeDeleter {
-  void operator()(void* data) const { std::free(data); }
+struct FreePages {
+  uint64_t mapped_bytes = 0;  // 0: of the heap
+  void operator()(std::byte* data) const;
 };
-using PageBuffer = std::unique_ptr<std::byte[], FreeDeleter>;
+using PageBuffer = std::unique_ptr<std::byte[], FreePages>;
 PageBuffer AllocatePages(uint64_t bytes);
 
 }  // namespace qianyi
