@@ -141,8 +141,7 @@ double MeasureCompute(PackedFormat format, int threads) {
 }
 
 absl::StatusOr<double> MeasureDisk(const std::string& path) {
-  // What of a file is in a cache below the system, a virtual machine's host say, is not alike all
-  // over.
+  // A sample of all of it: its beginning may lie in a cache below the system.
   absl::StatusOr<IoReport> report = BenchIo(path, {.max_seconds = 2 * kSeconds, .stretches = 16});
   if (!report.ok()) return report.status();
   return report->gb_per_second() * 1e9;
