@@ -1,6 +1,7 @@
 #include "server/metrics.h"
 
 #include <chrono>
+#include <tuple>
 #include <utility>
 #include <vector>
 
